@@ -1,0 +1,445 @@
+"""Configuration -> objects: the only module that knows both.
+
+`prepare` checks everything that can be checked without weights; `train` loads them and runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import logging
+import os
+import platform
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import TrainingArguments
+
+from crosslign import strategies
+from crosslign.config import RunConfig, dump, nearest, parse_yaml
+from crosslign.contexts import ContextBuilder, ContextOverflow, RoleContext, load_teacher_template, student_messages
+from crosslign.data.load import TableSpec, require_table
+from crosslign.data.mixture import QueryMixture
+from crosslign.data.schema import QueryTable
+from crosslign.languages import english_name
+from crosslign.models import (
+    FrozenTeacher,
+    LoraSettings,
+    ModelSource,
+    add_lora,
+    check_source,
+    load_model,
+    load_tokenizer,
+    split_model,
+    token_ids,
+)
+from crosslign.objective import Objective
+from crosslign.rollouts import CompletionCache, SamplingParameters, TransformersSampler
+from crosslign.training import (
+    DistillationTrainer,
+    FrozenTeacherCallback,
+    MetricsCallback,
+    ProgressCallback,
+    RolloutCollector,
+    RolloutLog,
+    RunFolder,
+    is_disk_full,
+)
+from crosslign.types import CrosslignError, Query
+
+logger = logging.getLogger(__name__)
+
+# Reasons: one log line a step is what a distillation run is read by; 1e-6 because AdamW at 1e-8 turns rounding noise
+# into drift once student and teacher agree; positions carry no columns to remove.
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "logging_steps": 1,
+    "logging_nan_inf_filter": False,
+    "learning_rate": 1e-4,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.05,
+    "adam_epsilon": 1e-6,
+    "max_grad_norm": 1.0,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 4,
+    "num_train_epochs": 1,
+    "report_to": "none",
+    "save_total_limit": 2,
+    "save_steps": 50,
+}
+# Set by other parts of the recipe, or without meaning here.
+RESERVED_TRAINING = {
+    "output_dir": "set output_dir at the top level",
+    "seed": "set seed at the top level",
+    "remove_unused_columns": "it has no meaning here",
+    "disable_tqdm": "progress shows on a terminal only",
+    "train_sampling_strategy": "data.balance and the tables' weights decide the order",
+    "resume_from_checkpoint": "use crosslign train --resume",
+}
+# A resumed run must be the same run; these may change.
+RESUMABLE_CHANGES = {"output_dir", "log_rollouts", "cache_dir", "training"}
+
+
+@dataclass
+class PreparedRun:
+    """A checked run, before weights."""
+
+    config: RunConfig
+    source: ModelSource
+    tokenizer: Any
+    tables: list[QueryTable]
+    contexts: ContextBuilder
+    mixture: QueryMixture
+    arguments: TrainingArguments
+    folder: RunFolder
+    dropped: list[ContextOverflow]
+
+
+def model_source(config: RunConfig) -> ModelSource:
+    m = config.model
+    return ModelSource(
+        m.path, m.revision, m.tokenizer, m.chat_template, m.dtype, m.attn_implementation, m.trust_remote_code
+    )
+
+
+def context_builder(config: RunConfig, tokenizer: Any) -> ContextBuilder:
+    template = load_teacher_template(config.teacher.template)
+    if config.teacher.judgement is not None:
+        template = dataclasses.replace(template, judgement=config.teacher.judgement)
+    student, teacher = config.student, config.teacher
+    return ContextBuilder(
+        tokenizer,
+        RoleContext(student_messages(student.messages), student.max_length, student.chat_template_kwargs),
+        RoleContext(template.messages, teacher.max_length, teacher.chat_template_kwargs),
+        template,
+        teacher.max_judgement_length,
+    )
+
+
+def load_tables(config: RunConfig) -> list[QueryTable]:
+    """Read and check all tables. A language that was asked for must be in at least one of them."""
+    data = config.data
+    for language in (data.source_language, *(data.languages or ())):
+        english_name(language)
+    tables = []
+    for entry in data.tables:
+        spec = TableSpec(**entry.model_dump())
+        everything = require_table(spec, data.source_language, None)
+        if data.languages is not None:
+            here = tuple(lang for lang in data.languages if lang in everything.languages)
+            if not here:
+                raise CrosslignError(
+                    f"{entry.path}: has none of data.languages ({', '.join(data.languages)}); "
+                    f"its languages: {', '.join(everything.languages)}."
+                )
+            everything = dataclasses.replace(everything, languages=here)
+        tables.append(everything)
+    for language in data.languages or ():
+        if not any(language in row.texts for t in tables if language in t.languages for row in t.rows):
+            raise CrosslignError(
+                f"data.languages: no table has a text in {language!r}. "
+                f"The tables' languages: {', '.join(sorted({lang for t in tables for lang in t.languages}))}."
+            )
+    return tables
+
+
+def languages_of(config: RunConfig, tables: Sequence[QueryTable]) -> list[str]:
+    if config.data.languages is not None:
+        return list(config.data.languages)
+    return list(dict.fromkeys(lang for table in tables for lang in table.languages))
+
+
+def training_arguments(config: RunConfig) -> TrainingArguments:
+    """TrainingArguments from the recipe's `training` section, numbers in quotes included."""
+    fields = {f.name: f for f in dataclasses.fields(TrainingArguments) if f.init}
+    hints = typing.get_type_hints(TrainingArguments)
+    values = dict(TRAINING_DEFAULTS)
+    for key, value in config.training.items():
+        if key in RESERVED_TRAINING:
+            raise CrosslignError(f"training.{key}: cannot be set here: {RESERVED_TRAINING[key]}.")
+        if key not in fields:
+            raise CrosslignError(f"training: unknown key {key!r}. {nearest(key, list(fields))}")
+        values[key] = _number(key, value, hints.get(key))
+    if values.get("max_steps", -1) > 0:
+        values["num_train_epochs"] = 1
+    try:
+        arguments = TrainingArguments(
+            output_dir=config.output_dir, seed=config.seed, remove_unused_columns=False, disable_tqdm=True, **values
+        )
+    except (TypeError, ValueError, ImportError) as error:
+        raise CrosslignError(f"training: {error}") from error
+    if arguments.n_gpu > 1:
+        raise CrosslignError(
+            f"{arguments.n_gpu} GPUs are visible to one process. Start one process for each GPU: "
+            "`accelerate launch -m crosslign.cli train RECIPE`, or choose one with CUDA_VISIBLE_DEVICES=0."
+        )
+    if arguments.deepspeed or arguments.fsdp:
+        raise CrosslignError(
+            "training: deepspeed and fsdp are not supported yet: the frozen teacher and sampling need whole weights. "
+            "Use data parallelism (accelerate launch) with LoRA."
+        )
+    return arguments
+
+
+def _number(key: str, value: Any, hint: Any) -> Any:
+    """A number written as text, such as "1e-5", where the field wants a number."""
+    kinds = {hint, *typing.get_args(hint)}
+    if not isinstance(value, str) or str in kinds or not kinds & {int, float}:
+        return value
+    parsed = parse_yaml(value)
+    if isinstance(parsed, (int, float)) and (float in kinds or isinstance(parsed, int)):
+        return parsed
+    raise CrosslignError(f"training.{key}: expected a number, found the text {value!r}.")
+
+
+def prepare(
+    config: RunConfig, *, overwrite: bool = False, resume: bool = False, check_folder: bool = True
+) -> PreparedRun:
+    """Check configuration, data, templates, lengths and output folder. No weights are loaded.
+
+    Raises CrosslignError at the first part that is wrong, with all of that part's mistakes.
+    """
+    folder = RunFolder(config.output_dir)
+    if check_folder:
+        folder.check(overwrite=overwrite, resume=resume)
+    strategies.get(config.strategy.name, config.strategy.options, seed=config.seed)
+    arguments = training_arguments(config)
+    if resume:
+        _check_same_run(config, folder)
+    source = model_source(config)
+    check_source(source)
+    load_teacher_template(config.teacher.template)
+    tables = load_tables(config)
+    tokenizer = load_tokenizer(source)
+    contexts = context_builder(config, tokenizer)
+    languages = languages_of(config, tables)
+    tables, dropped = _check_lengths(config, tables, languages, contexts)
+    mixture = QueryMixture(
+        tables, languages, seed=config.seed, balance=config.data.balance, epoch_size=config.data.epoch_size
+    )
+    batch = (
+        arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    )
+    if batch > len(mixture):
+        raise CrosslignError(
+            f"a step takes {batch} queries (per_device_train_batch_size {arguments.per_device_train_batch_size} x "
+            f"gradient_accumulation_steps {arguments.gradient_accumulation_steps} x {arguments.world_size} processes), "
+            f"but an epoch has only {len(mixture)}. Lower one of them, or add queries."
+        )
+    return PreparedRun(config, source, tokenizer, tables, contexts, mixture, arguments, folder, dropped)
+
+
+def _check_lengths(
+    config: RunConfig, tables: list[QueryTable], languages: Sequence[str], contexts: ContextBuilder
+) -> tuple[list[QueryTable], list[ContextOverflow]]:
+    dropped: list[ContextOverflow] = []
+    kept_tables = []
+    queries = [(t, q) for t in tables for q in t.queries([lang for lang in languages if lang in t.languages])]
+    bad: dict[str, set[str]] = {}
+    for _, query in tqdm(queries, desc="checking context lengths", unit="query", disable=None, leave=False):
+        try:
+            contexts.check(query)
+        except ContextOverflow as overflow:
+            dropped.append(overflow)
+            bad.setdefault(query.id, set()).add(query.language)
+    if dropped and config.data.on_overflow == "error":
+        rest = f"\n... and {len(dropped) - 10} more" if len(dropped) > 10 else ""
+        raise CrosslignError("\n".join(str(o) for o in dropped[:10]) + rest)
+    for overflow in dropped:
+        logger.warning(
+            "left out: query %s (%s): %s context of %d tokens, limit %d", overflow.query.id, overflow.query.language,
+            overflow.role, overflow.length, overflow.limit,
+        )
+    for table in tables:
+        rows = []
+        for row in table.rows:
+            # The source text stays with the row even if it is not trained on: the teacher reads it.
+            texts = {
+                lang: text for lang, text in row.texts.items()
+                if lang == table.source_language or lang not in bad.get(row.id, ())
+            }
+            gone = table.source_language in bad.get(row.id, ())
+            rows.append((dataclasses.replace(row, texts=texts), gone))
+        # A row whose source-language context is too long would be drawn in that language all the same: leave it out.
+        kept_tables.append(dataclasses.replace(table, rows=tuple(r for r, gone in rows if not gone)))
+    return kept_tables, dropped
+
+
+def _check_same_run(config: RunConfig, folder: RunFolder) -> None:
+    try:
+        before = parse_yaml((folder.path / "config.yaml").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CrosslignError(f"{folder.path}: config.yaml is missing, so the run cannot be resumed.") from error
+    now = config.model_dump(mode="json")
+    for section in now:
+        if section not in RESUMABLE_CHANGES and now[section] != before.get(section):
+            raise CrosslignError(
+                f"{folder.path}: {section} differs from the run that is to be resumed "
+                f"(then: {before.get(section)}; now: {now[section]}). Resume with the old recipe, "
+                f"{folder.path / 'config.yaml'}, or start anew in another output_dir."
+            )
+
+
+def cache_folder(config: RunConfig) -> Path:
+    if config.cache_dir is not None:
+        return Path(config.cache_dir).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crosslign"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change a result."""
+    result = {"python": platform.python_version()}
+    for name in ("crosslign", "torch", "transformers", "peft", "accelerate", "datasets"):
+        try:
+            result[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return result
+
+
+def make_trainer(run: PreparedRun, model: Any) -> DistillationTrainer:
+    """Wire student, teacher, samplers, cache and trainer around loaded weights."""
+    config = run.config
+    ids = token_ids(run.tokenizer, model)
+    split = split_model(model)
+    if config.model.finetuning == "lora":
+        lora = config.model.lora
+        targets = tuple(lora.target_modules) if isinstance(lora.target_modules, list) else lora.target_modules
+        model = add_lora(model, LoraSettings(lora.r, lora.alpha, targets, lora.use_rslora), config.seed)
+    dtype = config.teacher.dtype
+    teacher = FrozenTeacher(model, getattr(torch, dtype) if dtype else None)
+    cache = CompletionCache(cache_folder(config) / f"completions-{teacher.fingerprint}.jsonl")
+
+    def sampler(policy: Any) -> TransformersSampler:
+        return TransformersSampler(
+            policy, stop_token_ids=ids.stop, pad_token_id=ids.pad, forbidden_token_ids=ids.forbidden,
+            batch_size=config.sampling.batch_size,
+        )
+
+    collector = RolloutCollector(
+        run.contexts,
+        strategies.get(config.strategy.name, config.strategy.options, seed=config.seed),
+        sampler(lambda: _unwrapped(trainer)),
+        sampler(teacher.view),
+        SamplingParameters(**config.sampling.model_dump(exclude={"batch_size"})),
+        run.tokenizer,
+        cache,
+        teacher.fingerprint,
+        seed=config.seed,
+        max_judgement_length=config.teacher.max_judgement_length,
+        drop_overflow=config.data.on_overflow == "drop",
+    )
+    rollout_log = RolloutLog(run.folder, run.tokenizer, config.log_rollouts) if run.arguments.process_index == 0 else None
+    trainer = DistillationTrainer(
+        model, run.arguments, mixture=run.mixture, collector=collector, teacher=teacher, split=split,
+        objective=Objective(**config.objective.model_dump()), pad_token_id=ids.pad,
+        languages=languages_of(config, run.tables), on_rollouts=rollout_log, processing_class=run.tokenizer,
+        callbacks=[FrozenTeacherCallback(teacher), MetricsCallback(run.folder), ProgressCallback()],
+    )
+    _quiet(trainer)
+    return trainer
+
+
+class _unwrapped:
+    """Yields the trainer's student without its distributed wrapper."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self.trainer = trainer
+
+    def __enter__(self) -> Any:
+        return self.trainer.accelerator.unwrap_model(self.trainer.model)
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+
+def _quiet(trainer: DistillationTrainer) -> None:
+    # The Trainer's own printer writes every log line to standard output; metrics.jsonl and the bar replace it.
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+
+
+def train(
+    run: PreparedRun, *, overwrite: bool = False, resume: bool = False, announce: Any = lambda text: None
+) -> Mapping[str, Any]:
+    """Load weights, train, save. Returns the run's record.
+
+    `announce` gets lines for a person. Raises CrosslignError for what the user can mend (a full disk included); what
+    was saved before stays.
+    """
+    announce(f"loading {run.source.path}")
+    trainer = make_trainer(run, load_model(run.source))
+    main = run.arguments.process_index == 0
+    checkpoint = run.folder.checkpoints()[-1] if resume else None
+    record = _record(run, trainer)
+    if main:
+        if checkpoint is not None:
+            _check_same_teacher(run, record)
+            run.folder.forget_after(int(checkpoint.name.rpartition("-")[2]))
+            announce(f"resuming from {checkpoint}")
+            run.folder.update({"status": "running"})
+        else:
+            run.folder.start(record, dump(run.config), overwrite=overwrite)
+    try:
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if main:
+            run.folder.publish(trainer.save_model)
+            cache = trainer.collector.cache
+            run.folder.update({
+                "status": "finished", "steps": trainer.state.global_step,
+                "seconds": round(result.metrics["train_runtime"], 1), "final_loss": _last_loss(trainer),
+                "cache": {"hits": cache.hits, "misses": cache.misses},
+            })
+    except KeyboardInterrupt:
+        raise CrosslignError(f"interrupted. {_how_to_resume(run.folder)}") from None
+    except Exception as error:
+        if is_disk_full(error):
+            raise CrosslignError(
+                f"the disk is full: {error}. Free some space. {_how_to_resume(run.folder)}"
+            ) from error
+        raise
+    return run.folder.record() if main else {}
+
+
+def _last_loss(trainer: DistillationTrainer) -> float | None:
+    return next((entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry), None)
+
+
+def _record(run: PreparedRun, trainer: DistillationTrainer) -> dict[str, Any]:
+    return {
+        "model": run.source.path,
+        "finetuning": run.config.model.finetuning,
+        "teacher_fingerprint": trainer.teacher.fingerprint,
+        "data": [{"table": t.name, "rows": len(t.rows), "fingerprint": t.fingerprint()} for t in run.tables],
+        "dropped": [
+            {"query": o.query.id, "language": o.query.language, "context": o.role, "tokens": o.length}
+            for o in run.dropped
+        ],
+        "versions": versions(),
+    }
+
+
+def _check_same_teacher(run: PreparedRun, record: Mapping[str, Any]) -> None:
+    before = run.folder.record()
+    for key, what in (("teacher_fingerprint", "the model's weights"), ("data", "the data")):
+        if before.get(key) != record[key]:
+            raise CrosslignError(
+                f"{run.folder.path}: {what} differ from those of the run that is to be resumed "
+                f"(then: {before.get(key)}; now: {record[key]})."
+            )
+
+
+def _how_to_resume(folder: RunFolder) -> str:
+    checkpoints = folder.checkpoints()
+    if not checkpoints:
+        return "No checkpoint was complete yet; start anew with --overwrite (or set training.save_steps lower)."
+    return f"The last complete checkpoint is {checkpoints[-1]}; continue with --resume."
+
+
+def queries_of(tables: Sequence[QueryTable], languages: Sequence[str]) -> list[Query]:
+    return [q for t in tables for q in t.queries([lang for lang in languages if lang in t.languages])]

@@ -1,0 +1,305 @@
+"""A run's configuration: plain typed data from YAML, with command-line overrides on top.
+
+Nothing here touches a model or a file of the run; `build.py` turns it into objects.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from crosslign.types import CrosslignError, Label
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class LoraConfig(Section):
+    r: int = Field(16, ge=1)
+    """Rank of the adapter."""
+    alpha: int = Field(32, ge=1)
+    """LoRA's scale is alpha / r."""
+    target_modules: list[str] | str | None = None
+    """Layers to adapt: names, 'all-linear', or null for peft's choice for the architecture."""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(r) instead."""
+
+
+class ModelConfig(Section):
+    path: str
+    """Hub id, local folder, or .gguf file."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit)."""
+    tokenizer: str | None = None
+    """Another tokenizer than the model's own: hub id or folder."""
+    chat_template: str | None = None
+    """File with a Jinja chat template, for a tokenizer without one."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: the checkpoint's own on an accelerator, float32 on CPU."""
+    attn_implementation: str | None = None
+    """sdpa, flash_attention_2, eager, ...; null for transformers' choice."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Only if you trust its authors."""
+    finetuning: Literal["lora", "full"] = "lora"
+    """Train a LoRA adapter, or all weights (the teacher is then a second copy)."""
+    lora: LoraConfig = LoraConfig()
+
+
+class StudentConfig(Section):
+    messages: list[dict[str, str]] | None = None
+    """Template of the student's context; null for one user turn that holds the query."""
+    max_length: int = Field(1024, ge=8)
+    """Longest student context in tokens."""
+    chat_template_kwargs: dict[str, Any] = {"enable_thinking": False}
+    """Options of the chat template, for example enable_thinking for Qwen3."""
+
+
+class TeacherConfig(Section):
+    template: str | dict[str, Any] = "instruct"
+    """instruct, judged, dialogue, a YAML file, or the template itself."""
+    judgement: Literal["none", "generated"] | None = None
+    """Whether the frozen teacher writes a judgement first; null for the template's choice."""
+    max_length: int = Field(2048, ge=8)
+    """Longest teacher context in tokens; independent of the student's."""
+    max_judgement_length: int = Field(128, ge=1)
+    """Longest generated judgement in tokens."""
+    chat_template_kwargs: dict[str, Any] = {"enable_thinking": False}
+    """Options of the chat template for the teacher's context and its judgement."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Full fine-tuning only: the type of the teacher's copy; null for the student's."""
+
+
+class TableConfig(Section):
+    path: str
+    """CSV, TSV, JSONL or Parquet file, hub dataset id, or builtin:demo."""
+    columns: dict[str, str] = {}
+    """Columns with other names: {en: prompt, id: row_id, label: kind}."""
+    label: Label = "unlabelled"
+    """Label of rows that have none: harmful, benign or unlabelled."""
+    weight: float = Field(1.0, ge=0)
+    """Share of this table in the mix, relative to the other tables."""
+    revision: str | None = None
+    """Hub datasets: revision."""
+    split: str = "train"
+    """Hub datasets: split."""
+    config_name: str | None = None
+    """Hub datasets: configuration."""
+    where: dict[str, list[str]] = {}
+    """Keep rows whose column has one of these values: {category: [theft, fraud]}."""
+    skip: int = Field(0, ge=0)
+    """Leave out this many of the kept rows, to hold them back."""
+    limit: int | None = Field(None, ge=1)
+    """Use at most this many of the rows that are left."""
+
+
+class DataConfig(Section):
+    tables: list[TableConfig] = Field(min_length=1)
+    """The query tables to mix."""
+    source_language: str = "en"
+    """The language in which safety is judged."""
+    languages: list[str] | None = None
+    """Target languages to train on; null for all that the tables have."""
+    balance: Literal["languages", "none"] = "languages"
+    """languages: every language of a table equally often; none: as its texts are."""
+    epoch_size: int | None = Field(None, ge=1)
+    """Queries in an epoch; null for the number of texts."""
+    on_overflow: Literal["error", "drop"] = "error"
+    """A query whose context is over a limit: stop before training, or leave it out and say so."""
+
+
+class StrategyConfig(Section):
+    name: str = "on_policy"
+    """on_policy, off_policy, mixed, or one of an installed package."""
+    options: dict[str, Any] = {}
+    """The strategy's own options, for example {lambda_on_policy: 0.5} for mixed."""
+
+
+class SamplingConfig(Section):
+    temperature: float = Field(1.0, ge=0)
+    """Temperature of rollouts (not of the loss); 0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    """0 is off."""
+    max_completion_length: int = Field(256, ge=1)
+    """Longest completion in tokens."""
+    batch_size: int = Field(16, ge=1)
+    """Rows in one call of generate."""
+
+
+class ObjectiveConfig(Section):
+    divergence: Literal["reverse_kl", "forward_kl", "jsd"] = "reverse_kl"
+    weighting: Literal["dpsw", "teacher", "student", "uniform"] = "dpsw"
+    top_k: int = Field(32, ge=1)
+    """K of the teacher's confidence in DPSW."""
+    temperature: float = Field(1.0, gt=0)
+    """Divides the logits of both sides in the loss (not the sampling temperature)."""
+    beta: float = Field(0.5, gt=0, lt=1)
+    """jsd only: share of the teacher in the mixture."""
+
+
+class RunConfig(Section):
+    """Everything that defines a training run."""
+
+    model: ModelConfig
+    data: DataConfig
+    output_dir: str = "runs/msd"
+    """Where adapter or model, logs and checkpoints go."""
+    seed: int = Field(0, ge=0)
+    """Seed of mixing, sampling, adapter initialisation and training."""
+    cache_dir: str | None = None
+    """Frozen teacher's completions; null for crosslign's folder in the user's cache."""
+    student: StudentConfig = StudentConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    strategy: StrategyConfig = StrategyConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    log_rollouts: int = Field(2, ge=0)
+    """Rollouts of each step that are written to rollouts.jsonl."""
+    training: dict[str, Any] = {}
+    """Any field of transformers.TrainingArguments."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-5 as text; a learning rate wants the number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$"),
+    list("-+0123456789"),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Safe YAML in which `1e-5` is a number."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The mapping in a recipe file. Raises CrosslignError if it is missing or not a YAML mapping."""
+    try:
+        raw = parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CrosslignError(f"{path}: the recipe cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CrosslignError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise CrosslignError(f"{path}: a recipe is a mapping of sections such as 'model:' and 'data:'.")
+    return raw
+
+
+def override(raw: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """Lay command-line flags (`--section.key value` or `--section.key=value`) over a recipe.
+
+    Values are YAML: numbers, lists and mappings are read as such. A number in a key is a list's index:
+    `--data.tables.0.path FILE`.
+    """
+    result: Any = _copy(raw)
+    queue = list(arguments)
+    while queue:
+        flag = queue.pop(0)
+        if not flag.startswith("--"):
+            raise CrosslignError(f"unexpected argument {flag!r}; configuration flags look like --section.key value.")
+        key, equals, text = flag[2:].partition("=")
+        if not equals:
+            if not queue:
+                raise CrosslignError(f"the flag {flag} has no value.")
+            text = queue.pop(0)
+        try:
+            value = parse_yaml(text)
+        except yaml.YAMLError as error:
+            raise CrosslignError(f"the value of {flag} is not valid YAML: {error}") from error
+        _put(result, key.replace("-", "_").split("."), value, flag)
+    return result
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _copy(v) for k, v in value.items()}
+    return [_copy(v) for v in value] if isinstance(value, list) else value
+
+
+def _put(node: Any, keys: list[str], value: Any, flag: str) -> None:
+    for position, key in enumerate(keys):
+        last = position == len(keys) - 1
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                raise CrosslignError(f"{flag}: {key!r} is no index of a list of {len(node)}.")
+            if last:
+                node[int(key)] = value
+            node = node[int(key)]
+        else:
+            if last:
+                node[key] = value
+                return
+            if not isinstance(node.get(key), (dict, list)):
+                node[key] = {}
+            node = node[key]
+
+
+def parse_config(raw: Mapping[str, Any], where: str = "configuration") -> RunConfig:
+    """Check a mapping and make it a RunConfig. Raises CrosslignError that lists every mistake with its key."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise CrosslignError("\n".join(f"{where}: {line}" for line in _explain(error))) from error
+
+
+def nearest(name: str, valid: Sequence[str]) -> str:
+    """' Did you mean ...?' or the list of valid names."""
+    close = difflib.get_close_matches(name, valid, n=1)
+    return f"Did you mean {close[0]!r}?" if close else f"Valid: {', '.join(valid)}."
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            lines.append(f"unknown key {key!r}. {nearest(str(item['loc'][-1]), _valid_keys(item['loc'][:-1]))}")
+        elif item["type"] == "missing":
+            lines.append(f"the key {key!r} is missing.")
+        else:
+            lines.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]} (found {item['input']!r}).")
+    return lines
+
+
+def _valid_keys(location: Sequence[int | str]) -> list[str]:
+    model: Any = RunConfig
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        while getattr(annotation, "__args__", None) and not isinstance(annotation, type):
+            annotation = annotation.__args__[0]
+        args = getattr(annotation, "__args__", ())
+        model = args[0] if args else annotation
+    return list(model.model_fields)
+
+
+def describe(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[tuple[str, str, str]]:
+    """(key, default, explanation) of every configuration key, for `--help` and the documentation."""
+    rows: list[tuple[str, str, str]] = []
+    for name, item in model.model_fields.items():
+        annotation: Any = item.annotation
+        key = f"{prefix}{name}"
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            rows += describe(annotation, f"{key}.")
+        elif name == "tables":
+            rows += describe(TableConfig, f"{key}.N.")
+        else:
+            default = "required" if item.is_required() else yaml.safe_dump(item.default, default_flow_style=True)
+            rows.append((key, default.removesuffix("\n...\n").strip(), (item.description or "").strip()))
+    return rows
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved configuration as YAML; reading it back gives the same run."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

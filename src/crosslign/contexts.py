@@ -1,0 +1,261 @@
+"""Query -> chat messages -> token ids, for the student, the teacher and the teacher's judgement.
+
+Templates are data: lists of messages with the placeholders of `FIELDS`. Values are inserted once and never parsed
+again, so a query that holds braces stays as it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from crosslign.languages import english_name
+from crosslign.types import Context, CrosslignError, Message, Query
+
+FIELDS = ("query", "source_query", "language", "source_language", "judgement")
+JudgementMode = Literal["none", "generated"]
+BUILTIN_TEACHERS = ("instruct", "judged", "dialogue")
+STUDENT_MESSAGES = (Message("user", "{query}"),)
+
+
+class ContextOverflow(CrosslignError):
+    """A context is longer than its role's limit."""
+
+    def __init__(self, query: Query, role: str, length: int, limit: int) -> None:
+        self.query, self.role, self.length, self.limit = query, role, length, limit
+        super().__init__(
+            f"query {query.id!r} ({query.language}): its {role} context has {length} tokens, the limit is {limit}. "
+            f"Raise {role}.max_length, or set on_overflow: drop to leave such queries out."
+        )
+
+
+def template_fields(messages: Sequence[Message], where: str) -> set[str]:
+    """The placeholders used in a template; an unknown one raises CrosslignError naming the valid ones."""
+    used: set[str] = set()
+    for number, message in enumerate(messages, start=1):
+        try:
+            parts = list(string.Formatter().parse(message.content))
+        except ValueError as error:
+            raise CrosslignError(
+                f"{where}, message {number}: {error}. Write a literal brace as {{{{ or }}}}."
+            ) from error
+        for _, name, spec, conversion in parts:
+            if name is None:
+                continue
+            if name not in FIELDS or spec or conversion:
+                near = difflib.get_close_matches(name, FIELDS, n=1)
+                hint = f" Did you mean {{{near[0]}}}?" if near else ""
+                raise CrosslignError(
+                    f"{where}, message {number}: unknown field {{{name}}}.{hint} "
+                    f"Valid fields: {', '.join('{' + f + '}' for f in FIELDS)}."
+                )
+            used.add(name)
+    return used
+
+
+def _require(used: set[str], needed: str, where: str) -> None:
+    if needed not in used:
+        raise CrosslignError(
+            f"{where}: the field {{{needed}}} is missing. "
+            f"Valid fields: {', '.join('{' + f + '}' for f in FIELDS)}."
+        )
+
+
+def parse_messages(raw: Any, where: str) -> tuple[Message, ...]:
+    """A YAML list of `{role, content}` mappings as messages; anything else raises CrosslignError."""
+    if not isinstance(raw, list) or not raw:
+        raise CrosslignError(f"{where}: expected a list of messages, each with 'role' and 'content'.")
+    messages = []
+    for number, item in enumerate(raw, start=1):
+        if not isinstance(item, Mapping) or set(item) != {"role", "content"}:
+            raise CrosslignError(f"{where}, message {number}: expected exactly the keys 'role' and 'content'.")
+        if item["role"] not in ("system", "user", "assistant"):
+            raise CrosslignError(
+                f"{where}, message {number}: role {item['role']!r} is not one of system, user, assistant."
+            )
+        messages.append(Message(item["role"], str(item["content"])))
+    if messages[-1].role != "user":
+        raise CrosslignError(f"{where}: the last message must have the role 'user'; the completion follows it.")
+    return tuple(messages)
+
+
+@dataclass(frozen=True)
+class TeacherTemplate:
+    """The teacher's messages and, where a judgement is generated, the messages that it is generated from."""
+
+    messages: tuple[Message, ...]
+    judgement: JudgementMode = "none"
+    judgement_messages: tuple[Message, ...] = ()
+    name: str = "custom"
+
+    def __post_init__(self) -> None:
+        where = f"teacher template {self.name!r}"
+        used = template_fields(self.messages, where)
+        _require(used, "query", where)
+        if self.judgement == "generated":
+            _require(used, "judgement", f"{where} (judgement: generated)")
+            if not self.judgement_messages:
+                raise CrosslignError(f"{where}: judgement: generated needs judgement_messages.")
+            inner = template_fields(self.judgement_messages, f"{where}, judgement_messages")
+            if "judgement" in inner:
+                raise CrosslignError(f"{where}: judgement_messages cannot use {{judgement}}; it is what they produce.")
+            if not inner & {"query", "source_query"}:
+                _require(inner, "source_query", f"{where}, judgement_messages")
+        elif "judgement" in used:
+            raise CrosslignError(f"{where}: {{judgement}} is used, but judgement is 'none'. Set judgement: generated.")
+
+
+def load_teacher_template(spec: str | Mapping[str, Any]) -> TeacherTemplate:
+    """A shipped template's name, a YAML file's path, or the mapping itself, as a TeacherTemplate."""
+    if isinstance(spec, Mapping):
+        return _parse_teacher(spec, "custom")
+    if spec in BUILTIN_TEACHERS:
+        text = resources.files("crosslign").joinpath("templates", f"{spec}.yaml").read_text(encoding="utf-8")
+        return _parse_teacher(yaml.safe_load(text), spec)
+    path = Path(spec)
+    if not path.is_file():
+        raise CrosslignError(
+            f"teacher.template: {spec!r} is neither a shipped template ({', '.join(BUILTIN_TEACHERS)}) nor a file."
+        )
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CrosslignError(f"{path}: not a readable YAML template: {error}") from error
+    return _parse_teacher(raw, str(path))
+
+
+def _parse_teacher(raw: Any, name: str) -> TeacherTemplate:
+    where = f"teacher template {name!r}"
+    known = ("description", "judgement", "judgement_messages", "messages")
+    if not isinstance(raw, Mapping) or "messages" not in raw:
+        raise CrosslignError(f"{where}: expected a mapping with 'messages'. Valid keys: {', '.join(known)}.")
+    for key in raw:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise CrosslignError(f"{where}: unknown key {key!r}.{hint} Valid keys: {', '.join(known)}.")
+    mode = raw.get("judgement", "none")
+    if mode not in ("none", "generated"):
+        raise CrosslignError(f"{where}: judgement is {mode!r}; valid: none, generated.")
+    inner = raw.get("judgement_messages")
+    return TeacherTemplate(
+        messages=parse_messages(raw["messages"], where),
+        judgement=mode,
+        judgement_messages=parse_messages(inner, f"{where}, judgement_messages") if inner else (),
+        name=name,
+    )
+
+
+def student_messages(raw: Any | None) -> tuple[Message, ...]:
+    """The student's template: by default one user turn that holds the query."""
+    if raw is None:
+        return STUDENT_MESSAGES
+    messages = parse_messages(raw, "student.messages")
+    used = template_fields(messages, "student.messages")
+    _require(used, "query", "student.messages")
+    secret = used & {"source_query", "judgement"}
+    if secret:
+        raise CrosslignError(
+            f"student.messages: {{{sorted(secret)[0]}}} belongs to the teacher; the student sees what a user will send."
+        )
+    return messages
+
+
+def fill(messages: Sequence[Message], query: Query, judgement: str | None = None) -> tuple[Message, ...]:
+    """Insert a query's values into a template."""
+    values = {
+        "query": query.text,
+        "source_query": query.source_text,
+        "language": english_name(query.language),
+        "source_language": english_name(query.source_language),
+        "judgement": judgement or "",
+    }
+    return tuple(Message(m.role, m.content.format_map(values)) for m in messages)
+
+
+@dataclass(frozen=True)
+class RoleContext:
+    """How one role's context is made: template, chat-template options and a length limit in tokens."""
+
+    messages: tuple[Message, ...]
+    max_length: int
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=lambda: {"enable_thinking": False})
+
+
+class ContextBuilder:
+    """Makes the contexts of both roles, and of the judgement, with one tokenizer's chat template.
+
+    `tokenizer` needs `apply_chat_template`. A context over its role's `max_length` raises ContextOverflow: nothing is
+    cut. The judgement uses the teacher's limit and options.
+    """
+
+    def __init__(
+        self, tokenizer: Any, student: RoleContext, teacher: RoleContext, template: TeacherTemplate,
+        max_judgement_length: int = 0,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.student_role = student
+        self.teacher_role = teacher
+        self.template = template
+        self.max_judgement_length = max_judgement_length if template.judgement == "generated" else 0
+
+    @property
+    def needs_judgement(self) -> bool:
+        return self.template.judgement == "generated"
+
+    def student(self, query: Query) -> Context:
+        return self._make(query, "student", fill(self.student_role.messages, query), self.student_role)
+
+    def teacher(self, query: Query, judgement: str | None = None) -> Context:
+        """The teacher's context; `judgement` is required exactly when the template uses a generated one."""
+        if self.needs_judgement != (judgement is not None):
+            raise ValueError("a judgement is needed if, and only if, the template generates one")
+        return self._make(query, "teacher", fill(self.template.messages, query, judgement), self.teacher_role)
+
+    def judgement(self, query: Query) -> Context:
+        """The context from which the frozen teacher writes its judgement."""
+        return self._make(query, "judgement", fill(self.template.judgement_messages, query), self.teacher_role)
+
+    def check(self, query: Query) -> None:
+        """Raise ContextOverflow if any context of the query can exceed its limit, before a weight is loaded.
+
+        The generated judgement is not known yet: it is counted with its full length limit.
+        """
+        self.student(query)
+        if self.needs_judgement:
+            self.judgement(query)
+        context = self._make(query, "teacher", fill(self.template.messages, query, ""), self.teacher_role)
+        length = len(context.token_ids) + self.max_judgement_length
+        if length > self.teacher_role.max_length:
+            raise ContextOverflow(query, "teacher", length, self.teacher_role.max_length)
+
+    def _make(self, query: Query, role: str, messages: tuple[Message, ...], settings: RoleContext) -> Context:
+        token_ids = chat_token_ids(self.tokenizer, messages, settings.chat_template_kwargs)
+        if len(token_ids) > settings.max_length:
+            raise ContextOverflow(query, role, len(token_ids), settings.max_length)
+        return Context(query, role, messages, token_ids)
+
+
+def chat_token_ids(
+    tokenizer: Any, messages: Sequence[Message], chat_template_kwargs: Mapping[str, Any]
+) -> tuple[int, ...]:
+    """Token ids of a chat with the generation prompt, special tokens exactly as the template writes them.
+
+    The template's text holds the begin-of-sequence token already, so none is added a second time.
+    """
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": m.role, "content": m.content} for m in messages],
+            tokenize=False, add_generation_prompt=True, **chat_template_kwargs,
+        )
+    except Exception as error:  # jinja errors of many kinds, raised by the template itself
+        roles = ", ".join(m.role for m in messages)
+        raise CrosslignError(f"the tokenizer's chat template refused the messages ({roles}): {error}") from error
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])

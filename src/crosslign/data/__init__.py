@@ -1,0 +1,1 @@
+"""Query tables: reading, checking, mixing and collating."""

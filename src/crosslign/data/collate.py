@@ -1,0 +1,48 @@
+"""Rollouts -> padded tensors, student and teacher aligned on the completion's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from crosslign.types import Rollout
+
+
+@dataclass(frozen=True)
+class PromptCompletionBatch:
+    """Right-padded inputs of one role.
+
+    Fields (B sequences, S input positions, T completion positions):
+        input_ids: `[B, S]`, prompt and completion without its last token, which predicts nothing.
+        attention_mask: `[B, S]`, 1 on real tokens. Padding stands right, so positions start at 0.
+        index: `[B, T]`, the input position whose hidden state predicts completion token t; 0 where masked.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    index: torch.Tensor
+
+
+def completion_mask(rollouts: Sequence[Rollout]) -> torch.Tensor:
+    """`[B, T]` bool, True on the real tokens of each completion; padding is never found by token id."""
+    lengths = torch.tensor([len(r.completion.token_ids) for r in rollouts])
+    return torch.arange(int(lengths.max()) if len(rollouts) else 0)[None, :] < lengths[:, None]
+
+
+def collate(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad_token_id: int
+) -> PromptCompletionBatch:
+    """Append each completion to its prompt and pad on the right."""
+    width = max((len(c) for c in completions), default=0)
+    rows = [[*p, *c][:-1] if c else list(p) for p, c in zip(prompts, completions, strict=True)]
+    size = max((len(r) for r in rows), default=0)
+    input_ids = torch.full((len(rows), size), pad_token_id, dtype=torch.long)
+    attention_mask = torch.zeros((len(rows), size), dtype=torch.long)
+    index = torch.zeros((len(rows), width), dtype=torch.long)
+    for i, (row, prompt, completion) in enumerate(zip(rows, prompts, completions, strict=True)):
+        input_ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        attention_mask[i, : len(row)] = 1
+        index[i, : len(completion)] = torch.arange(len(completion)) + len(prompt) - 1
+    return PromptCompletionBatch(input_ids, attention_mask, index)

@@ -1,0 +1,255 @@
+"""Read query tables: CSV, TSV, JSONL and Parquet files, hub datasets, and the table that ships with the package."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from crosslign.data.schema import DataError, Problem, QueryTable, build_table
+from crosslign.languages import is_language
+from crosslign.types import CrosslignError, Label
+
+RESERVED = ("id", "label", "category")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+BUILTIN = {"builtin:demo": "demo_queries.csv"}
+Record = tuple[int, Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """Which table to read and how; the fields of a recipe's `data.tables` entries.
+
+    `columns` maps a language code, or id / label / category, to a column of another name. `where` keeps rows whose
+    column has one of the given values. `skip` and `limit` then cut the kept rows, so that two runs can share one file
+    without sharing rows.
+    """
+
+    path: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    label: Label = "unlabelled"
+    weight: float = 1.0
+    revision: str | None = None
+    split: str = "train"
+    config_name: str | None = None
+    where: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    skip: int = 0
+    limit: int | None = None
+
+
+def load_table(
+    spec: TableSpec, source_language: str = "en", languages: Sequence[str] | None = None
+) -> tuple[QueryTable | None, list[Problem]]:
+    """Read and check one table.
+
+    `languages` None means every column that is a language. Returns the table, or None if there are errors, and all
+    problems. Raises CrosslignError if the file cannot be read at all.
+    """
+    records, names = read_records(spec)
+    columns = _resolve_columns(spec, names, source_language, languages)
+    wanted = tuple(languages) if languages is not None else tuple(c for c in columns if c not in RESERVED)
+    return build_table(
+        spec.path, _select(records, names, spec), columns=columns, source_language=source_language, languages=wanted,
+        default_label=spec.label, weight=spec.weight,
+    )
+
+
+def require_table(spec: TableSpec, source_language: str, languages: Sequence[str] | None) -> QueryTable:
+    """`load_table`, raising DataError if the table has errors."""
+    table, problems = load_table(spec, source_language, languages)
+    if table is None:
+        raise DataError([p for p in problems if p.severity == "error"])
+    return table
+
+
+def read_records(spec: TableSpec) -> tuple[list[Record], list[str]]:
+    """All records with their row numbers (from 1) and the column names."""
+    if spec.path in BUILTIN:
+        data = resources.files("crosslign").joinpath("data", BUILTIN[spec.path]).read_bytes()
+        return _read_delimited(data, spec.path, ",")
+    path = Path(spec.path)
+    if path.is_dir():
+        raise CrosslignError(f"{spec.path}: is a folder; name a file of it ({', '.join(SUFFIXES)}).")
+    if path.exists() or path.suffix.lower() in (*SUFFIXES, ".json", ".txt", ".xlsx"):
+        return _read_file(path)
+    if spec.path.count("/") <= 1 and not spec.path.startswith((".", "/", "~", "builtin:")):
+        return _read_hub(spec)
+    raise CrosslignError(
+        f"{spec.path}: no such file. A table is a file ({', '.join(SUFFIXES)}), a hub dataset id 'owner/name', "
+        f"or {', '.join(BUILTIN)}."
+    )
+
+
+def _read_file(path: Path) -> tuple[list[Record], list[str]]:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise CrosslignError(f"{path}: unknown kind of file {suffix!r}; a query table is one of {', '.join(SUFFIXES)}.")
+    if suffix == ".parquet":
+        return _read_parquet(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CrosslignError(f"{path}: cannot be read: {error.strerror}.") from error
+    if not data.strip():
+        raise CrosslignError(f"{path}: the file is empty.")
+    if suffix == ".jsonl":
+        return _read_jsonl(data, str(path))
+    return _read_delimited(data, str(path), "," if suffix == ".csv" else "\t")
+
+
+def _decode(data: bytes, name: str, header_rows: int) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        row = line - header_rows
+        raise DataError([Problem(
+            "error", name, row if row > 0 else None, None,
+            f"invalid UTF-8 (byte 0x{data[error.start]:02x} in line {line}). Save the file as UTF-8.",
+        )]) from error
+
+
+def _read_delimited(data: bytes, name: str, delimiter: str) -> tuple[list[Record], list[str]]:
+    text = _decode(data, name, header_rows=1)
+    # The default limit of 131,072 characters a field is too low for some long prompts.
+    csv.field_size_limit(10_000_000)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    records: list[Record] = []
+    number = 0
+    try:
+        names = [n.strip() for n in next(reader)]
+        for cells in reader:
+            if not cells:
+                continue
+            number += 1
+            if len(cells) != len(names):
+                raise DataError([Problem(
+                    "error", name, number, None,
+                    f"{len(cells)} cells, but the header has {len(names)} columns (near line {reader.line_num}). "
+                    "Is a comma or quote unescaped?",
+                )])
+            records.append((number, dict(zip(names, cells, strict=True))))
+    except csv.Error as error:
+        raise DataError([Problem(
+            "error", name, number + 1, None, f"not a well-formed table: {error} (near line {reader.line_num})."
+        )]) from error
+    if len(set(names)) != len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise DataError([Problem("error", name, None, twice, "two columns have this name.")])
+    return records, names
+
+
+def _read_jsonl(data: bytes, name: str) -> tuple[list[Record], list[str]]:
+    records: list[Record] = []
+    names: dict[str, None] = {}
+    number = 0
+    for line in _decode(data, name, header_rows=0).split("\n"):
+        if not line.strip():
+            continue
+        number += 1
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError([Problem("error", name, number, None, f"not JSON: {error}.")]) from error
+        if not isinstance(record, dict):
+            raise DataError([Problem("error", name, number, None, "expected a JSON object on the line.")])
+        names.update(dict.fromkeys(record))
+        records.append((number, record))
+    return records, list(names)
+
+
+def _read_parquet(path: Path) -> tuple[list[Record], list[str]]:
+    import pyarrow.parquet as parquet
+
+    try:
+        table = parquet.read_table(path)
+    except Exception as error:  # pyarrow raises many kinds for a file that is missing, cut off or not Parquet
+        raise CrosslignError(f"{path}: cannot be read as Parquet: {error}") from error
+    return list(enumerate(table.to_pylist(), start=1)), table.column_names
+
+
+def _read_hub(spec: TableSpec) -> tuple[list[Record], list[str]]:
+    from datasets import load_dataset
+
+    try:
+        dataset = load_dataset(spec.path, spec.config_name, split=spec.split, revision=spec.revision)
+    except Exception as error:  # the hub client raises many kinds; the cause decides what the user can do
+        raise CrosslignError(
+            f"{spec.path}: no file of this name here, and the hub dataset could not be loaded "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). "
+            "Check the id, config_name, split and revision; for a gated set log in with `hf auth login`; without a network, "
+            "download the file and name its path."
+        ) from error
+    return list(enumerate((dict(r) for r in dataset), start=1)), list(dataset.column_names)
+
+
+def _resolve_columns(
+    spec: TableSpec, names: Sequence[str], source: str, languages: Sequence[str] | None
+) -> dict[str, str]:
+    for key, column in spec.columns.items():
+        if column not in names:
+            near = difflib.get_close_matches(column, names, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise CrosslignError(
+                f"{spec.path}: columns maps {key!r} to {column!r}, which the table does not have.{hint} "
+                f"Its columns: {', '.join(names)}."
+            )
+    mapped = set(spec.columns.values())
+    columns = {n: n for n in names if n in RESERVED or (n not in mapped and is_language(n))}
+    columns.update(spec.columns)
+    for language in dict.fromkeys((source, *(languages or ()))):
+        if language not in columns:
+            near = difflib.get_close_matches(language, names, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            role = "source language" if language == source else "language"
+            raise CrosslignError(
+                f"{spec.path}: no column for the {role} {language!r}.{hint} Its columns: {', '.join(names)}. "
+                f"If it has another name, map it: columns: {{{language}: NAME}}."
+            )
+    return columns
+
+
+def _select(records: Sequence[Record], names: Sequence[str], spec: TableSpec) -> list[Record]:
+    for column in spec.where:
+        if column not in names:
+            raise CrosslignError(f"{spec.path}: where names the column {column!r}; its columns: {', '.join(names)}.")
+    kept = [(n, r) for n, r in records if all(str(r.get(c)) in set(v) for c, v in spec.where.items())]
+    kept = kept[spec.skip :]
+    kept = kept if spec.limit is None else kept[: spec.limit]
+    if not kept and records:
+        raise CrosslignError(f"{spec.path}: no row is left after where, skip and limit (the table has {len(records)}).")
+    return kept
+
+
+def summarise(table: QueryTable) -> dict[str, Any]:
+    """Counts that a person wants to see: rows, texts a language, labels, categories, length percentiles."""
+    lengths = {
+        language: sorted(len(r.texts[language]) for r in table.rows if language in r.texts)
+        for language in table.languages
+    }
+
+    def percentile(values: list[int], share: float) -> int:
+        return values[min(len(values) - 1, int(share * len(values)))]
+
+    return {
+        "rows": len(table.rows),
+        "labels": _counts(r.label for r in table.rows),
+        "categories": _counts(r.category or "(none)" for r in table.rows),
+        "languages": {
+            language: {"texts": len(v), **{f"p{p}": percentile(v, p / 100) for p in (5, 50, 95)}, "max": v[-1]}
+            for language, v in lengths.items() if v
+        },
+    }
+
+
+def _counts(values: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for value in values:
+        counts[value] = counts.get(value, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))

@@ -1,0 +1,202 @@
+"""Load tokenizers and models: a hub id, a local folder, or a `.gguf` file. Safetensors only; no remote code unasked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from crosslign.types import CrosslignError
+
+_SENTINEL = "crosslign sentinel"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from; the fields of a recipe's `model` section that concern loading.
+
+    `dtype` "auto" is the checkpoint's own on an accelerator and float32 on CPU, where half precision is slow.
+    """
+
+    path: str
+    revision: str | None = None
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def kind(self) -> Literal["gguf", "folder", "hub"]:
+        if self.path.endswith(".gguf"):
+            return "gguf"
+        return "folder" if Path(self.path).is_dir() else "hub"
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """What sampling needs to know of a tokenizer and the model's vocabulary."""
+
+    stop: tuple[int, ...]
+    pad: int
+    forbidden: tuple[int, ...] = field(repr=False, default=())
+
+
+def check_source(source: ModelSource) -> None:
+    """Raise CrosslignError if a local model cannot be what it should be; reads no weights and asks no network."""
+    path = Path(source.path)
+    if source.kind == "gguf":
+        if not path.is_file():
+            raise CrosslignError(f"model.path: {source.path}: no such file.")
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise CrosslignError(f"model.path: {source.path} is not a GGUF file (its first bytes are not 'GGUF').")
+    elif source.kind == "folder":
+        if not (path / "config.json").is_file():
+            raise CrosslignError(f"model.path: the folder {source.path} has no config.json; is it a model folder?")
+        if not any(path.glob("*.safetensors")):
+            pickles = sorted(p.name for p in path.glob("*.bin"))
+            why = (
+                f" It has {pickles[0]}, a pickle, which is not read for safety; convert it with "
+                "`save_pretrained(..., safe_serialization=True)`." if pickles else " Was the download cut off?"
+            )
+            raise CrosslignError(f"model.path: the folder {source.path} has no weights (*.safetensors).{why}")
+    elif source.path.startswith((".", "/", "~")) or source.path.count("/") > 1:
+        raise CrosslignError(
+            f"model.path: no folder {source.path}. A model is a folder, a .gguf file, or a hub id 'owner/name'."
+        )
+    if source.chat_template is not None and not Path(source.chat_template).is_file():
+        raise CrosslignError(f"model.chat_template: no such file: {source.chat_template}.")
+
+
+def load_tokenizer(source: ModelSource) -> Any:
+    """The tokenizer, with a chat template and left padding for sampling.
+
+    Raises CrosslignError if it cannot be loaded or has no chat template and none is given.
+    """
+    where, kwargs = _location(source)
+    if source.tokenizer is not None:
+        where, kwargs = source.tokenizer, {"trust_remote_code": source.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, **kwargs)
+    except Exception as error:  # from_pretrained raises many kinds; all mean that this place holds no tokenizer
+        raise _load_error("tokenizer", source.tokenizer or source.path, error) from error
+    if source.chat_template is not None:
+        tokenizer.chat_template = Path(source.chat_template).read_text(encoding="utf-8")
+    if not tokenizer.chat_template:
+        raise CrosslignError(
+            f"{source.path}: the tokenizer has no chat template, so it is probably a base model. Use the "
+            "instruction-tuned one, or name a Jinja template file in model.chat_template."
+        )
+    return tokenizer
+
+
+def load_model(source: ModelSource) -> Any:
+    """The causal language model on the best device, in evaluation mode, dropout off. Weights are read here."""
+    where, kwargs = _location(source)
+    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    dtype: Any = source.dtype
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"
+    if source.kind == "gguf":
+        # transformers can keep GGUF weights packed, but packed weights cannot be trained.
+        config_class = getattr(transformers, "GgufConfig", None)
+        if config_class is not None:
+            kwargs["quantization_config"] = config_class(dequantize=True)
+    else:
+        kwargs["use_safetensors"] = True
+    if source.attn_implementation is not None:
+        kwargs["attn_implementation"] = source.attn_implementation
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            where, dtype=dtype if dtype == "auto" else getattr(torch, dtype), **kwargs
+        )
+    except Exception as error:  # see load_tokenizer
+        raise _load_error("model", source.path, error) from error
+    if source.kind == "gguf":
+        _forget_quantisation(model)
+    disable_dropout(model)
+    return model.to(device).eval()
+
+
+def _location(source: ModelSource) -> tuple[str, dict[str, Any]]:
+    kwargs: dict[str, Any] = {"trust_remote_code": source.trust_remote_code}
+    if source.kind == "gguf":
+        path = Path(source.path)
+        return str(path.parent), {**kwargs, "gguf_file": path.name}
+    return source.path, {**kwargs, "revision": source.revision or "main"}
+
+
+def _load_error(what: str, path: str, error: Exception) -> CrosslignError:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+    hint = ""
+    if "trust_remote_code" in str(error):
+        hint = " If you trust its authors, set model.trust_remote_code: true."
+    elif "gated" in str(error).lower() or "401" in first:
+        hint = " The model is gated: accept its licence on the hub and log in with `hf auth login`."
+    elif not Path(path).exists():
+        hint = " It is no local path; as a hub id it needs a network and must exist (or lie in the local hub cache)."
+    return CrosslignError(f"model.path: the {what} of {path!r} could not be loaded: {type(error).__name__}: {first}.{hint}")
+
+
+def _forget_quantisation(model: Any) -> None:
+    """A dequantised GGUF model is still marked as quantised, and then would neither train nor save."""
+    for name in ("hf_quantizer", "is_quantized", "quantization_method"):
+        if name in vars(model):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def disable_dropout(model: torch.nn.Module) -> None:
+    """Set every dropout of the model to 0, also in training mode: the student must score what it sampled."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout", "resid_dropout", "hidden_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def end_of_turn_ids(tokenizer: Any) -> tuple[int, ...]:
+    """The special token that the chat template writes after an assistant's message, if there is one."""
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "x"}, {"role": "assistant", "content": _SENTINEL}], tokenize=False
+        )
+    except Exception:  # a template may refuse; then the configured end tokens have to do
+        return ()
+    if _SENTINEL not in text:
+        return ()
+    special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+    for token in tokenizer(text.rpartition(_SENTINEL)[2], add_special_tokens=False)["input_ids"]:
+        if token in special:
+            return (token,)
+    return ()
+
+
+def token_ids(tokenizer: Any, model: Any) -> TokenIds:
+    """Stop tokens (model's, tokenizer's and chat template's), padding, and ids the tokenizer does not know.
+
+    Raises CrosslignError if the tokenizer has more ids than the model has rows.
+    """
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > vocabulary:
+        raise CrosslignError(
+            f"the tokenizer has {len(tokenizer)} tokens, but the model's vocabulary only {vocabulary}: "
+            "they do not belong together. Check model.tokenizer."
+        )
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    stop = list(configured) if isinstance(configured, list) else [configured]
+    stop += [tokenizer.eos_token_id, *end_of_turn_ids(tokenizer)]
+    stop = list(dict.fromkeys(t for t in stop if t is not None))
+    if not stop:
+        raise CrosslignError("neither model nor tokenizer names an end-of-sequence token; completions would never end.")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop[0]
+    known = set(tokenizer.get_vocab().values())
+    forbidden = tuple(t for t in range(vocabulary) if t not in known)
+    return TokenIds(tuple(stop), pad, forbidden)

@@ -1,0 +1,101 @@
+"""Divergences between two next-token distributions, per position, over the full vocabulary.
+
+With student logits `s`, teacher logits `t` and temperature `T`:
+
+    p_S = softmax(s / T),  p_T = softmax(t / T),  m = beta p_T + (1 - beta) p_S
+
+    reverse_kl = KL(p_S || p_T) = sum_v p_S (log p_S - log p_T)
+    forward_kl = KL(p_T || p_S) = sum_v p_T (log p_T - log p_S)
+    jsd        = beta KL(p_T || m) + (1 - beta) KL(p_S || m)          (generalised Jensen-Shannon, as in GKD)
+
+in nats. The gradient in the student's logits is analytic. Written this way it is *exactly* zero where student equals
+teacher; automatic differentiation leaves rounding noise there, which Adam turns into drift. No gradient goes to the
+teacher.
+
+Source: Qin et al., Multilingual Self-Distillation, arXiv 2605.02971 (reverse KL); Agarwal et al., GKD,
+arXiv 2306.13649 (generalised JSD).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Divergence = Literal["reverse_kl", "forward_kl", "jsd"]
+DIVERGENCES: tuple[Divergence, ...] = get_args(Divergence)
+
+
+def token_divergence(
+    student_logits: Tensor, teacher_logits: Tensor, *, divergence: Divergence = "reverse_kl",
+    temperature: float = 1.0, beta: float = 0.5,
+) -> Tensor:
+    """Divergence at each position, `[..., V], [..., V] -> [...]`, in nats.
+
+    Computed in float32, or in float64 for float64 logits. Vocabulary entries that are -inf on both sides (padding) are
+    outside both distributions. Differentiable once, in `student_logits` only.
+
+    Raises ValueError for shapes that differ, an unknown divergence, a temperature <= 0 or a beta outside (0, 1).
+    """
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"student logits {tuple(student_logits.shape)} and teacher logits {tuple(teacher_logits.shape)} differ in shape"
+        )
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"divergence is {divergence!r}; valid: {', '.join(DIVERGENCES)}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+    if divergence == "jsd" and not 0 < beta < 1:
+        raise ValueError(f"beta must lie strictly between 0 and 1, not {beta}")
+    dtype = torch.float64 if student_logits.dtype == torch.float64 else torch.float32
+    return _TokenDivergence.apply(
+        student_logits.to(dtype), teacher_logits.detach().to(dtype), divergence, temperature, beta
+    )
+
+
+def _expected(p: Tensor, value: Tensor) -> Tensor:
+    """`sum_v p value`, where an entry of probability 0 contributes 0 also if its value is infinite or NaN."""
+    return torch.where(p > 0, p * value, 0).sum(-1)
+
+
+def _log_ratio_to_mixture(difference: Tensor, share: float) -> Tensor:
+    """`log((1 - share) + share exp(d))` for d = log q - log p: log(m / p) without cancellation, exactly 0 at d = 0."""
+    low = torch.log1p(share * torch.expm1(difference.clamp(max=0)))
+    high = difference + torch.log1p((1 - share) * torch.expm1(-difference.clamp(min=0)))
+    return torch.where(difference > 0, high, low)
+
+
+class _TokenDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, divergence: Divergence, temperature: float, beta: float
+    ) -> Tensor:
+        log_p = torch.log_softmax(student / temperature, -1)
+        log_q = torch.log_softmax(teacher / temperature, -1)
+        p = log_p.exp()
+        if divergence == "forward_kl":
+            q = log_q.exp()
+            value = _expected(q, log_q - log_p)
+            gradient = p - q
+        elif divergence == "reverse_kl":
+            ratio = log_p - log_q
+            value = _expected(p, ratio)
+            gradient = torch.where(p > 0, p * (ratio - value[..., None]), 0)
+        else:
+            # difference = log q - log p; NaN where both are -inf, and such entries have p = q = 0.
+            difference = log_q - log_p
+            student_part = _expected(p, -_log_ratio_to_mixture(difference, beta))
+            teacher_part = _expected(log_q.exp(), -_log_ratio_to_mixture(-difference, 1 - beta))
+            value = beta * teacher_part + (1 - beta) * student_part
+            centred = -_log_ratio_to_mixture(difference, beta) - student_part[..., None]
+            gradient = torch.where(p > 0, (1 - beta) * p * centred, 0)
+        ctx.save_for_backward(gradient.div_(temperature))
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_output[..., None], None, None, None, None

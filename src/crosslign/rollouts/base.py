@@ -1,0 +1,56 @@
+"""The sampler protocol: prompts of token ids in, completions out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from crosslign.types import Completion
+
+
+@dataclass(frozen=True)
+class SamplingParameters:
+    """How completions are sampled.
+
+    Fields:
+        temperature: 0 means greedy. At 1 the completion is a sample of the model's own distribution.
+        top_p, top_k: restrict sampling; 1.0 and 0 mean off, whatever the model's generation config says.
+        max_completion_length: in tokens; a completion that reaches it without ending is marked truncated.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_completion_length: int = 256
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be at least 0, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], not {self.top_p}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be at least 0, not {self.top_k}")
+        if self.max_completion_length < 1:
+            raise ValueError(f"max_completion_length must be at least 1, not {self.max_completion_length}")
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Samples completions; the one contract that all samplers keep (`tests/contracts`).
+
+    One completion for each prompt, in the prompts' order; at least one token each; every id below the tokenizer's
+    length; it ends with a stop token exactly if it is not truncated; the same prompts, parameters and seed give the
+    same completions; the caller's random state is left as it was.
+    """
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters, *, seed: int
+    ) -> list[Completion]: ...
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed from any printable parts: stable across processes and machines, unlike `hash`."""
+    digest = hashlib.sha256("|".join(map(str, parts)).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,113 @@
+"""Sampling with `transformers`: batched, left-padded, sorted by length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import GenerationConfig
+
+from crosslign.rollouts.base import SamplingParameters, derive_seed
+from crosslign.types import Completion
+
+
+class TransformersSampler:
+    """Samples from whatever model `policy()` yields, for example a student or a frozen teacher.
+
+    Args:
+        policy: a context manager factory that yields the model to sample from.
+        stop_token_ids: a completion ends with the first of these.
+        pad_token_id: fills the left of shorter prompts; masked, so it may equal a stop token.
+        forbidden_token_ids: ids the model has, but the tokenizer does not (padded vocabularies); never sampled.
+        batch_size: rows in one `generate` call. Prompts of similar length share a batch.
+        show_progress: a progress bar on a terminal, for long lists of prompts.
+    """
+
+    def __init__(
+        self, policy: Callable[[], AbstractContextManager[Any]], *, stop_token_ids: Sequence[int], pad_token_id: int,
+        forbidden_token_ids: Sequence[int] = (), batch_size: int = 16, show_progress: bool = False,
+    ) -> None:
+        if not stop_token_ids:
+            raise ValueError("at least one stop token is needed")
+        self.policy = policy
+        self.stop_token_ids = tuple(stop_token_ids)
+        self.pad_token_id = pad_token_id
+        self.forbidden_token_ids = tuple(forbidden_token_ids)
+        self.batch_size = batch_size
+        self.show_progress = show_progress
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters, *, seed: int
+    ) -> list[Completion]:
+        """See `Sampler`. Longest prompts come first, so that running out of memory shows at once."""
+        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+        completions: list[Completion | None] = [None] * len(prompts)
+        config = self._config(parameters)
+        bar = tqdm(total=len(prompts), unit="completion", disable=None if self.show_progress else True, leave=False)
+        with bar, self.policy() as model, _evaluating(model), torch.no_grad():
+            device = model.get_input_embeddings().weight.device
+            cuda = [device] if device.type == "cuda" else []
+            for start in range(0, len(order), self.batch_size):
+                rows = order[start : start + self.batch_size]
+                with torch.random.fork_rng(devices=cuda):
+                    torch.manual_seed(derive_seed(seed, start))
+                    batch = self._generate(model, [prompts[i] for i in rows], config, device)
+                for i, completion in zip(rows, batch, strict=True):
+                    completions[i] = completion
+                bar.update(len(rows))
+        return [c for c in completions if c is not None]
+
+    def _config(self, parameters: SamplingParameters) -> GenerationConfig:
+        # Every field that a model's own generation config may set is named here: what is left out would be filled in
+        # from there (Qwen2.5 brings top_k=20, top_p=0.8 and a repetition penalty).
+        greedy = parameters.temperature == 0
+        return GenerationConfig(
+            do_sample=not greedy,
+            temperature=1.0 if greedy else parameters.temperature,
+            top_p=parameters.top_p,
+            top_k=parameters.top_k,
+            typical_p=1.0, epsilon_cutoff=0.0, eta_cutoff=0.0, num_beams=1, num_return_sequences=1,
+            repetition_penalty=1.0, no_repeat_ngram_size=0, min_length=0,
+            max_new_tokens=parameters.max_completion_length,
+            eos_token_id=list(self.stop_token_ids),
+            pad_token_id=self.pad_token_id,
+            suppress_tokens=list(self.forbidden_token_ids) or None,
+            use_cache=True,
+        )
+
+    def _generate(
+        self, model: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig, device: torch.device
+    ) -> list[Completion]:
+        width = max(len(p) for p in prompts)
+        input_ids = torch.full((len(prompts), width), self.pad_token_id, dtype=torch.long)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, prompt in enumerate(prompts):
+            input_ids[row, width - len(prompt) :] = torch.tensor(list(prompt), dtype=torch.long)
+            attention_mask[row, width - len(prompt) :] = 1
+        output = model.generate(
+            input_ids=input_ids.to(device), attention_mask=attention_mask.to(device), generation_config=config
+        )
+        return [self._cut(row, config.max_new_tokens) for row in output[:, width:].tolist()]
+
+    def _cut(self, token_ids: list[int], limit: int) -> Completion:
+        for position, token in enumerate(token_ids):
+            if token in self.stop_token_ids:
+                return Completion(tuple(token_ids[: position + 1]), truncated=False)
+        return Completion(tuple(token_ids[:limit]), truncated=True)
+
+
+class _evaluating:
+    """Evaluation mode inside the block, the former mode after it."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.training = self.model.training
+        self.model.eval()
+
+    def __exit__(self, *exc: object) -> None:
+        self.model.train(self.training)

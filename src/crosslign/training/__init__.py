@@ -1,0 +1,11 @@
+"""Training: rollouts, the trainer on `transformers.Trainer`, and the run's folder."""
+
+from crosslign.training.callbacks import FrozenTeacherCallback, MetricsCallback, ProgressCallback, RolloutLog
+from crosslign.training.collector import RolloutCollector
+from crosslign.training.run_folder import RunFolder, is_disk_full, write_atomically
+from crosslign.training.trainer import DistillationTrainer
+
+__all__ = [
+    "DistillationTrainer", "FrozenTeacherCallback", "MetricsCallback", "ProgressCallback", "RolloutCollector",
+    "RolloutLog", "RunFolder", "is_disk_full", "write_atomically",
+]

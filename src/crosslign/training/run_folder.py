@@ -1,0 +1,148 @@
+"""The output folder of a run: never overwritten unasked, written atomically, readable after an interruption."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from crosslign.types import CrosslignError
+
+RECORD = "run.json"
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+ROLLOUTS = "rollouts.jsonl"
+_STAGING = ".incomplete"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new content, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """True for the many ways in which libraries say that a write did not fit."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    text = str(error).lower()
+    return any(s in text for s in ("no space left", "quota exceeded", "file too large", "failed writing file"))
+
+
+class RunFolder:
+    """One run's folder and its record `run.json`, whose `status` is `running` or `finished`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def record(self) -> dict[str, Any]:
+        """The record, or {} where there is none or it cannot be read."""
+        try:
+            record = json.loads((self.path / RECORD).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first. The trainer writes `trainer_state.json` last, so it proves the rest."""
+        found = []
+        for folder in self.path.glob("checkpoint-*"):
+            try:
+                json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+                found.append((int(folder.name.rpartition("-")[2]), folder))
+            except (OSError, ValueError):
+                continue
+        return [folder for _, folder in sorted(found)]
+
+    def check(self, *, overwrite: bool, resume: bool) -> None:
+        """Raise CrosslignError if a run may not start here. Changes nothing."""
+        if overwrite and resume:
+            raise CrosslignError("--overwrite and --resume exclude each other.")
+        if self.path.exists() and not self.path.is_dir():
+            raise CrosslignError(f"output_dir: {self.path} is a file, not a folder.")
+        status = self.record().get("status")
+        if resume:
+            if status == "finished":
+                raise CrosslignError(f"{self.path}: this run is finished; there is nothing to resume.")
+            if not self.checkpoints():
+                raise CrosslignError(
+                    f"{self.path}: no complete checkpoint to resume from. Start the run anew with --overwrite."
+                )
+        elif not overwrite and status == "finished":
+            raise CrosslignError(
+                f"{self.path}: holds a finished run. Choose another --output_dir, or replace it with --overwrite."
+            )
+        elif not overwrite and (status or self.checkpoints()):
+            raise CrosslignError(
+                f"{self.path}: holds an unfinished run. Continue it with --resume, or replace it with --overwrite."
+            )
+        probe = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not os.access(probe, os.W_OK):
+            raise CrosslignError(f"output_dir: {self.path} cannot be written: no permission in {probe}.")
+
+    def start(self, record: Mapping[str, Any], config: str, *, overwrite: bool) -> None:
+        """Write the record and the resolved configuration; with `overwrite` first remove what an older run wrote."""
+        if overwrite:
+            self._clear()
+        shutil.rmtree(self.path / _STAGING, ignore_errors=True)
+        write_atomically(self.path / CONFIG, config)
+        self.update({**record, "status": "running"})
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        write_atomically(
+            self.path / RECORD, json.dumps({**self.record(), **values}, indent=2, ensure_ascii=False) + "\n"
+        )
+
+    def publish(self, save: Callable[[str], None]) -> None:
+        """Let `save(folder)` write into a staging folder, then move its files in: all of them or none are seen."""
+        staging = self.path / _STAGING
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        try:
+            save(str(staging))
+            for file in sorted(staging.iterdir()):
+                file.replace(self.path / file.name)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def forget_after(self, step: int) -> None:
+        """Drop log lines later than `step`, so that a resumed run writes each step once."""
+        for name in (METRICS, ROLLOUTS):
+            path = self.path / name
+            if not path.exists():
+                continue
+            kept = []
+            for line in path.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError):
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line + "\n")
+            write_atomically(path, "".join(kept))
+
+    def append(self, name: Literal["metrics.jsonl", "rollouts.jsonl"], row: Mapping[str, Any]) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def _clear(self) -> None:
+        for folder in self.path.glob("checkpoint-*"):
+            shutil.rmtree(folder)
+        for pattern in (
+            RECORD, CONFIG, METRICS, ROLLOUTS, "*.safetensors", "*.safetensors.index.json", "adapter_config.json",
+            "config.json", "generation_config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json",
+            "vocab.json", "merges.txt", "chat_template.jinja",
+        ):
+            for file in self.path.glob(pattern):
+                file.unlink()

@@ -1,0 +1,177 @@
+"""Multilingual Self-Distillation on `transformers.Trainer`.
+
+What is overridden: rollouts are sampled when the batches of an accumulation window are fetched
+(`get_batch_samples`), the loss compares student and frozen teacher (`compute_loss`), and log lines get the named parts.
+Everything else (loops, accumulation, mixed precision, checkpoints, resuming, trackers, hub) is the Trainer's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainingArguments
+
+from crosslign.data.collate import collate, completion_mask
+from crosslign.data.mixture import QueryMixture
+from crosslign.models import FrozenTeacher, SplitModel
+from crosslign.objective import Objective
+from crosslign.training.collector import RolloutCollector
+from crosslign.training.metrics import StepMetrics
+from crosslign.types import Rollout
+
+
+class DistillationTrainer(Trainer):
+    """Trains a student to give, after its own context, the frozen teacher's token distribution.
+
+    The loss of an optimiser step is the mean over all sequences of its accumulation window, on all processes, that have
+    a token: `sum_i loss_i / N` with the global N. So 1x8 and 8x1 accumulation are the same step.
+
+    Args:
+        model: the student, a causal language model or a PeftModel.
+        mixture: the training queries.
+        collector: makes rollouts; its samplers run on `model` and `teacher`.
+        teacher: the frozen initial model.
+        split: body and head of the model's architecture.
+        objective: hidden states to weighted divergence.
+        pad_token_id: fills batches; masked.
+        languages: to report metrics for, all that the mixture can draw.
+        on_rollouts: called with (step, rollouts) of each window on this process.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self, model: Any, args: TrainingArguments, *, mixture: QueryMixture, collector: RolloutCollector,
+        teacher: FrozenTeacher, split: SplitModel, objective: Objective, pad_token_id: int, languages: Sequence[str],
+        on_rollouts: Callable[[int, list[Rollout]], None] | None = None, **kwargs: Any,
+    ) -> None:
+        super().__init__(model=model, args=args, train_dataset=mixture, **kwargs)
+        self.mixture = mixture
+        self.collector = collector
+        self.teacher = teacher
+        self.split = split
+        self.objective = objective
+        self.pad_token_id = pad_token_id
+        self.metrics = StepMetrics(languages)
+        self.on_rollouts = on_rollouts
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        # The mixture decides the order of every epoch; shuffling positions would undo its balance.
+        return SequentialSampler(self.mixture)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Mapping[str, Tensor]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Tensor]:
+        """Fetch a window's positions, sample all its rollouts at once, and count its sequences on all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        epoch = int(self.state.epoch or 0)
+        positions = [batch["position"].tolist() for batch in batches]
+        queries = [self.mixture.draw(epoch, p) for batch in positions for p in batch]
+        with self._timed("generation"):
+            rollouts = self.collector.collect(queries, self.state.global_step, self.args.process_index)
+        if self.on_rollouts is not None:
+            self.on_rollouts(self.state.global_step, rollouts)
+        remaining = iter(rollouts)
+        windows = [{"rollouts": [next(remaining) for _ in batch]} for batch in positions]
+        count = torch.tensor(sum(bool(r.completion.token_ids) for r in rollouts), device=device)
+        return windows, self.accelerator.reduce(count, reduction="sum").clamp_min(1)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        rollouts: list[Rollout] = inputs["rollouts"]
+        device = self.args.device
+        mask = completion_mask(rollouts).to(device)
+        student = self.accelerator.unwrap_model(model)
+        completions = [r.completion.token_ids for r in rollouts]
+        batches = [
+            collate([c.token_ids for c in contexts], completions, self.pad_token_id)
+            for contexts in ([r.teacher_context for r in rollouts], [r.student_context for r in rollouts])
+        ]
+        (teacher_inputs, student_inputs) = (
+            (b.input_ids.to(device), b.attention_mask.to(device), b.index.to(device)) for b in batches
+        )
+        with self._timed("teacher"), self.teacher.view() as frozen, self.accelerator.autocast():
+            teacher_hidden = self.split.hidden(frozen, *teacher_inputs)
+        start = time.perf_counter()
+        with self.accelerator.autocast():
+            student_hidden = _redirected(model, student, self.split.hidden, student_inputs)
+            result = self.objective(student_hidden, teacher_hidden, self.split.head(student), self._teacher_head, mask)
+        self.metrics.add(rollouts, result, mask)
+        local = (mask.sum(-1) > 0).sum()
+        total = num_items_in_batch if num_items_in_batch is not None else local.clamp_min(1)
+        # Gradients are averaged over processes, hence the factor.
+        loss = result.loss * local / total * self.accelerator.num_processes
+        self.metrics.seconds["student"] += time.perf_counter() - start
+        return (loss, {"weighted_divergence": result}) if return_outputs else loss
+
+    def _teacher_head(self, hidden: Tensor) -> Tensor:
+        # Inside the view: the head may carry an adapter.
+        with self.teacher.view() as frozen:
+            return self.split.head(frozen)(hidden)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        teacher_before = self.metrics.seconds["teacher"]
+        student_before = self.metrics.seconds["student"]
+        start = time.perf_counter()
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        # The backward pass happens outside compute_loss and belongs to the student.
+        teacher = self.metrics.seconds["teacher"] - teacher_before
+        self.metrics.seconds["student"] = student_before + time.perf_counter() - start - teacher
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs = {**logs, **self.metrics.flush(lambda t: self.accelerator.reduce(t.to(self._sum_device), "sum"))}
+        super().log(logs, start_time)
+
+    @property
+    def _sum_device(self) -> torch.device:
+        # MPS has no float64.
+        return torch.device("cpu") if self.args.device.type == "mps" else self.args.device
+
+    def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
+        """Not counted: the Trainer's estimate knows neither the teacher nor sampling."""
+        return 0
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call=_internal_call)
+        # A pickle, which nothing of ours reads; the resolved configuration stands in config.yaml.
+        Path(output_dir or self.args.output_dir or "", "training_args.bin").unlink(missing_ok=True)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.metrics.seconds[name] += time.perf_counter() - start
+
+
+def _redirected(wrapped: Any, inner: Any, hidden: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
+    """Run `hidden(inner, *inputs)` as the forward pass of `wrapped`.
+
+    DistributedDataParallel prepares gradient synchronisation in its own `forward`, which calls `inner.forward`; so that
+    one is replaced for the call.
+    """
+    if wrapped is inner:
+        return hidden(inner, *inputs)
+    original = inner.forward
+
+    def forward(*args: Tensor) -> Tensor:
+        inner.forward = original
+        return hidden(inner, *args)
+
+    inner.forward = forward
+    try:
+        return wrapped(*inputs)
+    finally:
+        inner.forward = original

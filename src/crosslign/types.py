@@ -1,0 +1,81 @@
+"""The frozen values that travel between the layers, and the error that a user reads.
+
+Nothing here imports anything of crosslign: every layer may use it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["student", "teacher"]
+Label = Literal["harmful", "benign", "unlabelled"]
+LABELS: tuple[Label, ...] = ("harmful", "benign", "unlabelled")
+
+
+class CrosslignError(Exception):
+    """Something the user can mend: the message names the place, the value and the fix.
+
+    The command line prints the message alone, without a traceback.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One request in one language, with its source-language version.
+
+    `id` is the row's: all translations of one request share it. `key` is unique per text.
+    """
+
+    id: str
+    language: str
+    text: str
+    source_language: str
+    source_text: str
+    label: Label = "unlabelled"
+    category: str | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.id}|{self.language}"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message of a context; `content` is plain text."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a role sees before the completion: chat messages and their token ids."""
+
+    query: Query
+    role: str
+    messages: tuple[Message, ...]
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Sampled token ids, including the end-of-turn token if the sampler stopped by itself.
+
+    `truncated` is True when the length limit cut the completion off.
+    """
+
+    token_ids: tuple[int, ...]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One completion with the two contexts that will score it and who sampled it from where."""
+
+    query: Query
+    student_context: Context
+    teacher_context: Context
+    completion: Completion
+    sampled_by: Role
+    sampled_from: Role
