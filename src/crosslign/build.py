@@ -61,7 +61,6 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "logging_nan_inf_filter": False,
     "learning_rate": 1e-4,
     "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.05,
     "adam_epsilon": 1e-6,
     "max_grad_norm": 1.0,
     "per_device_train_batch_size": 4,

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,7 @@ def _quiet_libraries(verbose: bool) -> None:
 
     if not verbose:
         transformers_logging.set_verbosity_error()
+        warnings.filterwarnings("ignore", category=FutureWarning)
         if not sys.stderr.isatty():
             transformers_logging.disable_progress_bar()
 

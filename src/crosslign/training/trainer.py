@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import SequentialSampler
+from torch.utils.data import SequentialSampler, default_collate
 from transformers import Trainer, TrainingArguments
 
 from crosslign.data.collate import collate, completion_mask
@@ -52,7 +52,7 @@ class DistillationTrainer(Trainer):
         teacher: FrozenTeacher, split: SplitModel, objective: Objective, pad_token_id: int, languages: Sequence[str],
         on_rollouts: Callable[[int, list[Rollout]], None] | None = None, **kwargs: Any,
     ) -> None:
-        super().__init__(model=model, args=args, train_dataset=mixture, **kwargs)
+        super().__init__(model=model, args=args, train_dataset=mixture, data_collator=default_collate, **kwargs)
         self.mixture = mixture
         self.collector = collector
         self.teacher = teacher

@@ -1,0 +1,103 @@
+"""Shared fixtures: a tiny real model with a byte-level tokenizer, made on the spot; nothing touches a network."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+torch.set_num_threads(1)
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+VOCABULARY = 272  # a few rows more than the tokenizer has tokens, as real models do
+
+
+def byte_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer that can write any text; pad and end-of-sequence are the same token, the hard case."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=259, special_tokens=["<|im_end|>", "<|im_start|>", "<|endoftext|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    tokenizer.train_from_iterator(["a"], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    fast.chat_template = chat_template
+    return fast
+
+
+def tiny_llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
+    """A two-layer Llama with random weights, spread enough that its distributions are not flat."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(**{
+        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+        "initializer_range": 0.3, "eos_token_id": 0, "bos_token_id": None, "pad_token_id": 0, **changes,
+    })
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """The tiny model and its tokenizer, saved as a user would have them. Treat as read-only."""
+    folder = tmp_path_factory.mktemp("tiny-model")
+    tiny_llama().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+ROWS = [
+    {"id": f"row-{i}", "label": "harmful" if i % 2 else "benign", "category": "a" if i < 6 else "b",
+     "en": f"question {i}", "sw": f"swali {i}", "bn": f"প্রশ্ন {i}"}
+    for i in range(12)
+]
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def table_file(tmp_path: Path) -> Path:
+    """A well-formed query table: 12 rows in en, sw, bn."""
+    return write_csv(tmp_path / "queries.csv", ROWS)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, model_folder: Path, table_file: Path) -> dict[str, Any]:
+    """A raw recipe of a run that takes a second or two."""
+    return {
+        "model": {"path": str(model_folder), "lora": {"r": 4}},
+        "data": {"tables": [{"path": str(table_file)}], "languages": ["sw", "bn"]},
+        "teacher": {"template": "judged", "max_judgement_length": 6},
+        "student": {"max_length": 4000},
+        "sampling": {"max_completion_length": 8},
+        "cache_dir": str(tmp_path / "cache"),
+        "output_dir": str(tmp_path / "run"),
+        "training": {
+            "max_steps": 4, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
+            "learning_rate": 0.01, "save_steps": 2, "use_cpu": True,
+        },
+    }
