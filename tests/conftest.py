@@ -47,7 +47,11 @@ def tiny_llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
         "initializer_range": 0.3, "eos_token_id": 0, "bos_token_id": None, "pad_token_id": 0, **changes,
     })
-    return LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config).eval()
+    # Ending a turn must be likely enough that some completions of a few tokens end and others are cut off.
+    with torch.no_grad():
+        model.lm_head.weight[0] *= 3
+    return model
 
 
 @pytest.fixture(scope="session")

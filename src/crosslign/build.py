@@ -156,7 +156,7 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
     """TrainingArguments from the recipe's `training` section, numbers in quotes included."""
     fields = {f.name: f for f in dataclasses.fields(TrainingArguments) if f.init}
     hints = typing.get_type_hints(TrainingArguments)
-    values = dict(TRAINING_DEFAULTS)
+    values = {**TRAINING_DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available()}
     for key, value in config.training.items():
         if key in RESERVED_TRAINING:
             raise CrosslignError(f"training.{key}: cannot be set here: {RESERVED_TRAINING[key]}.")

@@ -205,6 +205,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         print(configuration.dump(config), end="")
         return 0
     from crosslign import build
+    from crosslign.training import divergence_table, read_metrics
 
     _quiet_libraries(arguments.verbose)
     run = build.prepare(
@@ -215,8 +216,9 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         return 0
     record = build.train(run, overwrite=arguments.overwrite, resume=arguments.resume, announce=_say)
     if record:
-        _say(f"done: {record['steps']} steps in {record['seconds']} s, last loss {record['final_loss']:.4f}. "
-             f"Model, log and rollouts are in {config.output_dir}")
+        print(divergence_table(read_metrics(config.output_dir)))
+        what = "Adapter" if config.model.finetuning == "lora" else "Model"
+        print(f"{record['steps']} steps in {record['seconds']} s. {what}, metrics.jsonl and rollouts.jsonl: {config.output_dir}")
     return 0
 
 

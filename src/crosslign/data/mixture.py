@@ -37,12 +37,14 @@ class QueryMixture(Dataset):
         total_weight = sum(t.weight for t in tables)
         if total_weight <= 0:
             raise CrosslignError("data.tables: the weights sum to 0; give at least one table a positive weight.")
-        seen: dict[str, str] = {}
-        for table in tables:
+        seen: dict[str, int] = {}
+        for number, table in enumerate(tables):
             for row in table.rows:
-                if seen.setdefault(row.id, table.name) != table.name:
+                first = seen.setdefault(row.id, number)
+                if first != number:
                     raise CrosslignError(
-                        f"the id {row.id!r} is in both {seen[row.id]} and {table.name}; ids must be unique over all tables."
+                        f"the id {row.id!r} is in two tables: number {first + 1} ({tables[first].name}) and number "
+                        f"{number + 1} ({table.name}); ids must be unique over all tables."
                     )
             cells = {lang: list(table.queries([lang])) for lang in languages if lang in table.languages}
             cells = {lang: queries for lang, queries in cells.items() if queries}

@@ -98,4 +98,6 @@ class _TokenDivergence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_output[..., None], None, None, None, None
+        factor = grad_output[..., None]
+        # Where the divergence is infinite its gradient is NaN; a position that does not count must not spread that.
+        return (gradient * factor).masked_fill_(factor == 0, 0), None, None, None, None

@@ -43,9 +43,11 @@ def teacher_choice(teacher_logits: Tensor) -> Tensor:
 
 
 def student_disagreement(student_logits: Tensor, choice: Tensor) -> Tensor:
-    """`w_S = 1 - p_S(y*)`, `[..., V], [...] -> [...]`, in [0, 1]."""
-    chosen = student_logits.gather(-1, choice[..., None])[..., 0]
-    return (1 - (chosen - student_logits.logsumexp(-1)).exp()).clamp(0, 1)
+    """`w_S = 1 - p_S(y*)`, `[..., V], [...] -> [...]`, in [0, 1].
+
+    Summed over the other tokens: the difference would lose its digits where the student is almost certain.
+    """
+    return torch.softmax(student_logits, -1).scatter_(-1, choice[..., None], 0).sum(-1).clamp(0, 1)
 
 
 @torch.no_grad()

@@ -3,9 +3,10 @@
 from crosslign.training.callbacks import FrozenTeacherCallback, MetricsCallback, ProgressCallback, RolloutLog
 from crosslign.training.collector import RolloutCollector
 from crosslign.training.run_folder import RunFolder, is_disk_full, write_atomically
+from crosslign.training.summary import divergence_table, read_metrics
 from crosslign.training.trainer import DistillationTrainer
 
 __all__ = [
     "DistillationTrainer", "FrozenTeacherCallback", "MetricsCallback", "ProgressCallback", "RolloutCollector",
-    "RolloutLog", "RunFolder", "is_disk_full", "write_atomically",
+    "RolloutLog", "RunFolder", "divergence_table", "is_disk_full", "read_metrics", "write_atomically",
 ]

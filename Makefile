@@ -1,0 +1,36 @@
+# `make demo`, `make test` and `make lint` each make what they need in .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+SMOLLM2 := .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
+.PHONY: demo test test-all lint clean
+
+.venv/base: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/dev: .venv/base
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(SMOLLM2): .venv/base scripts/fetch_smollm2.py
+	$(BIN)/python scripts/fetch_smollm2.py $(@D)
+
+demo: .venv/base $(SMOLLM2)  ## train a small real model for a few steps on the embedded query table
+	$(BIN)/crosslign validate builtin:demo
+	$(BIN)/crosslign train recipes/smollm2_135m_cpu.yaml --model.path $(SMOLLM2) --overwrite
+
+test: .venv/dev  ## the fast suite
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto
+
+test-all: .venv/dev  ## slow tests too
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'slow or not slow'
+
+lint: .venv/dev  ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv .cache runs build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,32 @@
+"""Every recipe is a valid configuration, found recursively."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crosslign.build import training_arguments
+from crosslign.config import parse_config, read_recipe
+from crosslign.contexts import load_teacher_template
+from crosslign.strategies import get
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
+
+
+def test_there_are_recipes_for_the_paper_and_for_a_cpu() -> None:
+    models = {read_recipe(p)["model"]["path"] for p in RECIPES}
+    assert {
+        "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen3-8B", "meta-llama/Llama-2-7b-chat-hf",
+        "meta-llama/Meta-Llama-3-8B-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct",
+    } <= models
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+def test_recipe_is_valid(path: Path) -> None:
+    config = parse_config(read_recipe(path), str(path))
+    # bf16 needs an accelerator to be accepted; everything else of the section is checked as it stands.
+    training = {k: v for k, v in config.training.items() if k != "bf16"}
+    training_arguments(config.model_copy(update={"training": {**training, "use_cpu": True}}))
+    load_teacher_template(config.teacher.template)
+    get(config.strategy.name, config.strategy.options)
