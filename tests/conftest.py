@@ -30,7 +30,8 @@ def byte_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFas
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=259, special_tokens=["<|im_end|>", "<|im_start|>", "<|endoftext|>"],
+        vocab_size=259,
+        special_tokens=["<|im_end|>", "<|im_start|>", "<|endoftext|>"],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     tokenizer.train_from_iterator(["a"], trainer)
@@ -42,11 +43,22 @@ def byte_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFas
 def tiny_llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     """A two-layer Llama with random weights, spread enough that its distributions are not flat."""
     torch.manual_seed(seed)
-    config = LlamaConfig(**{
-        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
-        "initializer_range": 0.3, "eos_token_id": 0, "bos_token_id": None, "pad_token_id": 0, **changes,
-    })
+    config = LlamaConfig(
+        **{
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 4096,
+            "initializer_range": 0.3,
+            "eos_token_id": 0,
+            "bos_token_id": None,
+            "pad_token_id": 0,
+            **changes,
+        }
+    )
     model = LlamaForCausalLM(config).eval()
     # Ending a turn must be likely enough that some completions of a few tokens end and others are cut off.
     with torch.no_grad():
@@ -69,8 +81,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrained
 
 
 ROWS = [
-    {"id": f"row-{i}", "label": "harmful" if i % 2 else "benign", "category": "a" if i < 6 else "b",
-     "en": f"question {i}", "sw": f"swali {i}", "bn": f"প্রশ্ন {i}"}
+    {
+        "id": f"row-{i}",
+        "label": "harmful" if i % 2 else "benign",
+        "category": "a" if i < 6 else "b",
+        "en": f"question {i}",
+        "sw": f"swali {i}",
+        "bn": f"প্রশ্ন {i}",
+    }
     for i in range(12)
 ]
 
@@ -101,7 +119,11 @@ def recipe(tmp_path: Path, model_folder: Path, table_file: Path) -> dict[str, An
         "cache_dir": str(tmp_path / "cache"),
         "output_dir": str(tmp_path / "run"),
         "training": {
-            "max_steps": 4, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
-            "learning_rate": 0.01, "save_steps": 2, "use_cpu": True,
+            "max_steps": 4,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "learning_rate": 0.01,
+            "save_steps": 2,
+            "use_cpu": True,
         },
     }

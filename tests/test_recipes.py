@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from crosslign.build import training_arguments
 from crosslign.config import parse_config, read_recipe
 from crosslign.contexts import load_teacher_template
 from crosslign.strategies import get
+from crosslign.training import training_arguments
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
 
@@ -17,8 +17,11 @@ RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
 def test_there_are_recipes_for_the_paper_and_for_a_cpu() -> None:
     models = {read_recipe(p)["model"]["path"] for p in RECIPES}
     assert {
-        "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen3-8B", "meta-llama/Llama-2-7b-chat-hf",
-        "meta-llama/Meta-Llama-3-8B-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "Qwen/Qwen2.5-7B-Instruct",
+        "Qwen/Qwen3-8B",
+        "meta-llama/Llama-2-7b-chat-hf",
+        "meta-llama/Meta-Llama-3-8B-Instruct",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
     } <= models
 
 
@@ -27,6 +30,6 @@ def test_recipe_is_valid(path: Path) -> None:
     config = parse_config(read_recipe(path), str(path))
     # bf16 needs an accelerator to be accepted; everything else of the section is checked as it stands.
     training = {k: v for k, v in config.training.items() if k != "bf16"}
-    training_arguments(config.model_copy(update={"training": {**training, "use_cpu": True}}))
+    training_arguments({**training, "use_cpu": True}, output_dir="unused", seed=0)
     load_teacher_template(config.teacher.template)
     get(config.strategy.name, config.strategy.options)

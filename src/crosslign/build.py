@@ -10,8 +10,8 @@ import importlib.metadata
 import logging
 import os
 import platform
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
 from crosslign import strategies
-from crosslign.config import RunConfig, dump, nearest, parse_yaml
+from crosslign.config import RunConfig, dump, parse_yaml
 from crosslign.contexts import ContextBuilder, ContextOverflow, RoleContext, load_teacher_template, student_messages
 from crosslign.data.load import TableSpec, require_table
 from crosslign.data.mixture import QueryMixture
@@ -49,36 +49,12 @@ from crosslign.training import (
     RolloutLog,
     RunFolder,
     is_disk_full,
+    training_arguments,
 )
 from crosslign.types import CrosslignError, Query
 
 logger = logging.getLogger(__name__)
 
-# Reasons: one log line a step is what a distillation run is read by; 1e-6 because AdamW at 1e-8 turns rounding noise
-# into drift once student and teacher agree; positions carry no columns to remove.
-TRAINING_DEFAULTS: dict[str, Any] = {
-    "logging_steps": 1,
-    "logging_nan_inf_filter": False,
-    "learning_rate": 1e-4,
-    "lr_scheduler_type": "cosine",
-    "adam_epsilon": 1e-6,
-    "max_grad_norm": 1.0,
-    "per_device_train_batch_size": 4,
-    "gradient_accumulation_steps": 4,
-    "num_train_epochs": 1,
-    "report_to": "none",
-    "save_total_limit": 2,
-    "save_steps": 50,
-}
-# Set by other parts of the recipe, or without meaning here.
-RESERVED_TRAINING = {
-    "output_dir": "set output_dir at the top level",
-    "seed": "set seed at the top level",
-    "remove_unused_columns": "it has no meaning here",
-    "disable_tqdm": "progress shows on a terminal only",
-    "train_sampling_strategy": "data.balance and the tables' weights decide the order",
-    "resume_from_checkpoint": "use crosslign train --resume",
-}
 # A resumed run must be the same run; these may change.
 RESUMABLE_CHANGES = {"output_dir", "log_rollouts", "cache_dir", "training"}
 
@@ -152,49 +128,6 @@ def languages_of(config: RunConfig, tables: Sequence[QueryTable]) -> list[str]:
     return list(dict.fromkeys(lang for table in tables for lang in table.languages))
 
 
-def training_arguments(config: RunConfig) -> TrainingArguments:
-    """TrainingArguments from the recipe's `training` section, numbers in quotes included."""
-    fields = {f.name: f for f in dataclasses.fields(TrainingArguments) if f.init}
-    hints = typing.get_type_hints(TrainingArguments)
-    values = {**TRAINING_DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available()}
-    for key, value in config.training.items():
-        if key in RESERVED_TRAINING:
-            raise CrosslignError(f"training.{key}: cannot be set here: {RESERVED_TRAINING[key]}.")
-        if key not in fields:
-            raise CrosslignError(f"training: unknown key {key!r}. {nearest(key, list(fields))}")
-        values[key] = _number(key, value, hints.get(key))
-    if values.get("max_steps", -1) > 0:
-        values["num_train_epochs"] = 1
-    try:
-        arguments = TrainingArguments(
-            output_dir=config.output_dir, seed=config.seed, remove_unused_columns=False, disable_tqdm=True, **values
-        )
-    except (TypeError, ValueError, ImportError) as error:
-        raise CrosslignError(f"training: {error}") from error
-    if arguments.n_gpu > 1:
-        raise CrosslignError(
-            f"{arguments.n_gpu} GPUs are visible to one process. Start one process for each GPU: "
-            "`accelerate launch -m crosslign.cli train RECIPE`, or choose one with CUDA_VISIBLE_DEVICES=0."
-        )
-    if arguments.deepspeed or arguments.fsdp:
-        raise CrosslignError(
-            "training: deepspeed and fsdp are not supported yet: the frozen teacher and sampling need whole weights. "
-            "Use data parallelism (accelerate launch) with LoRA."
-        )
-    return arguments
-
-
-def _number(key: str, value: Any, hint: Any) -> Any:
-    """A number written as text, such as "1e-5", where the field wants a number."""
-    kinds = {hint, *typing.get_args(hint)}
-    if not isinstance(value, str) or str in kinds or not kinds & {int, float}:
-        return value
-    parsed = parse_yaml(value)
-    if isinstance(parsed, (int, float)) and (float in kinds or isinstance(parsed, int)):
-        return parsed
-    raise CrosslignError(f"training.{key}: expected a number, found the text {value!r}.")
-
-
 def prepare(
     config: RunConfig, *, overwrite: bool = False, resume: bool = False, check_folder: bool = True
 ) -> PreparedRun:
@@ -206,7 +139,7 @@ def prepare(
     if check_folder:
         folder.check(overwrite=overwrite, resume=resume)
     strategies.get(config.strategy.name, config.strategy.options, seed=config.seed)
-    arguments = training_arguments(config)
+    arguments = training_arguments(config.training, output_dir=config.output_dir, seed=config.seed)
     if resume:
         _check_same_run(config, folder)
     source = model_source(config)
@@ -220,9 +153,7 @@ def prepare(
     mixture = QueryMixture(
         tables, languages, seed=config.seed, balance=config.data.balance, epoch_size=config.data.epoch_size
     )
-    batch = (
-        arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    )
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     if batch > len(mixture):
         raise CrosslignError(
             f"a step takes {batch} queries (per_device_train_batch_size {arguments.per_device_train_batch_size} x "
@@ -248,23 +179,28 @@ def _check_lengths(
     if dropped and config.data.on_overflow == "error":
         rest = f"\n... and {len(dropped) - 10} more" if len(dropped) > 10 else ""
         raise CrosslignError("\n".join(str(o) for o in dropped[:10]) + rest)
-    for overflow in dropped:
+    for gone in dropped:
         logger.warning(
-            "left out: query %s (%s): %s context of %d tokens, limit %d", overflow.query.id, overflow.query.language,
-            overflow.role, overflow.length, overflow.limit,
+            "left out: query %s (%s): %s context of %d tokens, limit %d",
+            gone.query.id,
+            gone.query.language,
+            gone.role,
+            gone.length,
+            gone.limit,
         )
     for table in tables:
         rows = []
         for row in table.rows:
             # The source text stays with the row even if it is not trained on: the teacher reads it.
             texts = {
-                lang: text for lang, text in row.texts.items()
+                lang: text
+                for lang, text in row.texts.items()
                 if lang == table.source_language or lang not in bad.get(row.id, ())
             }
-            gone = table.source_language in bad.get(row.id, ())
-            rows.append((dataclasses.replace(row, texts=texts), gone))
-        # A row whose source-language context is too long would be drawn in that language all the same: leave it out.
-        kept_tables.append(dataclasses.replace(table, rows=tuple(r for r, gone in rows if not gone)))
+            # A row that is too long in the source language itself would be drawn in it all the same: leave it out.
+            if table.source_language not in bad.get(row.id, ()):
+                rows.append(dataclasses.replace(row, texts=texts))
+        kept_tables.append(dataclasses.replace(table, rows=tuple(rows)))
     return kept_tables, dropped
 
 
@@ -315,14 +251,17 @@ def make_trainer(run: PreparedRun, model: Any) -> DistillationTrainer:
 
     def sampler(policy: Any) -> TransformersSampler:
         return TransformersSampler(
-            policy, stop_token_ids=ids.stop, pad_token_id=ids.pad, forbidden_token_ids=ids.forbidden,
+            policy,
+            stop_token_ids=ids.stop,
+            pad_token_id=ids.pad,
+            forbidden_token_ids=ids.forbidden,
             batch_size=config.sampling.batch_size,
         )
 
     collector = RolloutCollector(
         run.contexts,
         strategies.get(config.strategy.name, config.strategy.options, seed=config.seed),
-        sampler(lambda: _unwrapped(trainer)),
+        sampler(lambda: nullcontext(trainer.accelerator.unwrap_model(trainer.model))),
         sampler(teacher.view),
         SamplingParameters(**config.sampling.model_dump(exclude={"batch_size"})),
         run.tokenizer,
@@ -332,28 +271,24 @@ def make_trainer(run: PreparedRun, model: Any) -> DistillationTrainer:
         max_judgement_length=config.teacher.max_judgement_length,
         drop_overflow=config.data.on_overflow == "drop",
     )
-    rollout_log = RolloutLog(run.folder, run.tokenizer, config.log_rollouts) if run.arguments.process_index == 0 else None
-    trainer = DistillationTrainer(
-        model, run.arguments, mixture=run.mixture, collector=collector, teacher=teacher, split=split,
-        objective=Objective(**config.objective.model_dump()), pad_token_id=ids.pad,
-        languages=languages_of(config, run.tables), on_rollouts=rollout_log, processing_class=run.tokenizer,
+    first_process = run.arguments.process_index == 0
+    rollout_log = RolloutLog(run.folder, run.tokenizer, config.log_rollouts) if first_process else None
+    trainer: DistillationTrainer = DistillationTrainer(
+        model,
+        run.arguments,
+        mixture=run.mixture,
+        collector=collector,
+        teacher=teacher,
+        split=split,
+        objective=Objective(**config.objective.model_dump()),
+        pad_token_id=ids.pad,
+        languages=languages_of(config, run.tables),
+        on_rollouts=rollout_log,
+        processing_class=run.tokenizer,
         callbacks=[FrozenTeacherCallback(teacher), MetricsCallback(run.folder), ProgressCallback()],
     )
     _quiet(trainer)
     return trainer
-
-
-class _unwrapped:
-    """Yields the trainer's student without its distributed wrapper."""
-
-    def __init__(self, trainer: DistillationTrainer) -> None:
-        self.trainer = trainer
-
-    def __enter__(self) -> Any:
-        return self.trainer.accelerator.unwrap_model(self.trainer.model)
-
-    def __exit__(self, *exc: object) -> None:
-        return None
 
 
 def _quiet(trainer: DistillationTrainer) -> None:
@@ -364,7 +299,11 @@ def _quiet(trainer: DistillationTrainer) -> None:
 
 
 def train(
-    run: PreparedRun, *, overwrite: bool = False, resume: bool = False, announce: Any = lambda text: None
+    run: PreparedRun,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    announce: Callable[[str], None] = lambda text: None,
 ) -> Mapping[str, Any]:
     """Load weights, train, save. Returns the run's record.
 
@@ -389,18 +328,20 @@ def train(
         if main:
             run.folder.publish(trainer.save_model)
             cache = trainer.collector.cache
-            run.folder.update({
-                "status": "finished", "steps": trainer.state.global_step,
-                "seconds": round(result.metrics["train_runtime"], 1), "final_loss": _last_loss(trainer),
-                "cache": {"hits": cache.hits, "misses": cache.misses},
-            })
+            run.folder.update(
+                {
+                    "status": "finished",
+                    "steps": trainer.state.global_step,
+                    "seconds": round(result.metrics["train_runtime"], 1),
+                    "final_loss": _last_loss(trainer),
+                    "cache": {"hits": cache.hits, "misses": cache.misses},
+                }
+            )
     except KeyboardInterrupt:
         raise CrosslignError(f"interrupted. {_how_to_resume(run.folder)}") from None
     except Exception as error:
         if is_disk_full(error):
-            raise CrosslignError(
-                f"the disk is full: {error}. Free some space. {_how_to_resume(run.folder)}"
-            ) from error
+            raise CrosslignError(f"the disk is full: {error}. Free some space. {_how_to_resume(run.folder)}") from error
         raise
     return run.folder.record() if main else {}
 

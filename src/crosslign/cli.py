@@ -75,7 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
 
     train = commands.add_parser(
-        "train", help="align a model by a recipe", formatter_class=raw, add_help=False, allow_abbrev=False,
+        "train",
+        help="align a model by a recipe",
+        formatter_class=raw,
+        add_help=False,
+        allow_abbrev=False,
         description="Align a model by Multilingual Self-Distillation.",
     )
     train.add_argument("recipe", nargs="?", help="YAML file; see recipes/")
@@ -87,7 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train, parser=train)
 
     validate = commands.add_parser(
-        "validate", help="check a query table", formatter_class=raw, epilog=VALIDATE_EPILOG,
+        "validate",
+        help="check a query table",
+        formatter_class=raw,
+        epilog=VALIDATE_EPILOG,
         description="Check a query table and summarise it. Exit code 1 if it has errors.",
     )
     validate.add_argument("table", help="CSV, TSV, JSONL or Parquet file, hub dataset id, or builtin:demo")
@@ -96,7 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     validate.set_defaults(run=_validate)
 
     generate = commands.add_parser(
-        "generate", help="completions of a model for a query table", formatter_class=raw, epilog=GENERATE_EPILOG,
+        "generate",
+        help="completions of a model for a query table",
+        formatter_class=raw,
+        epilog=GENERATE_EPILOG,
         description="Complete every query of a table and write JSONL: id, language, query, completion, truncated, ...",
     )
     generate.add_argument("--model", required=True, help="hub id, folder or .gguf file")
@@ -105,8 +115,12 @@ def _parser() -> argparse.ArgumentParser:
     _table_arguments(generate)
     generate.add_argument("--out", required=True, type=Path, help="JSONL file to write")
     generate.add_argument("--overwrite", action="store_true", help="replace the file instead of continuing it")
-    generate.add_argument("--context", choices=("student", "teacher"), default="student",
-                          help="complete what a user sends, or the teacher's context (default: student)")
+    generate.add_argument(
+        "--context",
+        choices=("student", "teacher"),
+        default="student",
+        help="complete what a user sends, or the teacher's context (default: student)",
+    )
     generate.add_argument("--template", default="instruct", help="teacher template: instruct, judged, dialogue, a file")
     generate.add_argument("--max-judgement-length", type=int, default=128, metavar="N")
     generate.add_argument("--max-completion-length", type=int, default=256, metavar="N", help="tokens (default: 256)")
@@ -156,8 +170,13 @@ def _table_spec(arguments: argparse.Namespace, path: str) -> Any:
     from crosslign.data.load import TableSpec
 
     return TableSpec(
-        path, columns=arguments.columns, where={c: [v] for c, v in arguments.where.items()}, skip=arguments.skip,
-        limit=arguments.limit, split=arguments.split, revision=arguments.revision,
+        path,
+        columns=arguments.columns,
+        where={c: [v] for c, v in arguments.where.items()},
+        skip=arguments.skip,
+        limit=arguments.limit,
+        split=arguments.split,
+        revision=arguments.revision,
     )
 
 
@@ -218,7 +237,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     if record:
         print(divergence_table(read_metrics(config.output_dir)))
         what = "Adapter" if config.model.finetuning == "lora" else "Model"
-        print(f"{record['steps']} steps in {record['seconds']} s. {what}, metrics.jsonl and rollouts.jsonl: {config.output_dir}")
+        print(f"{record['steps']} steps in {record['seconds']} s. {what}, metrics and rollouts: {config.output_dir}")
     return 0
 
 
@@ -256,17 +275,28 @@ def _generate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         raise CrosslignError(str(error)) from error
     request = GenerateRequest(
         ModelSource(
-            arguments.model, chat_template=arguments.chat_template, dtype=arguments.dtype,
+            arguments.model,
+            chat_template=arguments.chat_template,
+            dtype=arguments.dtype,
             trust_remote_code=arguments.trust_remote_code,
         ),
-        arguments.adapter, table.languages, arguments.out, parameters, arguments.context,
-        arguments.batch_size, arguments.seed, arguments.overwrite,
+        arguments.adapter,
+        table.languages,
+        arguments.out,
+        parameters,
+        arguments.context,
+        arguments.batch_size,
+        arguments.seed,
+        arguments.overwrite,
     )
 
     def contexts(tokenizer: Any) -> ContextBuilder:
         return ContextBuilder(
-            tokenizer, RoleContext(STUDENT_MESSAGES, arguments.max_length, options),
-            RoleContext(template.messages, arguments.max_length, options), template, arguments.max_judgement_length,
+            tokenizer,
+            RoleContext(STUDENT_MESSAGES, arguments.max_length, options),
+            RoleContext(template.messages, arguments.max_length, options),
+            template,
+            arguments.max_judgement_length,
         )
 
     described: dict[str, Any] = {"thinking": arguments.thinking, "max_length": arguments.max_length}

@@ -5,7 +5,6 @@ Nothing here touches a model or a file of the run; `build.py` turns it into obje
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from crosslign.types import CrosslignError, Label
+from crosslign.types import CrosslignError, Label, nearest
 
 
 class Section(BaseModel):
@@ -250,12 +249,6 @@ def parse_config(raw: Mapping[str, Any], where: str = "configuration") -> RunCon
         return RunConfig.model_validate(raw)
     except ValidationError as error:
         raise CrosslignError("\n".join(f"{where}: {line}" for line in _explain(error))) from error
-
-
-def nearest(name: str, valid: Sequence[str]) -> str:
-    """' Did you mean ...?' or the list of valid names."""
-    close = difflib.get_close_matches(name, valid, n=1)
-    return f"Did you mean {close[0]!r}?" if close else f"Valid: {', '.join(valid)}."
 
 
 def _explain(error: ValidationError) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from crosslign.languages import english_name
-from crosslign.types import Context, CrosslignError, Message, Query
+from crosslign.types import Context, CrosslignError, Message, Query, nearest
 
 FIELDS = ("query", "source_query", "language", "source_language", "judgement")
 JudgementMode = Literal["none", "generated"]
@@ -63,8 +63,7 @@ def template_fields(messages: Sequence[Message], where: str) -> set[str]:
 def _require(used: set[str], needed: str, where: str) -> None:
     if needed not in used:
         raise CrosslignError(
-            f"{where}: the field {{{needed}}} is missing. "
-            f"Valid fields: {', '.join('{' + f + '}' for f in FIELDS)}."
+            f"{where}: the field {{{needed}}} is missing. Valid fields: {', '.join('{' + f + '}' for f in FIELDS)}."
         )
 
 
@@ -138,9 +137,7 @@ def _parse_teacher(raw: Any, name: str) -> TeacherTemplate:
         raise CrosslignError(f"{where}: expected a mapping with 'messages'. Valid keys: {', '.join(known)}.")
     for key in raw:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise CrosslignError(f"{where}: unknown key {key!r}.{hint} Valid keys: {', '.join(known)}.")
+            raise CrosslignError(f"{where}: unknown key {key!r}. {nearest(str(key), known)}")
     mode = raw.get("judgement", "none")
     if mode not in ("none", "generated"):
         raise CrosslignError(f"{where}: judgement is {mode!r}; valid: none, generated.")
@@ -197,7 +194,11 @@ class ContextBuilder:
     """
 
     def __init__(
-        self, tokenizer: Any, student: RoleContext, teacher: RoleContext, template: TeacherTemplate,
+        self,
+        tokenizer: Any,
+        student: RoleContext,
+        teacher: RoleContext,
+        template: TeacherTemplate,
         max_judgement_length: int = 0,
     ) -> None:
         self.tokenizer = tokenizer
@@ -253,7 +254,9 @@ def chat_token_ids(
     try:
         text = tokenizer.apply_chat_template(
             [{"role": m.role, "content": m.content} for m in messages],
-            tokenize=False, add_generation_prompt=True, **chat_template_kwargs,
+            tokenize=False,
+            add_generation_prompt=True,
+            **chat_template_kwargs,
         )
     except Exception as error:  # jinja errors of many kinds, raised by the template itself
         roles = ", ".join(m.role for m in messages)

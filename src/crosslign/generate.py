@@ -55,7 +55,9 @@ def check_output(request: GenerateRequest, settings: Mapping[str, Any]) -> dict[
     except (OSError, ValueError):
         before = None
     if before is None:
-        raise CrosslignError(f"{path}: exists, and {side.name} does not say how it was made. Use --overwrite or another --out.")
+        raise CrosslignError(
+            f"{path}: exists, and {side.name} does not say how it was made. Use --overwrite or another --out."
+        )
     different = [k for k in settings if before.get(k) != settings[k]]
     if different:
         raise CrosslignError(
@@ -71,8 +73,11 @@ def check_output(request: GenerateRequest, settings: Mapping[str, Any]) -> dict[
 
 
 def generate(
-    request: GenerateRequest, tables: Sequence[QueryTable], make_contexts: Callable[[Any], ContextBuilder],
-    describe_contexts: Mapping[str, Any], announce: Callable[[str], None] = lambda text: None,
+    request: GenerateRequest,
+    tables: Sequence[QueryTable],
+    make_contexts: Callable[[Any], ContextBuilder],
+    describe_contexts: Mapping[str, Any],
+    announce: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Complete every query of the tables in the request's languages; returns the number of rows in the file.
 
@@ -83,8 +88,12 @@ def generate(
     if request.adapter is not None and not (Path(request.adapter) / "adapter_config.json").is_file():
         raise CrosslignError(f"--adapter: {request.adapter} has no adapter_config.json; is it a finished LoRA run?")
     settings = {
-        "model": asdict(request.source), "adapter": request.adapter, "context": request.context,
-        "sampling": asdict(request.parameters), "seed": request.seed, **describe_contexts,
+        "model": asdict(request.source),
+        "adapter": request.adapter,
+        "context": request.context,
+        "sampling": asdict(request.parameters),
+        "seed": request.seed,
+        **describe_contexts,
     }
     done = check_output(request, settings)
     queries = queries_of(tables, request.languages)
@@ -102,7 +111,9 @@ def generate(
 
 
 def _complete(
-    request: GenerateRequest, queries: Sequence[Query], make_contexts: Callable[[Any], ContextBuilder],
+    request: GenerateRequest,
+    queries: Sequence[Query],
+    make_contexts: Callable[[Any], ContextBuilder],
     announce: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
     tokenizer = load_tokenizer(request.source)
@@ -116,13 +127,24 @@ def _complete(
     if request.adapter is not None:
         model = PeftModel.from_pretrained(model, request.adapter).eval()
     sampler = TransformersSampler(
-        lambda: nullcontext(model), stop_token_ids=ids.stop, pad_token_id=ids.pad, forbidden_token_ids=ids.forbidden,
+        lambda: nullcontext(model),
+        stop_token_ids=ids.stop,
+        pad_token_id=ids.pad,
+        forbidden_token_ids=ids.forbidden,
         batch_size=request.batch_size,
     )
     cache = CompletionCache(request.output.with_name(f".{request.output.name}.judgements.jsonl"))
     collector = RolloutCollector(
-        builder, OnPolicy(), sampler, sampler, request.parameters, tokenizer, cache,
-        f"{mark}|{request.adapter}", seed=request.seed, max_judgement_length=builder.max_judgement_length or 1,
+        builder,
+        OnPolicy(),
+        sampler,
+        sampler,
+        request.parameters,
+        tokenizer,
+        cache,
+        f"{mark}|{request.adapter}",
+        seed=request.seed,
+        max_judgement_length=builder.max_judgement_length or 1,
     )
     rows: dict[str, dict[str, Any]] = {}
     request.output.parent.mkdir(parents=True, exist_ok=True)
@@ -131,15 +153,19 @@ def _complete(
         for start in range(0, len(ordered), request.batch_size):
             batch = ordered[start : start + request.batch_size]
             contexts = _contexts(request.context, builder, collector, batch)
-            completions = sampler.sample(
-                [c.token_ids for c in contexts], request.parameters, seed=request.seed + start
-            )
+            completions = sampler.sample([c.token_ids for c in contexts], request.parameters, seed=request.seed + start)
             with request.output.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 for query, context, completion in zip(batch, contexts, completions, strict=True):
                     row = {
-                        "id": query.id, "language": query.language, "label": query.label, "category": query.category,
-                        "query": query.text, "context": request.context, "prompt_tokens": len(context.token_ids),
-                        "completion_tokens": len(completion.token_ids), "truncated": completion.truncated,
+                        "id": query.id,
+                        "language": query.language,
+                        "label": query.label,
+                        "category": query.category,
+                        "query": query.text,
+                        "context": request.context,
+                        "prompt_tokens": len(context.token_ids),
+                        "completion_tokens": len(completion.token_ids),
+                        "truncated": completion.truncated,
                         "completion": tokenizer.decode(list(completion.token_ids), skip_special_tokens=True),
                     }
                     rows[query.key] = row

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import langcodes
+from langcodes.tag_parser import LanguageTagError
 
 from crosslign.types import CrosslignError
 
@@ -17,10 +18,10 @@ def english_name(code: str) -> str:
     """
     try:
         language = langcodes.Language.get(code)
-    except langcodes.LanguageTagError as error:
-        raise CrosslignError(f"{code!r} is not a language code: {error}. Use BCP-47, for example 'en' or 'pt-BR'.") from error
+    except LanguageTagError as error:
+        raise CrosslignError(f"{code!r} is not a language code ({error}). Use BCP-47, for example 'pt-BR'.") from error
     if not language.is_valid():
-        raise CrosslignError(f"{code!r} names no known language. Use a BCP-47 / ISO 639 code, for example 'bn' for Bengali.")
+        raise CrosslignError(f"{code!r} names no known language. Use a BCP-47 / ISO 639 code such as 'bn'.")
     return language.display_name("en")
 
 

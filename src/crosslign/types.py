@@ -5,6 +5,8 @@ Nothing here imports anything of crosslign: every layer may use it.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +20,13 @@ class CrosslignError(Exception):
 
     The command line prints the message alone, without a traceback.
     """
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The hint that follows an unknown name: the nearest valid one, or all of them."""
+    names = list(valid)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean {close[0]!r}?" if close else f"Valid: {', '.join(names)}."
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,12 @@ def with_strategy(recipe: dict[str, Any], name: str) -> dict[str, Any]:
 
 def test_accumulation_of_1x8_equals_8x1(recipe: dict[str, Any], tmp_path: Path) -> None:
     # Rollouts of different lengths, so that normalising by a micro-batch's own count would show.
-    one = run({**recipe, "output_dir": str(tmp_path / "a")}, per_device_train_batch_size=1, gradient_accumulation_steps=8)
-    eight = run({**recipe, "output_dir": str(tmp_path / "b")}, per_device_train_batch_size=8, gradient_accumulation_steps=1)
+    one = run(
+        {**recipe, "output_dir": str(tmp_path / "a")}, per_device_train_batch_size=1, gradient_accumulation_steps=8
+    )
+    eight = run(
+        {**recipe, "output_dir": str(tmp_path / "b")}, per_device_train_batch_size=8, gradient_accumulation_steps=1
+    )
     assert {row["completion_length"] for row in metrics(one)} != {8.0}
     assert losses(one) == pytest.approx(losses(eight), rel=1e-4)
     for name in ("grad_norm", "divergence", "divergence/sw", "weight/bn", "loss/bn"):
@@ -73,10 +77,15 @@ def test_two_runs_of_one_seed_are_equal_and_another_seed_is_not(recipe: dict[str
 def test_two_processes_equal_one(recipe: dict[str, Any], tmp_path: Path) -> None:
     """Data-parallel training with the same global batch: off-policy, where sampling does not depend on the rank."""
     recipe = with_strategy(recipe, "off_policy")
-    one = run({**recipe, "output_dir": str(tmp_path / "one")}, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    one = run(
+        {**recipe, "output_dir": str(tmp_path / "one")}, per_device_train_batch_size=4, gradient_accumulation_steps=2
+    )
     raw = {**recipe, "output_dir": str(tmp_path / "two")}
     raw["training"] = {
-        **raw["training"], "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "ddp_backend": "gloo"
+        **raw["training"],
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
+        "ddp_backend": "gloo",
     }
     path = tmp_path / "two.yaml"
     path.write_text(yaml.safe_dump(raw))
@@ -86,8 +95,15 @@ def test_two_processes_equal_one(recipe: dict[str, Any], tmp_path: Path) -> None
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "crosslign.cli", "train", str(path)],
-            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
-                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "OMP_NUM_THREADS": "1",
+            },
         )
         for rank in range(2)
     ]

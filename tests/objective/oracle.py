@@ -57,15 +57,23 @@ def normalised(weights: Row) -> list[float]:
 
 
 def loss(
-    student: Tensor, teacher: Tensor, mask: Tensor, *, divergence: str = "reverse_kl", weighting: str = "dpsw",
-    top_k: int = 32, temperature: float = 1.0, beta: float = 0.5,
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor,
+    *,
+    divergence: str = "reverse_kl",
+    weighting: str = "dpsw",
+    top_k: int = 32,
+    temperature: float = 1.0,
+    beta: float = 0.5,
 ) -> tuple[float, list[list[float]], list[list[float]], list[list[float]]]:
     """Loss, and per sequence the divergences, normalised weights and raw weights of its valid tokens only."""
     losses, divergences, weights, raw_weights = [], [], [], []
     for i in range(mask.shape[0]):
         rows = [
             (student[i, t].double().tolist(), teacher[i, t].double().tolist())
-            for t in range(mask.shape[1]) if mask[i, t]
+            for t in range(mask.shape[1])
+            if mask[i, t]
         ]
         d = [divergence_at(divergence, s, t, temperature, beta) for s, t in rows]
         raw = [weight_at(weighting, s, t, top_k, temperature) for s, t in rows]
@@ -99,14 +107,23 @@ def naive_weight(kind: str, student: Tensor, teacher: Tensor, top_k: int, temper
     w_teacher = 1 + (top * top.log()).sum(-1) / math.log(k) if k > 1 else torch.ones_like(p_t[..., 0])
     w_student = 1 - p_s.gather(-1, teacher.argmax(-1, keepdim=True))[..., 0]
     return {
-        "dpsw": w_teacher * w_student, "teacher": w_teacher, "student": w_student,
+        "dpsw": w_teacher * w_student,
+        "teacher": w_teacher,
+        "student": w_student,
         "uniform": torch.ones_like(w_teacher),
     }[kind]
 
 
 def naive_loss(
-    student: Tensor, teacher: Tensor, mask: Tensor, *, divergence: str = "reverse_kl", weighting: str = "dpsw",
-    top_k: int = 32, temperature: float = 1.0, beta: float = 0.5,
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor,
+    *,
+    divergence: str = "reverse_kl",
+    weighting: str = "dpsw",
+    top_k: int = 32,
+    temperature: float = 1.0,
+    beta: float = 0.5,
 ) -> Tensor:
     """The loss with weights outside the graph, differentiable by autograd; sequence after sequence."""
     losses = []

@@ -204,8 +204,10 @@ def test_reverse_kl_is_forward_kl_with_the_sides_swapped(pair: tuple[Tensor, Ten
 def test_jsd_is_symmetric_if_beta_is_swapped_too(pair: tuple[Tensor, Tensor], beta: float) -> None:
     p, q = pair
     torch.testing.assert_close(
-        token_divergence(p, q, divergence="jsd", beta=beta), token_divergence(q, p, divergence="jsd", beta=1 - beta),
-        rtol=1e-4, atol=1e-6,
+        token_divergence(p, q, divergence="jsd", beta=beta),
+        token_divergence(q, p, divergence="jsd", beta=1 - beta),
+        rtol=1e-4,
+        atol=1e-6,
     )
 
 
@@ -229,7 +231,9 @@ def test_adding_a_constant_to_the_logits_changes_nothing(pair: tuple[Tensor, Ten
     for divergence in DIVERGENCES:
         torch.testing.assert_close(
             token_divergence(p + shift, q - shift, divergence=divergence, beta=0.3),
-            token_divergence(p, q, divergence=divergence, beta=0.3), rtol=1e-8, atol=1e-10,
+            token_divergence(p, q, divergence=divergence, beta=0.3),
+            rtol=1e-8,
+            atol=1e-10,
         )
 
 

@@ -75,7 +75,10 @@ def test_loss_weights_and_gradient_equal_the_oracles(divergence: str, weighting:
 @pytest.mark.parametrize(
     "options",
     [
-        {"top_k": 1}, {"top_k": 500}, {"temperature": 0.4, "top_k": 3}, {"temperature": 3.0, "beta": 0.9},
+        {"top_k": 1},
+        {"top_k": 500},
+        {"temperature": 0.4, "top_k": 3},
+        {"temperature": 3.0, "beta": 0.9},
         {"beta": 0.05, "top_k": 2},
     ],
     ids=str,
@@ -120,8 +123,11 @@ def test_a_masked_position_may_hold_anything(divergence: str, weighting: str, fi
     student[~mask], teacher[~mask] = filler, filler
     dirty, dirty_gradient = run(student, teacher, mask, divergence=divergence, weighting=weighting)
     for a, b in [
-        (clean.loss, dirty.loss), (clean.divergence, dirty.divergence), (clean.weight, dirty.weight),
-        (clean.raw_weight, dirty.raw_weight), (clean_gradient, dirty_gradient),
+        (clean.loss, dirty.loss),
+        (clean.divergence, dirty.divergence),
+        (clean.weight, dirty.weight),
+        (clean.raw_weight, dirty.raw_weight),
+        (clean_gradient, dirty_gradient),
     ]:
         assert torch.equal(a, b)
 
@@ -144,7 +150,10 @@ def test_without_any_valid_token_loss_and_gradient_are_zero(
     divergence: str, weighting: str, shape: tuple[int, int, int]
 ) -> None:
     result, gradient = run(
-        logits(13, *shape), logits(14, *shape), torch.zeros(shape[:2], dtype=torch.bool), divergence=divergence,
+        logits(13, *shape),
+        logits(14, *shape),
+        torch.zeros(shape[:2], dtype=torch.bool),
+        divergence=divergence,
         weighting=weighting,
     )
     assert result.loss.item() == 0
@@ -243,20 +252,41 @@ def test_log_probabilities_do_as_well_as_logits(divergence: str, weighting: str)
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    lengths=st.lists(st.integers(0, 4), min_size=1, max_size=3), vocabulary=st.integers(2, 7),
-    seed=st.integers(0, 10**6), divergence=st.sampled_from(DIVERGENCES), weighting=st.sampled_from(WEIGHTINGS),
-    top_k=st.integers(1, 9), temperature=st.floats(0.2, 4), beta=st.floats(0.02, 0.98), scale=st.floats(0.5, 6),
+    lengths=st.lists(st.integers(0, 4), min_size=1, max_size=3),
+    vocabulary=st.integers(2, 7),
+    seed=st.integers(0, 10**6),
+    divergence=st.sampled_from(DIVERGENCES),
+    weighting=st.sampled_from(WEIGHTINGS),
+    top_k=st.integers(1, 9),
+    temperature=st.floats(0.2, 4),
+    beta=st.floats(0.02, 0.98),
+    scale=st.floats(0.5, 6),
 )
 def test_any_shape_equals_the_oracles(
-    lengths: list[int], vocabulary: int, seed: int, divergence: str, weighting: str, top_k: int, temperature: float,
-    beta: float, scale: float,
+    lengths: list[int],
+    vocabulary: int,
+    seed: int,
+    divergence: str,
+    weighting: str,
+    top_k: int,
+    temperature: float,
+    beta: float,
+    scale: float,
 ) -> None:
     lengths = [*lengths, 1]  # at least one sequence counts
     student = logits(seed, len(lengths), 4, vocabulary, scale=scale)
     teacher = logits(seed + 1, len(lengths), 4, vocabulary, scale=scale)
     assert_equals_oracles(
-        student, teacher, ragged(*lengths, width=4), divergence=divergence, weighting=weighting, top_k=top_k,
-        temperature=temperature, beta=beta, rtol=1e-6, atol=1e-8,
+        student,
+        teacher,
+        ragged(*lengths, width=4),
+        divergence=divergence,
+        weighting=weighting,
+        top_k=top_k,
+        temperature=temperature,
+        beta=beta,
+        rtol=1e-6,
+        atol=1e-8,
     )
 
 
@@ -290,7 +320,9 @@ def test_shapes_that_do_not_fit_are_named() -> None:
     [
         ({"divergence": "kl"}, "valid: reverse_kl, forward_kl, jsd"),
         ({"weighting": "safety"}, "valid: dpsw, teacher, student, uniform"),
-        ({"top_k": 0}, "top_k"), ({"temperature": 0.0}, "temperature"), ({"divergence": "jsd", "beta": 2.0}, "beta"),
+        ({"top_k": 0}, "top_k"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"divergence": "jsd", "beta": 2.0}, "beta"),
     ],
 )
 def test_an_unknown_option_is_an_error_even_without_valid_tokens(options: dict[str, Any], message: str) -> None:

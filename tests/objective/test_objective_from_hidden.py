@@ -31,7 +31,10 @@ def test_objective_equals_weighted_divergence_on_projected_logits(divergence: st
 
     student, teacher, student_hidden, teacher_hidden = heads()
     expected = weighted_divergence(
-        student(student_hidden), teacher(teacher_hidden), MASK, **options  # type: ignore[arg-type]
+        student(student_hidden),
+        teacher(teacher_hidden),
+        MASK,
+        **options,  # type: ignore[arg-type]
     )
     expected.loss.backward()
     assert torch.equal(result.loss, expected.loss)

@@ -126,8 +126,12 @@ def test_weights_are_constants_of_the_graph(weighting: str) -> None:
 
 @quick
 @given(
-    tokens=st.integers(1, 4), vocabulary=st.integers(1, 9), seed=st.integers(0, 10**6), top_k=st.integers(1, 12),
-    scale=st.sampled_from([0.01, 1.0, 10.0, 300.0]), weighting=st.sampled_from(WEIGHTINGS),
+    tokens=st.integers(1, 4),
+    vocabulary=st.integers(1, 9),
+    seed=st.integers(0, 10**6),
+    top_k=st.integers(1, 12),
+    scale=st.sampled_from([0.01, 1.0, 10.0, 300.0]),
+    weighting=st.sampled_from(WEIGHTINGS),
     dtype=st.sampled_from([torch.bfloat16, torch.float32, torch.float64]),
 )
 def test_weights_lie_between_0_and_1_and_do_not_depend_on_order_or_a_constant(

@@ -17,13 +17,22 @@ from crosslign import build
 from crosslign.config import parse_config
 from crosslign.models import TeacherMovedError
 from crosslign.rollouts import TransformersSampler
+from crosslign.training import training_arguments
 
 
 def test_a_run_leaves_what_is_needed_to_use_and_to_repeat_it(recipe: dict[str, Any]) -> None:
     folder = run(recipe)
     names = {p.name for p in folder.iterdir()}
-    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "config.yaml", "run.json",
-            "metrics.jsonl", "rollouts.jsonl", "checkpoint-4"} <= names
+    assert {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "tokenizer.json",
+        "config.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "rollouts.jsonl",
+        "checkpoint-4",
+    } <= names
     assert not list(folder.glob("*.bin"))
     assert not list(folder.glob(".*"))
     record = json.loads((folder / "run.json").read_text())
@@ -44,8 +53,19 @@ def test_every_step_logs_the_named_parts_for_each_language(recipe: dict[str, Any
     rows = metrics(run(recipe))
     assert [r["step"] for r in rows] == [1, 2, 3, 4]
     for row in rows:
-        assert {"loss", "divergence", "weight", "tokens", "completion_length", "truncated_share", "seconds_generation",
-                "seconds_teacher", "seconds_student", "learning_rate", "grad_norm"} <= set(row)
+        assert {
+            "loss",
+            "divergence",
+            "weight",
+            "tokens",
+            "completion_length",
+            "truncated_share",
+            "seconds_generation",
+            "seconds_teacher",
+            "seconds_student",
+            "learning_rate",
+            "grad_norm",
+        } <= set(row)
         # Two languages in batches of four, balanced.
         assert {"divergence/sw", "divergence/bn", "weight/sw", "weight/bn", "loss/sw", "loss/bn"} <= set(row)
         assert row["loss"] == pytest.approx((row["loss/sw"] + row["loss/bn"]) / 2, rel=1e-4)
@@ -165,8 +185,7 @@ def test_a_query_that_overflows_only_with_its_judgement_is_left_out_of_the_loss(
 
 
 def test_any_training_argument_can_be_set(recipe: dict[str, Any]) -> None:
-    arguments = build.training_arguments(
-        parse_config({**recipe, "training": {**recipe["training"], "weight_decay": 0.05, "optim": "sgd"}})
-    )
+    section = {**recipe["training"], "weight_decay": 0.05, "optim": "sgd"}
+    arguments = training_arguments(section, output_dir="unused", seed=0)
     assert arguments.weight_decay == 0.05
     assert arguments.optim == "sgd"

@@ -55,8 +55,13 @@ def load_table(
     columns = _resolve_columns(spec, names, source_language, languages)
     wanted = tuple(languages) if languages is not None else tuple(c for c in columns if c not in RESERVED)
     return build_table(
-        spec.path, _select(records, names, spec), columns=columns, source_language=source_language, languages=wanted,
-        default_label=spec.label, weight=spec.weight,
+        spec.path,
+        _select(records, names, spec),
+        columns=columns,
+        source_language=source_language,
+        languages=wanted,
+        default_label=spec.label,
+        weight=spec.weight,
     )
 
 
@@ -109,10 +114,17 @@ def _decode(data: bytes, name: str, header_rows: int) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         row = line - header_rows
-        raise DataError([Problem(
-            "error", name, row if row > 0 else None, None,
-            f"invalid UTF-8 (byte 0x{data[error.start]:02x} in line {line}). Save the file as UTF-8.",
-        )]) from error
+        raise DataError(
+            [
+                Problem(
+                    "error",
+                    name,
+                    row if row > 0 else None,
+                    None,
+                    f"invalid UTF-8 (byte 0x{data[error.start]:02x} in line {line}). Save the file as UTF-8.",
+                )
+            ]
+        ) from error
 
 
 def _read_delimited(data: bytes, name: str, delimiter: str) -> tuple[list[Record], list[str]]:
@@ -129,16 +141,27 @@ def _read_delimited(data: bytes, name: str, delimiter: str) -> tuple[list[Record
                 continue
             number += 1
             if len(cells) != len(names):
-                raise DataError([Problem(
-                    "error", name, number, None,
-                    f"{len(cells)} cells, but the header has {len(names)} columns (near line {reader.line_num}). "
-                    "Is a comma or quote unescaped?",
-                )])
+                raise DataError(
+                    [
+                        Problem(
+                            "error",
+                            name,
+                            number,
+                            None,
+                            f"{len(cells)} cells, but the header has {len(names)} columns (near line "
+                            f"{reader.line_num}). Is a comma or quote unescaped?",
+                        )
+                    ]
+                )
             records.append((number, dict(zip(names, cells, strict=True))))
     except csv.Error as error:
-        raise DataError([Problem(
-            "error", name, number + 1, None, f"not a well-formed table: {error} (near line {reader.line_num})."
-        )]) from error
+        raise DataError(
+            [
+                Problem(
+                    "error", name, number + 1, None, f"not a well-formed table: {error} (near line {reader.line_num})."
+                )
+            ]
+        ) from error
     if len(set(names)) != len(names):
         twice = next(n for n in names if names.count(n) > 1)
         raise DataError([Problem("error", name, None, twice, "two columns have this name.")])
@@ -183,8 +206,8 @@ def _read_hub(spec: TableSpec) -> tuple[list[Record], list[str]]:
         raise CrosslignError(
             f"{spec.path}: no file of this name here, and the hub dataset could not be loaded "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). "
-            "Check the id, config_name, split and revision; for a gated set log in with `hf auth login`; without a network, "
-            "download the file and name its path."
+            "Check the id, config_name, split and revision; for a gated set log in with `hf auth login`; without a "
+            "network, download the file and name its path."
         ) from error
     return list(enumerate((dict(r) for r in dataset), start=1)), list(dataset.column_names)
 
@@ -243,7 +266,8 @@ def summarise(table: QueryTable) -> dict[str, Any]:
         "categories": _counts(r.category or "(none)" for r in table.rows),
         "languages": {
             language: {"texts": len(v), **{f"p{p}": percentile(v, p / 100) for p in (5, 50, 95)}, "max": v[-1]}
-            for language, v in lengths.items() if v
+            for language, v in lengths.items()
+            if v
         },
     }
 

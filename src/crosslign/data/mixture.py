@@ -1,4 +1,4 @@
-"""Mix several query tables: by weight, balanced over languages, seeded, the same on every machine and after a resume."""
+"""Mix several query tables by weight, balanced over languages: seeded, the same everywhere and after a resume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crosslign.types import CrosslignError, Query
 Balance = Literal["languages", "none"]
 
 
-class QueryMixture(Dataset):
+class QueryMixture(Dataset[dict[str, int]]):
     """A dataset of positions; which query stands at a position of an epoch is a pure function of the seed.
 
     A *cell* is one table in one language. A table's share of an epoch is its weight's share; with
@@ -28,8 +28,13 @@ class QueryMixture(Dataset):
     """
 
     def __init__(
-        self, tables: Sequence[QueryTable], languages: Sequence[str], *, seed: int = 0,
-        balance: Balance = "languages", epoch_size: int | None = None,
+        self,
+        tables: Sequence[QueryTable],
+        languages: Sequence[str],
+        *,
+        seed: int = 0,
+        balance: Balance = "languages",
+        epoch_size: int | None = None,
     ) -> None:
         self.seed = seed
         self.cells: list[list[Query]] = []

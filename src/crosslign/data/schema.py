@@ -71,9 +71,13 @@ class QueryTable:
             for language in languages or self.languages:
                 if language in row.texts:
                     yield Query(
-                        id=row.id, language=language, text=row.texts[language],
-                        source_language=self.source_language, source_text=row.texts[self.source_language],
-                        label=row.label, category=row.category,
+                        id=row.id,
+                        language=language,
+                        text=row.texts[language],
+                        source_language=self.source_language,
+                        source_text=row.texts[self.source_language],
+                        label=row.label,
+                        category=row.category,
                     )
 
     def fingerprint(self) -> str:
@@ -138,8 +142,12 @@ def build_table(
         row_id = raw_id or content_id(texts, source_language)
         if row_id in ids:
             what = f"the id {row_id!r}" if raw_id else "the source text (its hash is the row's id)"
-            check.add("error", number, columns.get("id") if raw_id else columns[source_language],
-                      f"{what} stands in row {ids[row_id]} already; ids must be unique. Remove one of the rows.")
+            check.add(
+                "error",
+                number,
+                columns.get("id") if raw_id else columns[source_language],
+                f"{what} stands in row {ids[row_id]} already; ids must be unique. Remove one of the rows.",
+            )
             continue
         ids[row_id] = number
         for language, text in texts.items():
@@ -147,8 +155,9 @@ def build_table(
             if first != number:
                 check.add("warning", number, columns[language], f"the same text as in row {first}.")
             if language != source_language and text == texts[source_language]:
-                check.add("warning", number, columns[language],
-                          f"equals the source text ({source_language}): not translated?")
+                check.add(
+                    "warning", number, columns[language], f"equals the source text ({source_language}): not translated?"
+                )
         category = str(record.get(columns["category"]) or "").strip() or None if "category" in columns else None
         rows.append(Row(number, row_id, texts, label, category))
     counts = Counter(language for row in rows for language in row.texts)
@@ -157,11 +166,17 @@ def build_table(
             check.add("error", None, columns[language], f"no row has a text in {language!r}, which was asked for.")
     if any(p.severity == "error" for p in check.problems):
         return None, check.problems
-    return QueryTable(name, source_language, tuple(languages), tuple(rows), tuple(check.problems), weight), check.problems
+    return QueryTable(
+        name, source_language, tuple(languages), tuple(rows), tuple(check.problems), weight
+    ), check.problems
 
 
 def _texts(
-    check: _Check, number: int, record: Mapping[str, object], columns: Mapping[str, str], source: str,
+    check: _Check,
+    number: int,
+    record: Mapping[str, object],
+    columns: Mapping[str, str],
+    source: str,
     languages: Sequence[str],
 ) -> dict[str, str]:
     texts: dict[str, str] = {}
@@ -174,8 +189,12 @@ def _texts(
         if text:
             texts[language] = text
         elif language == source:
-            check.add("error", number, columns[language],
-                      f"the source text ({source}) is {'missing' if value is None else 'empty'}; every row needs one.")
+            check.add(
+                "error",
+                number,
+                columns[language],
+                f"the source text ({source}) is {'missing' if value is None else 'empty'}; every row needs one.",
+            )
     return texts
 
 

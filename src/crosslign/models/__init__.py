@@ -14,7 +14,20 @@ from crosslign.models.loading import (
 from crosslign.models.teacher import FrozenTeacher, LoraSettings, TeacherMovedError, add_lora, fingerprint
 
 __all__ = [
-    "FrozenTeacher", "LoraSettings", "ModelSource", "SplitModel", "TeacherMovedError", "TokenIds", "add_lora",
-    "causal_lm", "check_source", "disable_dropout", "end_of_turn_ids", "fingerprint", "load_model", "load_tokenizer",
-    "split_model", "token_ids",
+    "FrozenTeacher",
+    "LoraSettings",
+    "ModelSource",
+    "SplitModel",
+    "TeacherMovedError",
+    "TokenIds",
+    "add_lora",
+    "causal_lm",
+    "check_source",
+    "disable_dropout",
+    "end_of_turn_ids",
+    "fingerprint",
+    "load_model",
+    "load_tokenizer",
+    "split_model",
+    "token_ids",
 ]

@@ -56,7 +56,8 @@ def split_model(model: Any) -> SplitModel:
         reason = f"head and body give logits that differ by {difference:.2g} (scale {scale:.2g})"
     logger.warning(
         "%s: cannot be split into body and head (%s); using its full logits, which needs more memory.",
-        type(causal_lm(model)).__name__, reason,
+        type(causal_lm(model)).__name__,
+        reason,
     )
     return SplitModel(_logits_as_hidden, lambda _: _identity, exact=False)
 

@@ -62,7 +62,9 @@ def check_source(source: ModelSource) -> None:
             pickles = sorted(p.name for p in path.glob("*.bin"))
             why = (
                 f" It has {pickles[0]}, a pickle, which is not read for safety; convert it with "
-                "`save_pretrained(..., safe_serialization=True)`." if pickles else " Was the download cut off?"
+                "`save_pretrained(..., safe_serialization=True)`."
+                if pickles
+                else " Was the download cut off?"
             )
             raise CrosslignError(f"model.path: the folder {source.path} has no weights (*.safetensors).{why}")
     elif source.path.startswith((".", "/", "~")) or source.path.count("/") > 1:
@@ -140,7 +142,8 @@ def _load_error(what: str, path: str, error: Exception) -> CrosslignError:
         hint = " The model is gated: accept its licence on the hub and log in with `hf auth login`."
     elif not Path(path).exists():
         hint = " It is no local path; as a hub id it needs a network and must exist (or lie in the local hub cache)."
-    return CrosslignError(f"model.path: the {what} of {path!r} could not be loaded: {type(error).__name__}: {first}.{hint}")
+    kind = type(error).__name__
+    return CrosslignError(f"model.path: the {what} of {path!r} could not be loaded: {kind}: {first}.{hint}")
 
 
 def _forget_quantisation(model: Any) -> None:
@@ -191,9 +194,9 @@ def token_ids(tokenizer: Any, model: Any) -> TokenIds:
             "they do not belong together. Check model.tokenizer."
         )
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
-    stop = list(configured) if isinstance(configured, list) else [configured]
-    stop += [tokenizer.eos_token_id, *end_of_turn_ids(tokenizer)]
-    stop = list(dict.fromkeys(t for t in stop if t is not None))
+    candidates = list(configured) if isinstance(configured, list) else [configured]
+    candidates += [tokenizer.eos_token_id, *end_of_turn_ids(tokenizer)]
+    stop = [int(t) for t in dict.fromkeys(candidates) if t is not None]
     if not stop:
         raise CrosslignError("neither model nor tokenizer names an end-of-sequence token; completions would never end.")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop[0]

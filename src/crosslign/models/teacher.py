@@ -38,8 +38,12 @@ def add_lora(model: Any, settings: LoraSettings, seed: int = 0) -> PeftModel:
     """Wrap a model with a fresh LoRA adapter (B = 0, so the student starts as the teacher), dropout off."""
     targets = settings.target_modules
     config = LoraConfig(
-        r=settings.r, lora_alpha=settings.alpha, lora_dropout=0.0, task_type="CAUSAL_LM",
-        target_modules=list(targets) if isinstance(targets, tuple) else targets, use_rslora=settings.use_rslora,
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+        target_modules=list(targets) if isinstance(targets, tuple) else targets,
+        use_rslora=settings.use_rslora,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -87,9 +91,9 @@ class FrozenTeacher:
         now = self._measure()
         if now != self.fingerprint:
             raise TeacherMovedError(
-                f"the frozen teacher's weights have changed during the run (fingerprint {self.fingerprint} at the start, "
-                f"{now} now), so the losses since then mean nothing. Something wrote into the base model: an adapter "
-                "merged in and out, an optimizer over base weights, or a callback."
+                f"the frozen teacher's weights have changed during the run (fingerprint {self.fingerprint} at the "
+                f"start, {now} now), so the losses since then mean nothing. Something wrote into the base model: an "
+                "adapter merged in and out, an optimizer over base weights, or a callback."
             )
 
     def _measure(self) -> str:
@@ -104,15 +108,15 @@ def fingerprint(model: torch.nn.Module) -> str:
     of a single weight changes it. A model with and without LoRA has the same fingerprint.
     """
     digest = hashlib.sha256()
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, tensor in model.named_parameters(remove_duplicate=False):
         if ".lora_" in name:
             continue
         tensors[name.removeprefix("base_model.model.").replace(".base_layer", "")] = tensor
     for name in sorted(tensors):
-        tensor = tensors[name].detach()
-        first, second = _sums(tensor)
-        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|{first}|{second}\n".encode())
+        weight = tensors[name].detach()
+        first, second = _sums(weight)
+        digest.update(f"{name}|{tuple(weight.shape)}|{weight.dtype}|{first}|{second}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -5,6 +5,15 @@ from crosslign.objective.loss import Head, Objective, WeightedDivergence, weight
 from crosslign.objective.weighting import WEIGHTINGS, Weighting, normalise, token_weight
 
 __all__ = [
-    "DIVERGENCES", "WEIGHTINGS", "Divergence", "Head", "Objective", "WeightedDivergence", "Weighting", "normalise",
-    "token_divergence", "token_weight", "weighted_divergence",
+    "DIVERGENCES",
+    "WEIGHTINGS",
+    "Divergence",
+    "Head",
+    "Objective",
+    "WeightedDivergence",
+    "Weighting",
+    "normalise",
+    "token_divergence",
+    "token_weight",
+    "weighted_divergence",
 ]

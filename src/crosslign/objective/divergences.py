@@ -29,8 +29,12 @@ DIVERGENCES: tuple[Divergence, ...] = get_args(Divergence)
 
 
 def token_divergence(
-    student_logits: Tensor, teacher_logits: Tensor, *, divergence: Divergence = "reverse_kl",
-    temperature: float = 1.0, beta: float = 0.5,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    divergence: Divergence = "reverse_kl",
+    temperature: float = 1.0,
+    beta: float = 0.5,
 ) -> Tensor:
     """Divergence at each position, `[..., V], [..., V] -> [...]`, in nats.
 
@@ -41,7 +45,7 @@ def token_divergence(
     """
     if student_logits.shape != teacher_logits.shape:
         raise ValueError(
-            f"student logits {tuple(student_logits.shape)} and teacher logits {tuple(teacher_logits.shape)} differ in shape"
+            f"student and teacher logits differ in shape: {tuple(student_logits.shape)}, {tuple(teacher_logits.shape)}"
         )
     if divergence not in DIVERGENCES:
         raise ValueError(f"divergence is {divergence!r}; valid: {', '.join(DIVERGENCES)}")

@@ -71,9 +71,7 @@ def weighted_divergence(
     mask = mask.bool()
     # Only valid positions are computed: a masked position may hold anything, NaN included.
     student, teacher = student_logits[mask], teacher_logits[mask]
-    valid_divergence = token_divergence(
-        student, teacher, divergence=divergence, temperature=temperature, beta=beta
-    )
+    valid_divergence = token_divergence(student, teacher, divergence=divergence, temperature=temperature, beta=beta)
     valid_weight = token_weight(student, teacher, weighting=weighting, top_k=top_k, temperature=temperature)
     position = mask.nonzero(as_tuple=True)
     blank = torch.zeros(mask.shape, dtype=valid_divergence.dtype, device=valid_divergence.device)
@@ -109,6 +107,12 @@ class Objective:
         with torch.no_grad():
             teacher_logits = teacher_head(teacher_hidden)
         return weighted_divergence(
-            student_head(student_hidden), teacher_logits, mask, divergence=self.divergence,
-            weighting=self.weighting, top_k=self.top_k, temperature=self.temperature, beta=self.beta,
+            student_head(student_hidden),
+            teacher_logits,
+            mask,
+            divergence=self.divergence,
+            weighting=self.weighting,
+            top_k=self.top_k,
+            temperature=self.temperature,
+            beta=self.beta,
         )

@@ -52,7 +52,11 @@ def student_disagreement(student_logits: Tensor, choice: Tensor) -> Tensor:
 
 @torch.no_grad()
 def token_weight(
-    student_logits: Tensor, teacher_logits: Tensor, *, weighting: Weighting = "dpsw", top_k: int = 32,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    weighting: Weighting = "dpsw",
+    top_k: int = 32,
     temperature: float = 1.0,
 ) -> Tensor:
     """Unnormalised weight of each position, `[..., V], [..., V] -> [...]`, in [0, 1], outside the graph.

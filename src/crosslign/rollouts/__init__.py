@@ -6,6 +6,11 @@ from crosslign.rollouts.hf import TransformersSampler
 from crosslign.rollouts.scripted import ScriptedSampler
 
 __all__ = [
-    "CompletionCache", "Sampler", "SamplingParameters", "ScriptedSampler", "TransformersSampler", "completion_key",
+    "CompletionCache",
+    "Sampler",
+    "SamplingParameters",
+    "ScriptedSampler",
+    "TransformersSampler",
+    "completion_key",
     "derive_seed",
 ]

@@ -22,9 +22,8 @@ def completion_key(
     `seed` None is for greedy decoding. The context goes in as token ids, so a changed template, chat template or
     tokenizer gives another key.
     """
-    material = json.dumps(
-        [fingerprint, hashlib.sha256(",".join(map(str, prompt)).encode()).hexdigest(), asdict(parameters), query_key, seed]
-    )
+    context = hashlib.sha256(",".join(map(str, prompt)).encode()).hexdigest()
+    material = json.dumps([fingerprint, context, asdict(parameters), query_key, seed])
     return hashlib.sha256(material.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

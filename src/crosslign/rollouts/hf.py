@@ -27,8 +27,14 @@ class TransformersSampler:
     """
 
     def __init__(
-        self, policy: Callable[[], AbstractContextManager[Any]], *, stop_token_ids: Sequence[int], pad_token_id: int,
-        forbidden_token_ids: Sequence[int] = (), batch_size: int = 16, show_progress: bool = False,
+        self,
+        policy: Callable[[], AbstractContextManager[Any]],
+        *,
+        stop_token_ids: Sequence[int],
+        pad_token_id: int,
+        forbidden_token_ids: Sequence[int] = (),
+        batch_size: int = 16,
+        show_progress: bool = False,
     ) -> None:
         if not stop_token_ids:
             raise ValueError("at least one stop token is needed")
@@ -69,8 +75,14 @@ class TransformersSampler:
             temperature=1.0 if greedy else parameters.temperature,
             top_p=parameters.top_p,
             top_k=parameters.top_k,
-            typical_p=1.0, epsilon_cutoff=0.0, eta_cutoff=0.0, num_beams=1, num_return_sequences=1,
-            repetition_penalty=1.0, no_repeat_ngram_size=0, min_length=0,
+            typical_p=1.0,
+            epsilon_cutoff=0.0,
+            eta_cutoff=0.0,
+            num_beams=1,
+            num_return_sequences=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            min_length=0,
             max_new_tokens=parameters.max_completion_length,
             eos_token_id=list(self.stop_token_ids),
             pad_token_id=self.pad_token_id,

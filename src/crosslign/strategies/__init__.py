@@ -4,5 +4,13 @@ from crosslign.strategies.base import ENTRY_POINT_GROUP, RolloutPlan, Strategy, 
 from crosslign.strategies.msd import Mixed, OffPolicy, OnPolicy
 
 __all__ = [
-    "ENTRY_POINT_GROUP", "Mixed", "OffPolicy", "OnPolicy", "RolloutPlan", "Strategy", "available", "get", "register",
+    "ENTRY_POINT_GROUP",
+    "Mixed",
+    "OffPolicy",
+    "OnPolicy",
+    "RolloutPlan",
+    "Strategy",
+    "available",
+    "get",
+    "register",
 ]

@@ -10,14 +10,13 @@ and a recipe then says `strategy: {name: my_strategy, options: {...}}`.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
-from crosslign.types import CrosslignError, Query, Role
+from crosslign.types import CrosslignError, Query, Role, nearest
 
 ENTRY_POINT_GROUP = "crosslign.strategies"
 
@@ -81,9 +80,7 @@ def get(name: str, options: Mapping[str, Any] | None = None, *, seed: int = 0) -
             if entry.name == name:
                 factory = entry.load()
     if factory is None:
-        near = difflib.get_close_matches(name, available(), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise CrosslignError(f"strategy.name: unknown strategy {name!r}.{hint} Valid: {', '.join(available())}.")
+        raise CrosslignError(f"strategy.name: unknown strategy {name!r}. {nearest(name, available())}")
     values = dict(options or {})
     parameters = inspect.signature(factory).parameters
     for key in values:

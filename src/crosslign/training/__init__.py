@@ -1,5 +1,6 @@
 """Training: rollouts, the trainer on `transformers.Trainer`, and the run's folder."""
 
+from crosslign.training.arguments import training_arguments
 from crosslign.training.callbacks import FrozenTeacherCallback, MetricsCallback, ProgressCallback, RolloutLog
 from crosslign.training.collector import RolloutCollector
 from crosslign.training.run_folder import RunFolder, is_disk_full, write_atomically
@@ -7,6 +8,16 @@ from crosslign.training.summary import divergence_table, read_metrics
 from crosslign.training.trainer import DistillationTrainer
 
 __all__ = [
-    "DistillationTrainer", "FrozenTeacherCallback", "MetricsCallback", "ProgressCallback", "RolloutCollector",
-    "RolloutLog", "RunFolder", "divergence_table", "is_disk_full", "read_metrics", "write_atomically",
+    "DistillationTrainer",
+    "FrozenTeacherCallback",
+    "MetricsCallback",
+    "ProgressCallback",
+    "RolloutCollector",
+    "RolloutLog",
+    "RunFolder",
+    "divergence_table",
+    "is_disk_full",
+    "read_metrics",
+    "training_arguments",
+    "write_atomically",
 ]

@@ -14,7 +14,7 @@ from crosslign.types import Rollout
 
 
 class FrozenTeacherCallback(TrainerCallback):
-    """Checks the teacher's fingerprint before every save and at the end, so no checkpoint of a moved teacher is kept."""
+    """Checks the teacher's fingerprint before every save and at the end: no checkpoint of a moved teacher is kept."""
 
     def __init__(self, teacher: FrozenTeacher) -> None:
         self.teacher = teacher
@@ -42,11 +42,13 @@ class ProgressCallback(TrainerCallback):
     """One progress bar with the loss and the languages' divergences; silent where standard error is no terminal."""
 
     def __init__(self) -> None:
-        self.bar: tqdm | None = None
+        self.bar: tqdm[Any] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=None, file=sys.stderr)
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, unit="step", disable=None, file=sys.stderr
+            )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:
@@ -74,12 +76,15 @@ class RolloutLog:
     def __call__(self, step: int, rollouts: list[Rollout]) -> None:
         # step is the one being made, from 0; log lines count finished steps, so this one will be step + 1.
         for rollout in rollouts[: self.per_step]:
-            self.folder.append(ROLLOUTS, {
-                "step": step + 1,
-                "query": rollout.query.id,
-                "language": rollout.query.language,
-                "sampled_by": rollout.sampled_by,
-                "truncated": rollout.completion.truncated,
-                "tokens": len(rollout.completion.token_ids),
-                "text": self.tokenizer.decode(list(rollout.completion.token_ids), skip_special_tokens=True),
-            })
+            self.folder.append(
+                ROLLOUTS,
+                {
+                    "step": step + 1,
+                    "query": rollout.query.id,
+                    "language": rollout.query.language,
+                    "sampled_by": rollout.sampled_by,
+                    "truncated": rollout.completion.truncated,
+                    "tokens": len(rollout.completion.token_ids),
+                    "text": self.tokenizer.decode(list(rollout.completion.token_ids), skip_special_tokens=True),
+                },
+            )

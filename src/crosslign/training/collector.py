@@ -32,9 +32,19 @@ class RolloutCollector:
     """
 
     def __init__(
-        self, contexts: ContextBuilder, strategy: Strategy, student: Sampler, teacher: Sampler,
-        parameters: SamplingParameters, tokenizer: Any, cache: CompletionCache, fingerprint: str, *,
-        seed: int = 0, max_judgement_length: int = 128, drop_overflow: bool = False,
+        self,
+        contexts: ContextBuilder,
+        strategy: Strategy,
+        student: Sampler,
+        teacher: Sampler,
+        parameters: SamplingParameters,
+        tokenizer: Any,
+        cache: CompletionCache,
+        fingerprint: str,
+        *,
+        seed: int = 0,
+        max_judgement_length: int = 128,
+        drop_overflow: bool = False,
     ) -> None:
         self.contexts = contexts
         self.strategy = strategy
@@ -58,9 +68,7 @@ class RolloutCollector:
         stored = [i for i, p in enumerate(plans) if contexts[i] and p.reusable]
         if fresh:
             prompts = [_sampled_from(plans[i], contexts[i]).token_ids for i in fresh]
-            samples = self.student.sample(
-                prompts, self.parameters, seed=derive_seed(self.seed, "student", step, rank)
-            )
+            samples = self.student.sample(prompts, self.parameters, seed=derive_seed(self.seed, "student", step, rank))
             for i, completion in zip(fresh, samples, strict=True):
                 completions[i] = completion
         if stored:
@@ -79,9 +87,7 @@ class RolloutCollector:
             return [None] * len(queries)
         prompts = [self.contexts.judgement(q).token_ids for q in queries]
         completions = self._cached(prompts, queries, self.judgement_parameters)
-        return [
-            self.tokenizer.decode(list(c.token_ids), skip_special_tokens=True).strip() for c in completions
-        ]
+        return [self.tokenizer.decode(list(c.token_ids), skip_special_tokens=True).strip() for c in completions]
 
     def _cached(
         self, prompts: Sequence[tuple[int, ...]], queries: Sequence[Query], parameters: SamplingParameters
@@ -118,7 +124,11 @@ class RolloutCollector:
             return Rollout(query, placeholder, placeholder, completion, "student", "student")
         by_role = {"student": pair[0], "teacher": pair[1]}
         return Rollout(
-            query, by_role[plan.student_context], by_role[plan.teacher_context], completion, plan.sampled_by,
+            query,
+            by_role[plan.student_context],
+            by_role[plan.teacher_context],
+            completion,
+            plan.sampled_by,
             plan.sampled_from,
         )
 

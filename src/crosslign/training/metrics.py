@@ -34,10 +34,17 @@ class StepMetrics:
             if tokens[i] == 0:
                 continue
             row = self._sums[self.languages.index(rollout.query.language)]
-            row += torch.tensor([
-                per_sequence[i] / tokens[i], divergence[i], weight[i], tokens[i], 1.0,
-                float(rollout.completion.truncated),
-            ], dtype=torch.float64)
+            row += torch.tensor(
+                [
+                    per_sequence[i] / tokens[i],
+                    divergence[i],
+                    weight[i],
+                    tokens[i],
+                    1.0,
+                    float(rollout.completion.truncated),
+                ],
+                dtype=torch.float64,
+            )
 
     def flush(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The log line's entries; starts anew. `reduce` sums a tensor over processes."""

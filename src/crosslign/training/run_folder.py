@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from crosslign.types import CrosslignError
 
@@ -131,7 +131,7 @@ class RunFolder:
                         kept.append(line + "\n")
             write_atomically(path, "".join(kept))
 
-    def append(self, name: Literal["metrics.jsonl", "rollouts.jsonl"], row: Mapping[str, Any]) -> None:
+    def append(self, name: str, row: Mapping[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / name).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -140,9 +140,21 @@ class RunFolder:
         for folder in self.path.glob("checkpoint-*"):
             shutil.rmtree(folder)
         for pattern in (
-            RECORD, CONFIG, METRICS, ROLLOUTS, "*.safetensors", "*.safetensors.index.json", "adapter_config.json",
-            "config.json", "generation_config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json",
-            "vocab.json", "merges.txt", "chat_template.jinja",
+            RECORD,
+            CONFIG,
+            METRICS,
+            ROLLOUTS,
+            "*.safetensors",
+            "*.safetensors.index.json",
+            "adapter_config.json",
+            "config.json",
+            "generation_config.json",
+            "tokenizer*.json",
+            "special_tokens_map.json",
+            "added_tokens.json",
+            "vocab.json",
+            "merges.txt",
+            "chat_template.jinja",
         ):
             for file in self.path.glob(pattern):
                 file.unlink()

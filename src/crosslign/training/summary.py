@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,14 +26,14 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
         return ""
     size = min(width, len(values))
     edges = [round(i * len(values) / size) for i in range(size + 1)]
-    points = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    points = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
     low, high = min(points), max(points)
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BARS[round((p - low) * scale)] for p in points)
 
 
 def divergence_table(metrics: Sequence[dict[str, Any]]) -> str:
-    """Divergence from the teacher by language: mean of the first and of the last quarter of the steps, and the course."""
+    """Divergence from the teacher by language: means of the first and last quarter of the steps, and the course."""
     languages = sorted({k.partition("/")[2] for row in metrics for k in row if k.startswith("divergence/")})
     lines = [f"{'divergence from the teacher (nats/token)':<42}{'first':>8}{'last':>8}{'change':>9}   course"]
     for key, name in [("divergence", "all"), *((f"divergence/{c}", f"{c} ({english_name(c)})") for c in languages)]:

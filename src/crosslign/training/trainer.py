@@ -48,9 +48,19 @@ class DistillationTrainer(Trainer):
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, model: Any, args: TrainingArguments, *, mixture: QueryMixture, collector: RolloutCollector,
-        teacher: FrozenTeacher, split: SplitModel, objective: Objective, pad_token_id: int, languages: Sequence[str],
-        on_rollouts: Callable[[int, list[Rollout]], None] | None = None, **kwargs: Any,
+        self,
+        model: Any,
+        args: TrainingArguments,
+        *,
+        mixture: QueryMixture,
+        collector: RolloutCollector,
+        teacher: FrozenTeacher,
+        split: SplitModel,
+        objective: Objective,
+        pad_token_id: int,
+        languages: Sequence[str],
+        on_rollouts: Callable[[int, list[Rollout]], None] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=mixture, data_collator=default_collate, **kwargs)
         self.mixture = mixture
@@ -78,13 +88,18 @@ class DistillationTrainer(Trainer):
             rollouts = self.collector.collect(queries, self.state.global_step, self.args.process_index)
         if self.on_rollouts is not None:
             self.on_rollouts(self.state.global_step, rollouts)
-        remaining = iter(rollouts)
+        # Which micro-batch a sequence is in does not change the step, so similar lengths share one: less padding. The
+        # longest come first, so that running out of memory shows at once.
+        remaining = iter(sorted(rollouts, key=_length, reverse=True))
         windows = [{"rollouts": [next(remaining) for _ in batch]} for batch in positions]
         count = torch.tensor(sum(bool(r.completion.token_ids) for r in rollouts), device=device)
         return windows, self.accelerator.reduce(count, reduction="sum").clamp_min(1)
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         rollouts: list[Rollout] = inputs["rollouts"]
@@ -154,6 +169,10 @@ class DistillationTrainer(Trainer):
             yield
         finally:
             self.metrics.seconds[name] += time.perf_counter() - start
+
+
+def _length(rollout: Rollout) -> int:
+    return len(rollout.teacher_context.token_ids) + len(rollout.completion.token_ids)
 
 
 def _redirected(wrapped: Any, inner: Any, hidden: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
