@@ -127,6 +127,17 @@ def test_a_finished_run_is_replaced_only_when_told_to(
     assert len(metrics(folder)) == 4
 
 
+def test_a_folder_with_something_else_in_it_is_never_touched(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(recipe["model"]["path"], tmp_path / "precious"))
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    for flags in ([], ["--overwrite"]):
+        assert cli_train(tmp_path, {**recipe, "output_dir": str(folder)}, *flags) == 1
+        assert "is not empty and holds no run of crosslign" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
 def test_overwrite_with_a_bad_recipe_loses_nothing(recipe: dict[str, Any], tmp_path: Path) -> None:
     folder = run(recipe)
     before = (folder / "adapter_model.safetensors").read_bytes()

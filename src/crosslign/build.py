@@ -103,22 +103,18 @@ def load_tables(config: RunConfig) -> list[QueryTable]:
     tables = []
     for entry in data.tables:
         spec = TableSpec(**entry.model_dump())
-        everything = require_table(spec, data.source_language, None)
-        if data.languages is not None:
-            here = tuple(lang for lang in data.languages if lang in everything.languages)
-            if not here:
-                raise CrosslignError(
-                    f"{entry.path}: has none of data.languages ({', '.join(data.languages)}); "
-                    f"its languages: {', '.join(everything.languages)}."
-                )
-            everything = dataclasses.replace(everything, languages=here)
-        tables.append(everything)
-    for language in data.languages or ():
-        if not any(language in row.texts for t in tables if language in t.languages for row in t.rows):
+        table = require_table(spec, data.source_language, data.languages, missing="skip")
+        if not table.languages:
+            columns = require_table(spec, data.source_language, None).languages
             raise CrosslignError(
-                f"data.languages: no table has a text in {language!r}. "
-                f"The tables' languages: {', '.join(sorted({lang for t in tables for lang in t.languages}))}."
+                f"{entry.path}: has none of data.languages ({', '.join(data.languages or ())}); "
+                f"its languages: {', '.join(columns)}."
             )
+        tables.append(table)
+    for language in data.languages or ():
+        if not any(language in t.languages for t in tables):
+            names = ", ".join(t.name for t in tables)
+            raise CrosslignError(f"data.languages: no table has a text in {language!r} (tables: {names}).")
     return tables
 
 
@@ -136,7 +132,8 @@ def prepare(
     Raises CrosslignError at the first part that is wrong, with all of that part's mistakes.
     """
     folder = RunFolder(config.output_dir)
-    if check_folder:
+    # Of several processes only the first looks: it may have started the folder before the others come here.
+    if check_folder and int(os.environ.get("RANK", "0")) == 0:
         folder.check(overwrite=overwrite, resume=resume)
     strategies.get(config.strategy.name, config.strategy.options, seed=config.seed)
     arguments = training_arguments(config.training, output_dir=config.output_dir, seed=config.seed)

@@ -46,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0 fine, 1 an error that the message explains, 130 interrupted."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
+    if not sys.stderr.isatty():
+        # tqdm reads this when it is first imported, so it also quiets the bars of the libraries.
+        os.environ.setdefault("TQDM_DISABLE", "1")
     logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, format="%(message)s")
     try:
         if arguments.command != "train" and rest:
@@ -252,8 +255,14 @@ def _plan(run: Any) -> str:
         f"queries   {tables} in {languages}\n"
         f"strategy  {config.strategy.name}, {config.objective.divergence}, {config.objective.weighting} weights\n"
         f"teacher   {run.contexts.template.name} template, judgement {run.contexts.template.judgement}\n"
+        f"{_warnings(run)}"
         f"length    {length} of {batch} queries -> {config.output_dir}"
     )
+
+
+def _warnings(run: Any) -> str:
+    count = sum(len(t.warnings) for t in run.tables)
+    return f"warnings  {count} about the tables; see crosslign validate\n" if count else ""
 
 
 def _generate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -314,6 +323,8 @@ def _quiet_libraries(verbose: bool) -> None:
     if not verbose:
         transformers_logging.set_verbosity_error()
         warnings.filterwarnings("ignore", category=FutureWarning)
+        # peft looks for a config.json beside the weights, which a .gguf file does not need.
+        warnings.filterwarnings("ignore", message="Could not find a config file")
         if not sys.stderr.isatty():
             transformers_logging.disable_progress_bar()
 

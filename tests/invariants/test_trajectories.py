@@ -38,16 +38,20 @@ def test_accumulation_of_1x8_equals_8x1(recipe: dict[str, Any], tmp_path: Path) 
         assert ours[key] == pytest.approx(theirs[key], abs=1e-5)
 
 
-@pytest.mark.parametrize("strategy", ["on_policy", "mixed"])
+@pytest.mark.parametrize(
+    ("strategy", "steps", "cut_at"), [("on_policy", 4, 3), ("mixed", 4, 3), ("on_policy", 9, 8)], ids=str
+)
 def test_resume_equals_no_interruption(
-    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, steps: int, cut_at: int
 ) -> None:
+    # An epoch has 6 steps: 9 of them end in the second.
     recipe = with_strategy(recipe, strategy)
+    recipe["training"]["max_steps"] = steps
     whole = run({**recipe, "output_dir": str(tmp_path / "whole")})
     step = DistillationTrainer.training_step
 
     def interrupted(self: DistillationTrainer, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step == 3:
+        if self.state.global_step == cut_at:
             raise RuntimeError("power cut")
         return step(self, *args, **kwargs)
 
@@ -56,10 +60,10 @@ def test_resume_equals_no_interruption(
     with pytest.raises(RuntimeError, match="power cut"):
         run(cut)
     monkeypatch.setattr(DistillationTrainer, "training_step", step)
-    # Step 3 was logged, but its checkpoint was not: it is done again, and logged once.
-    assert [row["step"] for row in metrics(tmp_path / "cut")] == [1, 2, 3]
+    # A step that was logged after the last checkpoint is done again, and logged once.
+    assert [row["step"] for row in metrics(tmp_path / "cut")] == list(range(1, cut_at + 1))
     resumed = run(cut, resume=True)
-    assert [row["step"] for row in metrics(resumed)] == [1, 2, 3, 4]
+    assert [row["step"] for row in metrics(resumed)] == list(range(1, steps + 1))
     assert losses(resumed) == losses(whole)
     ours, theirs = (load_file(f / "adapter_model.safetensors") for f in (resumed, whole))
     for key in ours:

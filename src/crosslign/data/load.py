@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from crosslign.data.schema import DataError, Problem, QueryTable, build_table
 from crosslign.languages import is_language
@@ -44,19 +45,31 @@ class TableSpec:
 
 
 def load_table(
-    spec: TableSpec, source_language: str = "en", languages: Sequence[str] | None = None
+    spec: TableSpec,
+    source_language: str = "en",
+    languages: Sequence[str] | None = None,
+    *,
+    missing: Literal["error", "skip"] = "error",
 ) -> tuple[QueryTable | None, list[Problem]]:
     """Read and check one table.
 
-    `languages` None means every column that is a language. Returns the table, or None if there are errors, and all
-    problems. Raises CrosslignError if the file cannot be read at all.
+    `languages` None means every column that is a language and holds a text. With `missing="skip"`, a language that the
+    table has no column for is left out, for tables that are mixed; other columns are not looked at.
+
+    Returns the table, or None if there are errors, and all problems. Raises CrosslignError if the file cannot be read
+    at all.
     """
     records, names = read_records(spec)
-    columns = _resolve_columns(spec, names, source_language, languages)
-    wanted = tuple(languages) if languages is not None else tuple(c for c in columns if c not in RESERVED)
+    columns = _resolve_columns(spec, names, source_language, languages if missing == "error" else None)
+    records = _select(records, names, spec)
+    if languages is None:
+        present = [c for c in columns if c not in RESERVED]
+        wanted = [c for c in present if c == source_language or any(r.get(columns[c]) for _, r in records)]
+    else:
+        wanted = [c for c in languages if c in columns]
     return build_table(
         spec.path,
-        _select(records, names, spec),
+        records,
         columns=columns,
         source_language=source_language,
         languages=wanted,
@@ -65,9 +78,15 @@ def load_table(
     )
 
 
-def require_table(spec: TableSpec, source_language: str, languages: Sequence[str] | None) -> QueryTable:
+def require_table(
+    spec: TableSpec,
+    source_language: str,
+    languages: Sequence[str] | None,
+    *,
+    missing: Literal["error", "skip"] = "error",
+) -> QueryTable:
     """`load_table`, raising DataError if the table has errors."""
-    table, problems = load_table(spec, source_language, languages)
+    table, problems = load_table(spec, source_language, languages, missing=missing)
     if table is None:
         raise DataError([p for p in problems if p.severity == "error"])
     return table
@@ -95,25 +114,26 @@ def _read_file(path: Path) -> tuple[list[Record], list[str]]:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise CrosslignError(f"{path}: unknown kind of file {suffix!r}; a query table is one of {', '.join(SUFFIXES)}.")
-    if suffix == ".parquet":
-        return _read_parquet(path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise CrosslignError(f"{path}: cannot be read: {error.strerror}.") from error
-    if not data.strip():
+    if not data.removeprefix(codecs.BOM_UTF8).strip():
         raise CrosslignError(f"{path}: the file is empty.")
+    if suffix == ".parquet":
+        return _read_parquet(data, str(path))
     if suffix == ".jsonl":
         return _read_jsonl(data, str(path))
     return _read_delimited(data, str(path), "," if suffix == ".csv" else "\t")
 
 
-def _decode(data: bytes, name: str, header_rows: int) -> str:
+def _decode(data: bytes, name: str, rows_in: Callable[[str], int]) -> str:
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        row = line - header_rows
+        row = rows_in(data[: error.start].decode("utf-8") + "?")
         raise DataError(
             [
                 Problem(
@@ -128,9 +148,13 @@ def _decode(data: bytes, name: str, header_rows: int) -> str:
 
 
 def _read_delimited(data: bytes, name: str, delimiter: str) -> tuple[list[Record], list[str]]:
-    text = _decode(data, name, header_rows=1)
     # The default limit of 131,072 characters a field is too low for some long prompts.
     csv.field_size_limit(10_000_000)
+
+    def rows_in(text: str) -> int:
+        return sum(bool(cells) for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)) - 1
+
+    text = _decode(data, name, rows_in)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     records: list[Record] = []
     number = 0
@@ -172,7 +196,8 @@ def _read_jsonl(data: bytes, name: str) -> tuple[list[Record], list[str]]:
     records: list[Record] = []
     names: dict[str, None] = {}
     number = 0
-    for line in _decode(data, name, header_rows=0).split("\n"):
+    text = _decode(data, name, lambda before: sum(bool(line.strip()) for line in before.split("\n")))
+    for line in text.split("\n"):
         if not line.strip():
             continue
         number += 1
@@ -187,13 +212,14 @@ def _read_jsonl(data: bytes, name: str) -> tuple[list[Record], list[str]]:
     return records, list(names)
 
 
-def _read_parquet(path: Path) -> tuple[list[Record], list[str]]:
-    import pyarrow.parquet as parquet
+def _read_parquet(data: bytes, name: str) -> tuple[list[Record], list[str]]:
+    import pyarrow
+    from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
-    except Exception as error:  # pyarrow raises many kinds for a file that is missing, cut off or not Parquet
-        raise CrosslignError(f"{path}: cannot be read as Parquet: {error}") from error
+        table = parquet.read_table(pyarrow.BufferReader(data))
+    except Exception as error:  # pyarrow raises many kinds for a file that is cut off or not Parquet
+        raise CrosslignError(f"{name}: cannot be read as Parquet: {error}") from error
     return list(enumerate(table.to_pylist(), start=1)), table.column_names
 
 
@@ -227,6 +253,11 @@ def _resolve_columns(
     columns = {n: n for n in names if n in RESERVED or (n not in mapped and is_language(n))}
     columns.update(spec.columns)
     for language in dict.fromkeys((source, *(languages or ()))):
+        if language == "id":
+            raise CrosslignError(
+                f"{spec.path}: 'id' is the column of row ids; for Indonesian use the code 'ind', "
+                "and map it if its column has another name: columns: {ind: NAME}."
+            )
         if language not in columns:
             near = difflib.get_close_matches(language, names, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -39,9 +39,6 @@ class QueryMixture(Dataset[dict[str, int]]):
         self.seed = seed
         self.cells: list[list[Query]] = []
         shares: list[float] = []
-        total_weight = sum(t.weight for t in tables)
-        if total_weight <= 0:
-            raise CrosslignError("data.tables: the weights sum to 0; give at least one table a positive weight.")
         seen: dict[str, int] = {}
         for number, table in enumerate(tables):
             for row in table.rows:
@@ -57,12 +54,15 @@ class QueryMixture(Dataset[dict[str, int]]):
             for queries in cells.values():
                 part = 1 / len(cells) if balance == "languages" else len(queries) / size
                 self.cells.append(queries)
-                shares.append(table.weight / total_weight * part)
+                shares.append(table.weight * part)
         self.number_of_queries = sum(len(c) for c in self.cells)
         if not self.number_of_queries:
             raise CrosslignError(f"no table has a query in any of the languages {', '.join(languages)}.")
+        total = sum(shares)  # of the tables that have a query: the others take no share
+        if total <= 0:
+            raise CrosslignError("data.tables: the weights sum to 0; give at least one table a positive weight.")
         length = epoch_size or self.number_of_queries
-        self.counts = _largest_remainder(shares, length)
+        self.counts = _largest_remainder([s / total for s in shares], length)
         self._order: tuple[int, list[Query]] | None = None
 
     def __len__(self) -> int:

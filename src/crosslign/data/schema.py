@@ -138,7 +138,7 @@ def build_table(
         label = _label(check, number, record, columns, default_label)
         if source_language not in texts:
             continue
-        raw_id = str(record.get(columns["id"]) or "").strip() if "id" in columns else ""
+        raw_id = _cell(record, columns, "id")
         row_id = raw_id or content_id(texts, source_language)
         if row_id in ids:
             what = f"the id {row_id!r}" if raw_id else "the source text (its hash is the row's id)"
@@ -158,8 +158,7 @@ def build_table(
                 check.add(
                     "warning", number, columns[language], f"equals the source text ({source_language}): not translated?"
                 )
-        category = str(record.get(columns["category"]) or "").strip() or None if "category" in columns else None
-        rows.append(Row(number, row_id, texts, label, category))
+        rows.append(Row(number, row_id, texts, label, _cell(record, columns, "category") or None))
     counts = Counter(language for row in rows for language in row.texts)
     for language in languages:
         if not counts[language] and rows:
@@ -169,6 +168,11 @@ def build_table(
     return QueryTable(
         name, source_language, tuple(languages), tuple(rows), tuple(check.problems), weight
     ), check.problems
+
+
+def _cell(record: Mapping[str, object], columns: Mapping[str, str], name: str) -> str:
+    value = record.get(columns[name]) if name in columns else None
+    return "" if value is None else str(value).strip()
 
 
 def _texts(
@@ -201,7 +205,7 @@ def _texts(
 def _label(
     check: _Check, number: int, record: Mapping[str, object], columns: Mapping[str, str], default: Label
 ) -> Label:
-    raw = str(record.get(columns["label"]) or "").strip() if "label" in columns else ""
+    raw = _cell(record, columns, "label")
     if not raw:
         return default
     for label in LABELS:

@@ -76,7 +76,7 @@ def check_source(source: ModelSource) -> None:
 
 
 def load_tokenizer(source: ModelSource) -> Any:
-    """The tokenizer, with a chat template and left padding for sampling.
+    """The tokenizer, with a chat template.
 
     Raises CrosslignError if it cannot be loaded or has no chat template and none is given.
     """

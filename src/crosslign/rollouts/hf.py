@@ -53,7 +53,7 @@ class TransformersSampler:
         completions: list[Completion | None] = [None] * len(prompts)
         config = self._config(parameters)
         bar = tqdm(total=len(prompts), unit="completion", disable=None if self.show_progress else True, leave=False)
-        with bar, self.policy() as model, _evaluating(model), torch.no_grad():
+        with bar, self.policy() as model, _bare(model), torch.no_grad():
             device = model.get_input_embeddings().weight.device
             cuda = [device] if device.type == "cuda" else []
             for start in range(0, len(order), self.batch_size):
@@ -67,22 +67,12 @@ class TransformersSampler:
         return [c for c in completions if c is not None]
 
     def _config(self, parameters: SamplingParameters) -> GenerationConfig:
-        # Every field that a model's own generation config may set is named here: what is left out would be filled in
-        # from there (Qwen2.5 brings top_k=20, top_p=0.8 and a repetition penalty).
         greedy = parameters.temperature == 0
         return GenerationConfig(
             do_sample=not greedy,
             temperature=1.0 if greedy else parameters.temperature,
             top_p=parameters.top_p,
             top_k=parameters.top_k,
-            typical_p=1.0,
-            epsilon_cutoff=0.0,
-            eta_cutoff=0.0,
-            num_beams=1,
-            num_return_sequences=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            min_length=0,
             max_new_tokens=parameters.max_completion_length,
             eos_token_id=list(self.stop_token_ids),
             pad_token_id=self.pad_token_id,
@@ -111,15 +101,22 @@ class TransformersSampler:
         return Completion(tuple(token_ids[:limit]), truncated=True)
 
 
-class _evaluating:
-    """Evaluation mode inside the block, the former mode after it."""
+class _bare:
+    """Inside the block the model is in evaluation mode, without a generation config of its own; after it, as before.
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    `generate` fills in from the model's own config whatever its argument leaves out (Qwen2.5 brings top_k=20,
+    top_p=0.8 and a repetition penalty), and many fields have no neutral value that one could name instead.
+    """
+
+    def __init__(self, model: Any) -> None:
         self.model = model
+        self.inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT passes it on
 
     def __enter__(self) -> None:
-        self.training = self.model.training
+        self.training, self.config = self.model.training, self.inner.generation_config
         self.model.eval()
+        self.inner.generation_config = GenerationConfig()
 
     def __exit__(self, *exc: object) -> None:
         self.model.train(self.training)
+        self.inner.generation_config = self.config

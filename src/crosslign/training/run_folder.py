@@ -74,6 +74,11 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise CrosslignError(f"output_dir: {self.path} is a file, not a folder.")
         status = self.record().get("status")
+        if not status and not resume and not self.checkpoints() and self.path.exists() and any(self.path.iterdir()):
+            raise CrosslignError(
+                f"{self.path}: is not empty and holds no run of crosslign. Choose another --output_dir; nothing in it "
+                "is overwritten, also not with --overwrite."
+            )
         if resume:
             if status == "finished":
                 raise CrosslignError(f"{self.path}: this run is finished; there is nothing to resume.")
@@ -98,8 +103,9 @@ class RunFolder:
         if overwrite:
             self._clear()
         shutil.rmtree(self.path / _STAGING, ignore_errors=True)
-        write_atomically(self.path / CONFIG, config)
+        # The record first: it marks the folder as ours.
         self.update({**record, "status": "running"})
+        write_atomically(self.path / CONFIG, config)
 
     def update(self, values: Mapping[str, Any]) -> None:
         write_atomically(
