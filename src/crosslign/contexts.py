@@ -30,9 +30,10 @@ class ContextOverflow(CrosslignError):
 
     def __init__(self, query: Query, role: str, length: int, limit: int) -> None:
         self.query, self.role, self.length, self.limit = query, role, length, limit
+        section = "student" if role == "student" else "teacher"  # the judgement has the teacher's limit
         super().__init__(
             f"query {query.id!r} ({query.language}): its {role} context has {length} tokens, the limit is {limit}. "
-            f"Raise {role}.max_length, or set on_overflow: drop to leave such queries out."
+            f"Raise {section}.max_length, or set on_overflow: drop to leave such queries out."
         )
 
 
@@ -51,6 +52,7 @@ def template_fields(messages: Sequence[Message], where: str) -> set[str]:
                 continue
             if name not in FIELDS or spec or conversion:
                 near = difflib.get_close_matches(name, FIELDS, n=1)
+                name += (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
                 hint = f" Did you mean {{{near[0]}}}?" if near else ""
                 raise CrosslignError(
                     f"{where}, message {number}: unknown field {{{name}}}.{hint} "
@@ -79,7 +81,9 @@ def parse_messages(raw: Any, where: str) -> tuple[Message, ...]:
             raise CrosslignError(
                 f"{where}, message {number}: role {item['role']!r} is not one of system, user, assistant."
             )
-        messages.append(Message(item["role"], str(item["content"])))
+        if not isinstance(item["content"], str):
+            raise CrosslignError(f"{where}, message {number}: content must be text, not {item['content']!r}.")
+        messages.append(Message(item["role"], item["content"]))
     if messages[-1].role != "user":
         raise CrosslignError(f"{where}: the last message must have the role 'user'; the completion follows it.")
     return tuple(messages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -90,6 +91,7 @@ def generate(
     settings = {
         "model": asdict(request.source),
         "adapter": request.adapter,
+        "adapter_sha256": _adapter_hash(request.adapter),
         "context": request.context,
         "sampling": asdict(request.parameters),
         "seed": request.seed,
@@ -119,7 +121,10 @@ def _complete(
     tokenizer = load_tokenizer(request.source)
     builder = make_contexts(tokenizer)
     for query in queries:
-        builder.check(query)
+        try:
+            builder.check(query)
+        except ContextOverflow as overflow:
+            raise _too_long(overflow) from overflow
     announce(f"loading {request.source.path}" + (f" with {request.adapter}" if request.adapter else ""))
     model = load_model(request.source)
     mark = fingerprint(model)
@@ -183,7 +188,25 @@ def _contexts(
     try:
         return [builder.teacher(q, j) for q, j in zip(queries, collector.judgements(queries), strict=True)]
     except ContextOverflow as overflow:
-        raise CrosslignError(str(overflow)) from overflow
+        raise _too_long(overflow) from overflow
+
+
+def _adapter_hash(adapter: str | None) -> str | None:
+    """So that an adapter trained anew in the same folder does not continue the old one's file."""
+    if adapter is None:
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(Path(adapter).glob("adapter_model*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _too_long(overflow: ContextOverflow) -> CrosslignError:
+    query = overflow.query
+    return CrosslignError(
+        f"query {query.id!r} ({query.language}): its {overflow.role} context has {overflow.length} tokens, the limit "
+        f"is {overflow.limit}. Raise --max-length; nothing is cut silently."
+    )
 
 
 def _settings_path(output: Path) -> Path:

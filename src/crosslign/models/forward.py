@@ -51,7 +51,7 @@ def split_model(model: Any) -> SplitModel:
     except (AttributeError, TypeError, NotImplementedError) as error:
         reason = f"{type(error).__name__}: {error}"
     else:
-        if difference <= 1e-3 * max(scale, 1.0) or (difference <= 0.05 * scale and _is_half(model)):
+        if difference <= 1e-3 * max(scale, 1.0) or (difference <= 0.01 * scale and _is_half(model)):
             return candidate
         reason = f"head and body give logits that differ by {difference:.2g} (scale {scale:.2g})"
     logger.warning(
