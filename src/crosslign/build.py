@@ -323,7 +323,9 @@ def train(
     try:
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if main:
-            run.folder.publish(trainer.save_model)
+            run.folder.publish(lambda folder: trainer.save_model(folder, _internal_call=True))
+            if run.arguments.push_to_hub:
+                trainer.push_to_hub()
             cache = trainer.collector.cache
             run.folder.update(
                 {

@@ -239,15 +239,19 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     record = build.train(run, overwrite=arguments.overwrite, resume=arguments.resume, announce=_say)
     if record:
         print(divergence_table(read_metrics(config.output_dir)))
+        print("Where it falls, the model, given the request alone, answers more like the frozen model that also sees its")
+        print("source-language version. Whether that is safer is for an evaluation to say: see crosslign generate.")
         what = "Adapter" if config.model.finetuning == "lora" else "Model"
         print(f"{record['steps']} steps in {record['seconds']} s. {what}, metrics and rollouts: {config.output_dir}")
     return 0
 
 
 def _plan(run: Any) -> str:
+    from crosslign.build import languages_of
+
     config, arguments = run.config, run.arguments
     tables = ", ".join(f"{t.name} ({len(t.rows)} rows)" for t in run.tables)
-    languages = " ".join(config.data.languages or run.tables[0].languages)
+    languages = " ".join(languages_of(config, run.tables))
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     length = f"{arguments.max_steps} steps" if arguments.max_steps > 0 else f"{arguments.num_train_epochs:g} epochs"
     return (

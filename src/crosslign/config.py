@@ -215,8 +215,15 @@ def override(raw: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]
             value = parse_yaml(text)
         except yaml.YAMLError as error:
             raise CrosslignError(f"the value of {flag} is not valid YAML: {error}") from error
-        _put(result, key.replace("-", "_").split("."), value, flag)
+        _put(result, _keys(key), value, flag)
     return result
+
+
+def _keys(text: str) -> list[str]:
+    """`top-k` is `top_k`, but the names of languages and columns are the table's own."""
+    parts = text.split(".")
+    own = next((n + 1 for n, part in enumerate(parts) if part in ("columns", "where")), len(parts))
+    return [part.replace("-", "_") for part in parts[:own]] + parts[own:]
 
 
 def _copy(value: Any) -> Any:
@@ -234,6 +241,8 @@ def _put(node: Any, keys: list[str], value: Any, flag: str) -> None:
             if last:
                 node[int(key)] = value
             node = node[int(key)]
+        elif not isinstance(node, dict):
+            raise CrosslignError(f"{flag}: {'.'.join(keys[:position])} is {node!r}, which has no keys.")
         else:
             if last:
                 node[key] = value
@@ -260,7 +269,9 @@ def _explain(error: ValidationError) -> list[str]:
         elif item["type"] == "missing":
             lines.append(f"the key {key!r} is missing.")
         else:
-            lines.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]} (found {item['input']!r}).")
+            hint = " YAML reads no, yes, on and off as true or false: write them in quotes."
+            hint = hint if item["type"] == "string_type" and isinstance(item["input"], bool) else ""
+            lines.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]} (found {item['input']!r}).{hint}")
     return lines
 
 

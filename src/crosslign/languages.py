@@ -20,9 +20,10 @@ def english_name(code: str) -> str:
         language = langcodes.Language.get(code)
     except LanguageTagError as error:
         raise CrosslignError(f"{code!r} is not a language code ({error}). Use BCP-47, for example 'pt-BR'.") from error
-    if not language.is_valid():
+    name = language.display_name("en")
+    if not language.is_valid() or "Unknown" in name:  # codes for private use are valid, but name nothing
         raise CrosslignError(f"{code!r} names no known language. Use a BCP-47 / ISO 639 code such as 'bn'.")
-    return language.display_name("en")
+    return name
 
 
 def is_language(code: str) -> bool:

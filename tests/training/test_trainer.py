@@ -189,3 +189,18 @@ def test_any_training_argument_can_be_set(recipe: dict[str, Any]) -> None:
     arguments = training_arguments(section, output_dir="unused", seed=0)
     assert arguments.weight_decay == 0.05
     assert arguments.optim == "sgd"
+
+
+def test_gradient_checkpointing_changes_memory_only(recipe: dict[str, Any], tmp_path: Path) -> None:
+    plain = run({**recipe, "output_dir": str(tmp_path / "a")})
+    saved = run({**recipe, "output_dir": str(tmp_path / "b")}, gradient_checkpointing=True)
+    assert losses(saved) == pytest.approx(losses(plain), rel=1e-5)
+
+
+def test_mixed_precision_trains_close_to_full_precision(recipe: dict[str, Any], tmp_path: Path) -> None:
+    # Off-policy and cached, so that both runs score the same completions.
+    recipe = {**recipe, "strategy": {"name": "off_policy"}}
+    full = run({**recipe, "output_dir": str(tmp_path / "a")})
+    mixed = run({**recipe, "output_dir": str(tmp_path / "b")}, bf16=True)
+    assert losses(mixed) == pytest.approx(losses(full), rel=0.1)
+    assert losses(mixed) != losses(full)

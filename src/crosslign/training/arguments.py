@@ -33,6 +33,7 @@ RESERVED = {
     "output_dir": "set output_dir at the top level",
     "seed": "set seed at the top level",
     "remove_unused_columns": "it has no meaning here",
+    "eval_strategy": "there is no evaluation during training yet; compare with crosslign generate",
     "disable_tqdm": "progress shows on a terminal only",
     "train_sampling_strategy": "data.balance and the tables' weights decide the order",
     "resume_from_checkpoint": "use crosslign train --resume",
