@@ -41,6 +41,10 @@ An interrupted call continues where it stopped. Look at the teacher's completion
 student to the teacher, wherever the teacher is.
 """
 
+MEANING = """\
+Where it falls, the model, given the request alone, answers more like the frozen model that also sees its
+source-language version. Whether that is safer, an evaluation has to say: see crosslign generate."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0 fine, 1 an error that the message explains, 130 interrupted."""
@@ -239,7 +243,9 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     record = build.train(run, overwrite=arguments.overwrite, resume=arguments.resume, announce=_say)
     if record:
         print(divergence_table(read_metrics(config.output_dir)))
-        print("Where it falls, the model, given the request alone, answers more like the frozen model that also sees its")
+        print(
+            "Where it falls, the model, given the request alone, answers more like the frozen model that also sees its"
+        )
         print("source-language version. Whether that is safer is for an evaluation to say: see crosslign generate.")
         what = "Adapter" if config.model.finetuning == "lora" else "Model"
         print(f"{record['steps']} steps in {record['seconds']} s. {what}, metrics and rollouts: {config.output_dir}")

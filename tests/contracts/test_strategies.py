@@ -91,12 +91,10 @@ def test_a_share_out_of_range_is_named() -> None:
         strategies.get("mixed", {"lambda_on_policy": 1.5})
 
 
-def test_an_unknown_name_gets_the_nearest_one_and_all_valid_ones() -> None:
-    with pytest.raises(CrosslignError) as error:
+def test_an_unknown_name_gets_the_nearest_one_or_all_valid_ones() -> None:
+    with pytest.raises(CrosslignError, match=r"unknown strategy 'onpolicy'\. Did you mean 'on_policy'\?"):
         strategies.get("onpolicy")
-    assert "unknown strategy 'onpolicy'. Did you mean 'on_policy'?" in str(error.value)
-    assert "mixed, off_policy, on_policy" in str(error.value)
-    with pytest.raises(CrosslignError, match=r"unknown strategy 'zzz'\. Valid:"):
+    with pytest.raises(CrosslignError, match=r"unknown strategy 'zzz'\. Valid: .*mixed, off_policy, on_policy"):
         strategies.get("zzz")
 
 

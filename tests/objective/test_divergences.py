@@ -113,6 +113,16 @@ def test_float32_error_is_no_more_than_that_of_the_naive_float32_path(
     assert ours <= naive + 1e-6 * exact.abs().max() + rounding
 
 
+def test_jsd_keeps_its_digits_where_the_student_has_almost_reached_the_teacher() -> None:
+    teacher = logits(8, 6, 400, scale=3.0, dtype=torch.float32)
+    student = teacher + 1e-3 * logits(9, 6, 400, scale=1.0, dtype=torch.float32)
+    for beta in (0.2, 0.5):
+        exact = oracle("jsd", student, teacher, beta=beta)
+        assert (exact < 1e-6).all()
+        ours = token_divergence(student, teacher, divergence="jsd", beta=beta)
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-2, atol=0)
+
+
 @every_divergence
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_entries_that_are_minus_infinity_on_both_sides_are_as_if_removed(divergence: str, dtype: torch.dtype) -> None:
@@ -274,5 +284,5 @@ def test_a_wrong_option_is_named(options: dict[str, object], message: str) -> No
 
 
 def test_shapes_that_differ_are_named() -> None:
-    with pytest.raises(ValueError, match=r"student logits \(2, 3\) and teacher logits \(2, 4\) differ in shape"):
+    with pytest.raises(ValueError, match=r"differ in shape: \(2, 3\), \(2, 4\)"):
         token_divergence(torch.zeros(2, 3), torch.zeros(2, 4))

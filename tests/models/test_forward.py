@@ -1,0 +1,195 @@
+"""`split_model`: hidden states and head give the model's own logits, for every architecture that adds something."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from conftest import tiny_llama
+from transformers import LlamaForCausalLM
+
+from crosslign.models import FrozenTeacher, LoraSettings, add_lora, causal_lm, split_model
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "eos_token_id": 0,
+    "bos_token_id": 1,
+}
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "Llama": ("Llama", {}),
+    "Llama, tied": ("Llama", {"tie_word_embeddings": True}),
+    "Qwen2": ("Qwen2", {}),
+    "Qwen3": ("Qwen3", {}),
+    "Gemma2 (soft-capping)": (
+        "Gemma2",
+        {"final_logit_softcapping": 3.0, "sliding_window": 4, "query_pre_attn_scalar": 8},
+    ),
+    "Gemma3 (text)": ("Gemma3", {"sliding_window": 4, "query_pre_attn_scalar": 8}),
+    "Gemma3 (text, soft-capping)": ("Gemma3", {"final_logit_softcapping": 2.0, "query_pre_attn_scalar": 8}),
+    "Granite (logits_scaling)": ("Granite", {"logits_scaling": 8.0, "embedding_multiplier": 12.0}),
+    "Cohere (logit_scale)": ("Cohere", {"logit_scale": 0.0625}),
+}
+# Two rows with padding on the right; the second is short.
+IDS = torch.tensor([[5, 9, 30, 41, 52, 63, 74], [8, 7, 66, 0, 0, 0, 0]])
+MASK = torch.tensor([[1] * 7, [1] * 3 + [0] * 4])
+INDEX = torch.tensor([[6, 2, 2, 0], [2, 1, 0, 0]])
+
+
+def build(name: str, **changes: Any) -> Any:
+    family, extra = ARCHITECTURES[name]
+    config_name = "Gemma3TextConfig" if family == "Gemma3" else f"{family}Config"
+    config = getattr(transformers, config_name)(**{**SMALL, **extra, **changes})
+    torch.manual_seed(0)
+    return getattr(transformers, f"{family}ForCausalLM")(config).eval()
+
+
+def adapted(model: Any) -> Any:
+    peft_model = add_lora(model, LoraSettings(r=2, target_modules="all-linear"))
+    with torch.no_grad():
+        for name, parameter in peft_model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+    return peft_model
+
+
+def own_logits(model: Any) -> torch.Tensor:
+    """The model's own logits at INDEX, each row alone and without padding."""
+    rows = []
+    for ids, mask, index in zip(IDS, MASK, INDEX, strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=ids[mask.bool()][None], use_cache=False).logits[0]
+        rows.append(logits[index])
+    return torch.stack(rows)
+
+
+def split_logits(split: Any, model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return split.head(model)(split.hidden(model, IDS, MASK, INDEX))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_hidden_and_head_give_the_models_own_logits(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    model = build(name)
+    with caplog.at_level(logging.WARNING):
+        split = split_model(model)
+    assert split.exact
+    assert not caplog.records
+    torch.testing.assert_close(split_logits(split, model), own_logits(model), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        assert split.hidden(model, IDS, MASK, INDEX).shape == (2, 4, SMALL["hidden_size"])
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_hidden_and_head_see_a_lora_adapter_and_the_teacher_view_without_it(name: str) -> None:
+    base = own_logits(build(name))
+    model = adapted(build(name))
+    split = split_model(model)
+    assert split.exact
+    student = split_logits(split, model)
+    torch.testing.assert_close(student, own_logits(model), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(student, base, atol=1e-2)
+    with FrozenTeacher(model).view() as teacher:
+        torch.testing.assert_close(split_logits(split, teacher), base, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Llama", "Gemma2 (soft-capping)", "Granite (logits_scaling)"])
+def test_half_precision_models_are_split_too(name: str) -> None:
+    model = build(name).to(torch.bfloat16)
+    split = split_model(model)
+    assert split.exact
+    torch.testing.assert_close(split_logits(split, model), own_logits(model), rtol=0.1, atol=0.3)
+
+
+def test_the_head_differentiates_to_body_and_head_weights() -> None:
+    model = build("Gemma2 (soft-capping)", tie_word_embeddings=False)
+    split = split_model(model)
+    split.head(model)(split.hidden(model, IDS, MASK, INDEX)).logsumexp(-1).sum().backward()
+    ours = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    logits = model(input_ids=IDS, attention_mask=MASK).logits
+    logits.gather(1, INDEX[..., None].expand(-1, -1, logits.shape[-1])).logsumexp(-1).sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-3, atol=1e-4)
+
+
+class Biased(LlamaForCausalLM):
+    """A model that does something to its logits of which nobody knows."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits * 1.5 - 2
+        return output
+
+
+class WithoutDecoder(LlamaForCausalLM):
+    """A model that does not say what its body is."""
+
+    def get_decoder(self) -> Any:
+        raise NotImplementedError("no decoder")
+
+
+@pytest.mark.parametrize("kind", [Biased, WithoutDecoder])
+@pytest.mark.parametrize("lora", [False, True])
+def test_an_unknown_head_falls_back_with_a_warning_and_right_logits(
+    kind: type, lora: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    model: Any = kind(build("Llama").config).eval()
+    if lora:
+        model = adapted(model)
+    with caplog.at_level(logging.WARNING):
+        split = split_model(model)
+    assert not split.exact
+    assert f"{kind.__name__}: cannot be split into body and head" in caplog.text
+    assert "needs more memory" in caplog.text
+    torch.testing.assert_close(split_logits(split, model), own_logits(model), rtol=1e-4, atol=1e-4)
+
+
+class SlightlyScaled(LlamaForCausalLM):
+    """A model whose own factor is so small that it could be taken for rounding."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits * 1.03
+        return output
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_small_factor_is_not_taken_for_rounding(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    assert not split_model(SlightlyScaled(build("Llama").config).eval().to(dtype)).exact
+
+
+def test_the_body_is_not_asked_for_logits() -> None:
+    model = build("Llama")
+    split = split_model(model)
+    rows = []
+    model.lm_head.register_forward_hook(lambda m, i, o: rows.append(o.shape[:-1]))
+    split_logits(split, model)
+    assert rows == [(2, 4)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_split_model_leaves_the_mode_as_it_was_and_no_gradient(training: bool) -> None:
+    model = build("Llama").train(training)
+    split_model(model)
+    assert model.training == training
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_causal_lm_takes_off_the_peft_wrapper_only() -> None:
+    model = tiny_llama()
+    assert causal_lm(model) is model
+    assert causal_lm(add_lora(model, LoraSettings(r=2))) is model
