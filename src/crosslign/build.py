@@ -42,6 +42,7 @@ from crosslign.objective import Objective
 from crosslign.rollouts import CompletionCache, SamplingParameters, TransformersSampler
 from crosslign.training import (
     DistillationTrainer,
+    DivergenceProbe,
     FrozenTeacherCallback,
     MetricsCallback,
     ProgressCallback,
@@ -56,7 +57,7 @@ from crosslign.types import CrosslignError, Query
 logger = logging.getLogger(__name__)
 
 # A resumed run must be the same run; these may change.
-RESUMABLE_CHANGES = {"output_dir", "log_rollouts", "cache_dir", "training"}
+RESUMABLE_CHANGES = {"output_dir", "log_rollouts", "probe_queries", "cache_dir", "training"}
 
 
 @dataclass
@@ -321,18 +322,23 @@ def train(
         else:
             run.folder.start(record, dump(run.config), overwrite=overwrite)
     try:
+        # The first process measures alone; nothing in it waits for the others.
+        probe = DivergenceProbe(trainer, run.config.probe_queries if main else 0)
+        before = probe.measure()
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if main:
             run.folder.publish(lambda folder: trainer.save_model(folder, _internal_call=True))
             if run.arguments.push_to_hub:
                 trainer.push_to_hub()
             cache = trainer.collector.cache
+            measured = {"queries": len(probe.rollouts), "before": before, "after": probe.measure()}
             run.folder.update(
                 {
                     "status": "finished",
                     "steps": trainer.state.global_step,
                     "seconds": round(result.metrics["train_runtime"], 1),
                     "final_loss": _last_loss(trainer),
+                    "probe": measured,
                     "cache": {"hits": cache.hits, "misses": cache.misses},
                 }
             )

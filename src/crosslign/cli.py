@@ -42,8 +42,9 @@ student to the teacher, wherever the teacher is.
 """
 
 MEANING = """\
-Where it falls, the model, given the request alone, answers more like the frozen model that also sees its
-source-language version. Whether that is safer, an evaluation has to say: see crosslign generate."""
+Before and after are measured on the same completions. Where the divergence falls, the model, given the request alone,
+answers more like the frozen model that also sees its source-language version. Whether that is safer, an evaluation has
+to say: see crosslign generate."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -242,7 +243,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         return 0
     record = build.train(run, overwrite=arguments.overwrite, resume=arguments.resume, announce=_say)
     if record:
-        print(divergence_table(read_metrics(config.output_dir)))
+        print(divergence_table(read_metrics(config.output_dir), record["probe"]))
         print(
             "Where it falls, the model, given the request alone, answers more like the frozen model that also sees its"
         )

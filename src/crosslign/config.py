@@ -161,6 +161,8 @@ class RunConfig(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     log_rollouts: int = Field(2, ge=0)
     """Rollouts of each step that are written to rollouts.jsonl."""
+    probe_queries: int = Field(12, ge=0)
+    """Training queries whose first completions are compared before and after; 0 for none."""
     training: dict[str, Any] = {}
     """Any field of transformers.TrainingArguments."""
 

@@ -204,3 +204,23 @@ def test_mixed_precision_trains_close_to_full_precision(recipe: dict[str, Any], 
     mixed = run({**recipe, "output_dir": str(tmp_path / "b")}, bf16=True)
     assert losses(mixed) == pytest.approx(losses(full), rel=0.1)
     assert losses(mixed) != losses(full)
+
+
+def test_the_probe_compares_the_same_tokens_before_and_after(recipe: dict[str, Any]) -> None:
+    folder = run({**recipe, "probe_queries": 6}, max_steps=40, save_strategy="no")
+    probe = json.loads((folder / "run.json").read_text())["probe"]
+    assert probe["queries"] == 6
+    assert set(probe["before"]) == set(probe["after"]) == {"all", "sw", "bn"}
+    assert all(probe["after"][key] < probe["before"][key] for key in probe["before"])
+
+
+def test_the_probe_changes_nothing_of_the_run(recipe: dict[str, Any], tmp_path: Path) -> None:
+    without = run({**recipe, "output_dir": str(tmp_path / "a"), "probe_queries": 0})
+    probed = run({**recipe, "output_dir": str(tmp_path / "b"), "probe_queries": 12})
+    assert losses(without) == losses(probed)
+
+
+def test_an_untrained_student_has_the_probes_divergence_of_the_start(recipe: dict[str, Any]) -> None:
+    folder = run(recipe, learning_rate=0.0)
+    probe = json.loads((folder / "run.json").read_text())["probe"]
+    assert probe["before"] == probe["after"]

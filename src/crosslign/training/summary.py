@@ -32,16 +32,16 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
     return "".join(_BARS[round((p - low) * scale)] for p in points)
 
 
-def divergence_table(metrics: Sequence[dict[str, Any]]) -> str:
-    """Divergence from the teacher by language: means of the first and last quarter of the steps, and the course."""
+def divergence_table(metrics: Sequence[dict[str, Any]], probe: dict[str, dict[str, float]]) -> str:
+    """Divergence by language: before and after on the probe's fixed completions, and the course of the run's own."""
+    before, after = probe.get("before", {}), probe.get("after", {})
     languages = sorted({k.partition("/")[2] for row in metrics for k in row if k.startswith("divergence/")})
-    lines = [f"{'divergence from the teacher (nats/token)':<42}{'first':>8}{'last':>8}{'change':>9}   course"]
-    for key, name in [("divergence", "all"), *((f"divergence/{c}", f"{c} ({english_name(c)})") for c in languages)]:
-        values = [row[key] for row in metrics if key in row]
-        if not values:
-            continue
-        quarter = max(1, len(values) // 4)
-        first, last = sum(values[:quarter]) / quarter, sum(values[-quarter:]) / quarter
-        change = f"{100 * (last / first - 1):+.0f} %" if first > 0 else ""
-        lines.append(f"  {name:<40}{first:>8.3f}{last:>8.3f}{change:>9}   {sparkline(values)}")
+    lines = [f"{'divergence from the teacher, nats/token':<42}{'before':>8}{'after':>8}{'change':>9}   each step"]
+    for key, name in [("all", "all"), *((c, f"{c} ({english_name(c)})") for c in languages)]:
+        column = "divergence" if key == "all" else f"divergence/{key}"
+        cells = f"{'-':>8}{'-':>8}{'':>9}"
+        if key in before and key in after:
+            change = f"{100 * (after[key] / before[key] - 1):+.0f} %" if before[key] > 0 else ""
+            cells = f"{before[key]:>8.3f}{after[key]:>8.3f}{change:>9}"
+        lines.append(f"  {name:<40}{cells}   {sparkline([row[column] for row in metrics if column in row])}")
     return "\n".join(lines)

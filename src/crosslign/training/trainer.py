@@ -21,7 +21,7 @@ from transformers import Trainer, TrainingArguments
 from crosslign.data.collate import collate, completion_mask
 from crosslign.data.mixture import QueryMixture
 from crosslign.models import FrozenTeacher, SplitModel
-from crosslign.objective import Objective
+from crosslign.objective import Objective, WeightedDivergence
 from crosslign.training.collector import RolloutCollector
 from crosslign.training.metrics import StepMetrics
 from crosslign.types import Rollout
@@ -103,6 +103,19 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         rollouts: list[Rollout] = inputs["rollouts"]
+        result, mask = self.score(model, rollouts)
+        self.metrics.add(rollouts, result, mask)
+        local = (mask.sum(-1) > 0).sum()
+        total = num_items_in_batch if num_items_in_batch is not None else local.clamp_min(1)
+        # Gradients are averaged over processes, hence the factor.
+        loss = result.loss * local / total * self.accelerator.num_processes
+        return (loss, {"weighted_divergence": result}) if return_outputs else loss
+
+    def score(self, model: Any, rollouts: Sequence[Rollout]) -> tuple[WeightedDivergence, Tensor]:
+        """Student and teacher on the rollouts' tokens: the weighted divergence and the mask `[batch, tokens]`.
+
+        `model` is the student, wrapped for distributed training or not.
+        """
         device = self.args.device
         mask = completion_mask(rollouts).to(device)
         student = self.accelerator.unwrap_model(model)
@@ -116,17 +129,10 @@ class DistillationTrainer(Trainer):
         )
         with self._timed("teacher"), self.teacher.view() as frozen, self.accelerator.autocast():
             teacher_hidden = self.split.hidden(frozen, *teacher_inputs)
-        start = time.perf_counter()
         with self.accelerator.autocast():
             student_hidden = _redirected(model, student, self.split.hidden, student_inputs)
             result = self.objective(student_hidden, teacher_hidden, self.split.head(student), self._teacher_head, mask)
-        self.metrics.add(rollouts, result, mask)
-        local = (mask.sum(-1) > 0).sum()
-        total = num_items_in_batch if num_items_in_batch is not None else local.clamp_min(1)
-        # Gradients are averaged over processes, hence the factor.
-        loss = result.loss * local / total * self.accelerator.num_processes
-        self.metrics.seconds["student"] += time.perf_counter() - start
-        return (loss, {"weighted_divergence": result}) if return_outputs else loss
+        return result, mask
 
     def _teacher_head(self, hidden: Tensor) -> Tensor:
         # Inside the view: the head may carry an adapter.
@@ -135,12 +141,11 @@ class DistillationTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         teacher_before = self.metrics.seconds["teacher"]
-        student_before = self.metrics.seconds["student"]
         start = time.perf_counter()
         loss = super().training_step(model, inputs, num_items_in_batch)
-        # The backward pass happens outside compute_loss and belongs to the student.
+        # Everything but the teacher's forward pass is the student's: forward, objective, backward.
         teacher = self.metrics.seconds["teacher"] - teacher_before
-        self.metrics.seconds["student"] = student_before + time.perf_counter() - start - teacher
+        self.metrics.seconds["student"] += time.perf_counter() - start - teacher
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
