@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from crosslign.rollouts.base import SamplingParameters, derive_seed
@@ -23,7 +22,6 @@ class TransformersSampler:
         pad_token_id: fills the left of shorter prompts; masked, so it may equal a stop token.
         forbidden_token_ids: ids the model has, but the tokenizer does not (padded vocabularies); never sampled.
         batch_size: rows in one `generate` call. Prompts of similar length share a batch.
-        show_progress: a progress bar on a terminal, for long lists of prompts.
     """
 
     def __init__(
@@ -34,7 +32,6 @@ class TransformersSampler:
         pad_token_id: int,
         forbidden_token_ids: Sequence[int] = (),
         batch_size: int = 16,
-        show_progress: bool = False,
     ) -> None:
         if not stop_token_ids:
             raise ValueError("at least one stop token is needed")
@@ -43,7 +40,6 @@ class TransformersSampler:
         self.pad_token_id = pad_token_id
         self.forbidden_token_ids = tuple(forbidden_token_ids)
         self.batch_size = batch_size
-        self.show_progress = show_progress
 
     def sample(
         self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters, *, seed: int
@@ -52,8 +48,7 @@ class TransformersSampler:
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
         completions: list[Completion | None] = [None] * len(prompts)
         config = self._config(parameters)
-        bar = tqdm(total=len(prompts), unit="completion", disable=None if self.show_progress else True, leave=False)
-        with bar, self.policy() as model, _bare(model), torch.no_grad():
+        with self.policy() as model, _bare(model), torch.no_grad():
             device = model.get_input_embeddings().weight.device
             cuda = [device] if device.type == "cuda" else []
             for start in range(0, len(order), self.batch_size):
@@ -63,7 +58,6 @@ class TransformersSampler:
                     batch = self._generate(model, [prompts[i] for i in rows], config, device)
                 for i, completion in zip(rows, batch, strict=True):
                     completions[i] = completion
-                bar.update(len(rows))
         return [c for c in completions if c is not None]
 
     def _config(self, parameters: SamplingParameters) -> GenerationConfig:
