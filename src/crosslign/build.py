@@ -165,15 +165,12 @@ def _check_lengths(
     config: RunConfig, tables: list[QueryTable], languages: Sequence[str], contexts: ContextBuilder
 ) -> tuple[list[QueryTable], list[ContextOverflow]]:
     dropped: list[ContextOverflow] = []
-    kept_tables = []
-    queries = [(t, q) for t in tables for q in t.queries([lang for lang in languages if lang in t.languages])]
-    bad: dict[str, set[str]] = {}
-    for _, query in tqdm(queries, desc="checking context lengths", unit="query", disable=None, leave=False):
+    queries = queries_of(tables, languages)
+    for query in tqdm(queries, desc="checking context lengths", unit="query", disable=None, leave=False):
         try:
             contexts.check(query)
         except ContextOverflow as overflow:
             dropped.append(overflow)
-            bad.setdefault(query.id, set()).add(query.language)
     if dropped and config.data.on_overflow == "error":
         rest = f"\n... and {len(dropped) - 10} more" if len(dropped) > 10 else ""
         raise CrosslignError("\n".join(str(o) for o in dropped[:10]) + rest)
@@ -186,20 +183,8 @@ def _check_lengths(
             gone.length,
             gone.limit,
         )
-    for table in tables:
-        rows = []
-        for row in table.rows:
-            # The source text stays with the row even if it is not trained on: the teacher reads it.
-            texts = {
-                lang: text
-                for lang, text in row.texts.items()
-                if lang == table.source_language or lang not in bad.get(row.id, ())
-            }
-            # A row that is too long in the source language itself would be drawn in it all the same: leave it out.
-            if table.source_language not in bad.get(row.id, ()):
-                rows.append(dataclasses.replace(row, texts=texts))
-        kept_tables.append(dataclasses.replace(table, rows=tuple(rows)))
-    return kept_tables, dropped
+    excluded = frozenset(o.query.key for o in dropped)
+    return [dataclasses.replace(table, excluded=excluded) for table in tables], dropped
 
 
 def _check_same_run(config: RunConfig, folder: RunFolder) -> None:
@@ -313,15 +298,14 @@ def train(
     main = run.arguments.process_index == 0
     checkpoint = run.folder.checkpoints()[-1] if resume else None
     record = _record(run, trainer)
-    if main:
-        if checkpoint is not None:
-            _check_same_teacher(run, record)
-            run.folder.forget_after(int(checkpoint.name.rpartition("-")[2]))
-            announce(f"resuming from {checkpoint}")
-            run.folder.update({"status": "running"})
-        else:
-            run.folder.start(record, dump(run.config), overwrite=overwrite)
+    if main and checkpoint is not None:
+        _check_same_teacher(run, record)
+        announce(f"resuming from {checkpoint}")
     try:
+        if main and checkpoint is not None:
+            run.folder.forget_after(int(checkpoint.name.rpartition("-")[2]))
+        elif main:
+            run.folder.start(record, dump(run.config), overwrite=overwrite)
         # The first process measures alone; nothing in it waits for the others.
         probe = DivergenceProbe(trainer, run.config.probe_queries if main else 0)
         before = probe.measure()

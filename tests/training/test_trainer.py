@@ -191,6 +191,22 @@ def test_any_training_argument_can_be_set(recipe: dict[str, Any]) -> None:
     assert arguments.optim == "sgd"
 
 
+def test_only_the_language_that_is_too_long_is_left_out_and_reported(recipe: dict[str, Any]) -> None:
+    lengths = {"en": 0, "sw": 0, "bn": 0}
+    recipe["data"] = {**recipe["data"], "languages": ["en", "sw", "bn"], "on_overflow": "drop"}
+    whole = build.prepare(parse_config(recipe), check_folder=False)
+    for query in build.queries_of(whole.tables, list(lengths)):
+        lengths[query.language] = max(lengths[query.language], len(whole.contexts.student(query).token_ids))
+    # Bengali has the longest texts: a limit just below them drops Bengali alone.
+    assert lengths["bn"] > lengths["en"] > 8
+    recipe["student"] = {"max_length": lengths["en"]}
+    run_ = build.prepare(parse_config(recipe), check_folder=False)
+    assert {(o.query.language, o.role) for o in run_.dropped} == {("bn", "student")}
+    kept = {(q.id, q.language) for cell in run_.mixture.cells for q in cell}
+    assert {language for _, language in kept} == {"en", "sw"}
+    assert len(kept) == 24
+
+
 def test_gradient_checkpointing_changes_memory_only(recipe: dict[str, Any], tmp_path: Path) -> None:
     plain = run({**recipe, "output_dir": str(tmp_path / "a")})
     saved = run({**recipe, "output_dir": str(tmp_path / "b")}, gradient_checkpointing=True)

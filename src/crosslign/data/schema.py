@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class QueryTable:
-    """The checked rows of one file or hub dataset."""
+    """The checked rows of one file or hub dataset. `excluded` holds the keys of queries that are left out."""
 
     name: str
     source_language: str
@@ -64,21 +64,25 @@ class QueryTable:
     rows: tuple[Row, ...]
     warnings: tuple[Problem, ...] = ()
     weight: float = 1.0
+    excluded: frozenset[str] = frozenset()
 
     def queries(self, languages: Sequence[str] | None = None) -> Iterator[Query]:
         """Every (row, language) that has a text, languages in the given order within each row."""
         for row in self.rows:
             for language in languages or self.languages:
-                if language in row.texts:
-                    yield Query(
-                        id=row.id,
-                        language=language,
-                        text=row.texts[language],
-                        source_language=self.source_language,
-                        source_text=row.texts[self.source_language],
-                        label=row.label,
-                        category=row.category,
-                    )
+                if language not in row.texts:
+                    continue
+                query = Query(
+                    id=row.id,
+                    language=language,
+                    text=row.texts[language],
+                    source_language=self.source_language,
+                    source_text=row.texts[self.source_language],
+                    label=row.label,
+                    category=row.category,
+                )
+                if query.key not in self.excluded:
+                    yield query
 
     def fingerprint(self) -> str:
         """Hash of everything that training can see of the table."""
