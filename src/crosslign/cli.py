@@ -17,7 +17,7 @@ from crosslign.types import CrosslignError
 TRAIN_EPILOG = """\
 A recipe is a YAML file; every key can be set on the command line too:
 
-  crosslign train recipes/smollm2_cpu.yaml --training.max_steps 20 --objective.weighting uniform
+  crosslign train recipes/smollm2_135m_cpu.yaml --training.max_steps 20 --objective.weighting uniform
   crosslign train RECIPE --data.tables.0.path queries.csv --data.languages '[zh, bn, sw]'
   crosslign train RECIPE --print-config          show the resolved run, load nothing
   crosslign train RECIPE --resume                continue from the last complete checkpoint

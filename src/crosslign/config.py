@@ -124,8 +124,9 @@ class SamplingConfig(Section):
     temperature: float = Field(1.0, ge=0)
     """Temperature of rollouts (not of the loss); 0 is greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Sample from the likeliest tokens with this share of the probability; 1.0 is off."""
     top_k: int = Field(0, ge=0)
-    """0 is off."""
+    """Sample from this many likeliest tokens; 0 is off."""
     max_completion_length: int = Field(256, ge=1)
     """Longest completion in tokens."""
     batch_size: int = Field(16, ge=1)
@@ -134,7 +135,9 @@ class SamplingConfig(Section):
 
 class ObjectiveConfig(Section):
     divergence: Literal["reverse_kl", "forward_kl", "jsd"] = "reverse_kl"
+    """reverse_kl: KL(student || teacher); forward_kl: KL(teacher || student); jsd: generalised Jensen-Shannon."""
     weighting: Literal["dpsw", "teacher", "student", "uniform"] = "dpsw"
+    """dpsw: teacher's confidence times student's disagreement; teacher or student: one of them; uniform: none."""
     top_k: int = Field(32, ge=1)
     """K of the teacher's confidence in DPSW."""
     temperature: float = Field(1.0, gt=0)

@@ -210,6 +210,9 @@ class ContextBuilder:
         self.teacher_role = teacher
         self.template = template
         self.max_judgement_length = max_judgement_length if template.judgement == "generated" else 0
+        self._control_tokens = sorted(
+            str(token) for token in tokenizer.added_tokens_decoder.values() if token.special and str(token).strip()
+        )
 
     @property
     def needs_judgement(self) -> bool:
@@ -231,8 +234,16 @@ class ContextBuilder:
     def check(self, query: Query) -> None:
         """Raise ContextOverflow if any context of the query can exceed its limit, before a weight is loaded.
 
-        The generated judgement is not known yet: it is counted with its full length limit.
+        The generated judgement is not known yet: it is counted with its full length limit. Raises CrosslignError for a
+        text that holds one of the tokenizer's control tokens: it would end its turn and speak for another role.
         """
+        for text in (query.text, query.source_text):
+            for token in self._control_tokens:
+                if token in text:
+                    raise CrosslignError(
+                        f"query {query.id!r} ({query.language}): the text holds the control token {token!r} of this "
+                        "model's chat template. Remove it from the table."
+                    )
         self.student(query)
         if self.needs_judgement:
             self.judgement(query)
