@@ -244,10 +244,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     record = build.train(run, overwrite=arguments.overwrite, resume=arguments.resume, announce=_say)
     if record:
         print(divergence_table(read_metrics(config.output_dir), record["probe"]))
-        print(
-            "Where it falls, the model, given the request alone, answers more like the frozen model that also sees its"
-        )
-        print("source-language version. Whether that is safer is for an evaluation to say: see crosslign generate.")
+        print(MEANING)
         what = "Adapter" if config.model.finetuning == "lora" else "Model"
         print(f"{record['steps']} steps in {record['seconds']} s. {what}, metrics and rollouts: {config.output_dir}")
     return 0
