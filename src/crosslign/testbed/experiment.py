@@ -1,0 +1,146 @@
+"""The controlled experiment: pretrain or load, evaluate, align with crosslign's own training code, evaluate again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crosslign import build
+from crosslign.config import RunConfig, parse_config
+from crosslign.models import ModelSource, load_model
+from crosslign.testbed.cache import BaseSpec, base_model
+from crosslign.testbed.corpus import JUDGE_PROMPT, TEACHER_PROMPT
+from crosslign.testbed.evaluate import (
+    MAX_COMPLETION_LENGTH,
+    MAX_JUDGEMENT_LENGTH,
+    Reply,
+    by_group,
+    by_language,
+    by_set,
+    evaluate,
+)
+from crosslign.testbed.judge import Judge
+from crosslign.testbed.tables import Tables, TableSpec
+from crosslign.training import write_atomically
+
+TEACHER_TEMPLATE: dict[str, Any] = {
+    "description": "The testbed's teacher: the frozen model's verdict on the English request, then the request.",
+    "judgement": "generated",
+    "judgement_messages": [{"role": "user", "content": JUDGE_PROMPT}],
+    "messages": [{"role": "user", "content": TEACHER_PROMPT}],
+}
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How the testbed is aligned. `changes` are laid over the run's configuration, section by section."""
+
+    steps: int = 60
+    batch_size: int = 64
+    learning_rate: float = 7e-4
+    target_weight: float = 0.9
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def alignment_config(
+    base: Path, tables: Tables, output_dir: Path, alignment: Alignment, cache_dir: Path | None = None
+) -> RunConfig:
+    """A training run like any other: writes the query tables into `output_dir` and returns the configuration."""
+    world = tables.world
+    output_dir.mkdir(parents=True, exist_ok=True)
+    targets = tables.write(output_dir / "targets.csv", tables.targets, world.codes("en", "low"))
+    anchors = tables.write(output_dir / "anchors.csv", tables.anchors, world.codes("en", "high"))
+    raw: dict[str, Any] = {
+        "model": {"path": str(base), "finetuning": "full", "dtype": "float32"},
+        "data": {
+            "tables": [
+                {"path": str(targets), "weight": alignment.target_weight},
+                {"path": str(anchors), "weight": 1 - alignment.target_weight},
+            ],
+            "languages": list(world.codes("en", "high", "low")),
+        },
+        "student": {"max_length": 64},
+        "teacher": {"template": TEACHER_TEMPLATE, "max_length": 96, "max_judgement_length": MAX_JUDGEMENT_LENGTH},
+        "sampling": {"max_completion_length": MAX_COMPLETION_LENGTH, "batch_size": alignment.batch_size},
+        "output_dir": str(output_dir / "model"),
+        "cache_dir": str(cache_dir) if cache_dir else None,
+        "seed": world.seed,
+        "training": {
+            "max_steps": alignment.steps,
+            "per_device_train_batch_size": alignment.batch_size,
+            "gradient_accumulation_steps": 1,
+            "learning_rate": alignment.learning_rate,
+            "adam_epsilon": 1e-6,
+            "save_strategy": "no",
+            "use_cpu": True,
+        },
+    }
+    return parse_config(_merged(raw, alignment.changes), "testbed")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What came out: replies by stage (before, teacher, after), seconds of training, and the run's folder."""
+
+    replies: Mapping[str, list[Reply]]
+    seconds: float
+    folder: Path
+
+    def results(self) -> dict[str, Any]:
+        """groups, languages and sets -> before | teacher | after -> rates, as documented for `results.json`."""
+        views: Mapping[str, Callable[[list[Reply]], dict[str, Any]]] = {
+            "groups": by_group,
+            "languages": by_language,
+            "sets": by_set,
+        }
+        return {
+            **{name: {stage: view(r) for stage, r in self.replies.items()} for name, view in views.items()},
+            "seconds": self.seconds,
+        }
+
+
+def run_experiment(
+    spec: BaseSpec,
+    output_dir: Path,
+    *,
+    tables: TableSpec | None = None,
+    alignment: Alignment | None = None,
+    cache: Path | None = None,
+    overwrite: bool = False,
+    announce: Callable[[str], None] = lambda text: None,
+) -> Experiment:
+    """Base model, alignment by `crosslign.build.train`, and the evaluation at all three stages.
+
+    Writes the tables, the run in `output_dir/model` and `results.json`. Equal arguments give equal results.
+    """
+    made = Tables(spec.world, tables or TableSpec())
+    base = base_model(spec, cache, announce)
+    config = alignment_config(base, made, output_dir, alignment or Alignment(), cache_dir=base.parent)
+    run = build.prepare(config, overwrite=overwrite)
+    judge = Judge(spec.world)
+    before = load_model(ModelSource(str(base)))
+    announce("evaluating the base model and the teacher's context")
+    replies = {
+        "before": evaluate(before, run.contexts, made, judge),
+        "teacher": evaluate(before, run.contexts, made, judge, role="teacher"),
+    }
+    record = build.train(run, overwrite=overwrite, announce=announce)
+    announce("evaluating the aligned model")
+    after = load_model(ModelSource(config.output_dir))
+    replies["after"] = evaluate(after, run.contexts, made, judge)
+    experiment = Experiment(replies, float(record["seconds"]), output_dir)
+    write_atomically(output_dir / RESULTS, json.dumps(experiment.results(), indent=2) + "\n")
+    return experiment
+
+
+def _merged(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`changes` laid over `raw`, mappings key by key."""
+    result = dict(raw)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
