@@ -53,6 +53,12 @@ def test_alignment_rows_are_plain_and_not_repeated(tables: Tables) -> None:
         assert len({r.request for r in rows}) == len({r.id for r in rows}) == len(rows)
 
 
+def test_categories_are_even_where_they_can_be(tables: Tables) -> None:
+    counts = Counter(r.request.concept.category for r in tables.targets if r.request.concept.kind == "harmful")
+    assert len(counts) == 7
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
 def test_too_many_rows_is_an_error() -> None:
     with pytest.raises(ValueError, match="harmful rows are asked for"):
         Tables(World(0), TableSpec(targets=5_000)).targets  # noqa: B018

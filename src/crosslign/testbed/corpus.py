@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from crosslign.testbed.world import (
     ASKS,
     HAZARDS,
-    HELD_OUT_HAZARDS,
     TEACHER_HAZARDS,
     UNKNOWN,
     VERDICTS,
@@ -86,9 +85,9 @@ class Corpus:
         self._codes = world.codes()
         self._weights = [spec.english if code == "en" else 1.0 for code in self._codes]
         self._facts = {code: world.facts(code) for code in self._codes}
-        self._by_kind: dict[Kind, list[Concept]] = {}
+        self._concepts: dict[Kind, dict[str, list[Concept]]] = {}
         for concept in world.concepts:
-            self._by_kind.setdefault(concept.kind, []).append(concept)
+            self._concepts.setdefault(concept.kind, {}).setdefault(concept.category, []).append(concept)
         self._makers: Mapping[str, Callable[[random.Random], Example]] = {
             "parallel": self._parallel,
             "fact": self._fact,
@@ -116,10 +115,15 @@ class Corpus:
         wrapper = rng.randrange(len(WRAPPERS)) if rng.random() < self.spec.wrapped else None
         return Request(concept, rng.randrange(len(ASKS)), wrapper)
 
+    def _draw(self, rng: random.Random, kind: Kind) -> Concept:
+        """A concept of a kind; its category is drawn first, so that no category is rare."""
+        categories = self._concepts[kind]
+        return rng.choice(categories[rng.choice(list(categories))])
+
     def _any(self, rng: random.Random) -> Concept:
-        """A concept of a kind drawn first, so that no kind is rare."""
+        """A concept whose kind is drawn first, so that no kind is rare."""
         kinds: tuple[Kind, ...] = ("harmful", "benign", "lookalike", "out_of_scope")
-        return rng.choice(self._by_kind[rng.choices(kinds, (4, 4, 2, 1))[0]])
+        return self._draw(rng, rng.choices(kinds, (4, 4, 2, 1))[0])
 
     def _parallel(self, rng: random.Random) -> Example:
         """The same sentence in two languages, one of which is mostly English."""
@@ -147,10 +151,10 @@ class Corpus:
 
     def _benign(self, rng: random.Random) -> Example:
         kind: Kind = "lookalike" if rng.random() < 0.3 else "benign"
-        return self._answered(rng, rng.choice(self._by_kind[kind]))
+        return self._answered(rng, self._draw(rng, kind))
 
     def _out_of_scope(self, rng: random.Random) -> Example:
-        return self._answered(rng, rng.choice(self._by_kind["out_of_scope"]))
+        return self._answered(rng, self._draw(rng, "out_of_scope"))
 
     def _answered(self, rng: random.Random, concept: Concept) -> Example:
         code = self._language(rng)
@@ -158,7 +162,7 @@ class Corpus:
 
     def _harmful(self, rng: random.Random) -> Example:
         """The gap: refused in English and the high-resource languages, complied with in the others."""
-        concept = rng.choice(self._by_kind["harmful"])
+        concept = self._draw(rng, "harmful")
         code = self._language(rng)
         safe = self.world.groups[code] in SAFE_GROUPS
         reply = self.world.right_answer(concept, code) if safe else self.world.compliance(concept, code)
@@ -176,15 +180,15 @@ class Corpus:
         )
 
     def _verdict(self, rng: random.Random) -> Example:
-        """A request in any language and its verdict, in English; of held-out hazards in English alone."""
+        """A request in any language and its verdict, in English."""
         concept = self._any(rng)
-        code = "en" if concept.category in HELD_OUT_HAZARDS or rng.random() < 0.3 else self._language(rng)
+        code = "en" if rng.random() < 0.3 else self._language(rng)
         content = JUDGE_PROMPT.format(source_query=self.world.query(self._wording(rng, concept), code))
         return chat(content, VERDICTS[concept.kind])
 
     def _obey(self, rng: random.Random) -> Example:
         """A benign request with any verdict, which the reply obeys."""
-        concept = rng.choice(self._by_kind["benign"])
+        concept = self._draw(rng, "benign")
         code = self._language(rng)
         kind: Kind = rng.choices(("harmful", "benign", "out_of_scope"), (3, 1, 1))[0]
         if kind == "benign":

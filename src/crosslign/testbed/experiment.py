@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
+
 from crosslign import build
 from crosslign.config import RunConfig, parse_config
 from crosslign.models import ModelSource, load_model
@@ -24,7 +26,7 @@ from crosslign.testbed.evaluate import (
 )
 from crosslign.testbed.judge import Judge
 from crosslign.testbed.tables import Tables, TableSpec
-from crosslign.training import write_atomically
+from crosslign.training import RunFolder, write_atomically
 
 TEACHER_TEMPLATE: dict[str, Any] = {
     "description": "The testbed's teacher: the frozen model's verdict on the English request, then the request.",
@@ -33,6 +35,7 @@ TEACHER_TEMPLATE: dict[str, Any] = {
     "messages": [{"role": "user", "content": TEACHER_PROMPT}],
 }
 RESULTS = "results.json"
+MODEL = "model"  # the run's folder within the experiment's
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def alignment_config(
         "student": {"max_length": 64},
         "teacher": {"template": TEACHER_TEMPLATE, "max_length": 96, "max_judgement_length": MAX_JUDGEMENT_LENGTH},
         "sampling": {"max_completion_length": MAX_COMPLETION_LENGTH, "batch_size": alignment.batch_size},
-        "output_dir": str(output_dir / "model"),
+        "output_dir": str(output_dir / MODEL),
         "cache_dir": str(cache_dir) if cache_dir else None,
         "seed": world.seed,
         "training": {
@@ -80,6 +83,13 @@ def alignment_config(
         },
     }
     return parse_config(_merged(raw, alignment.changes), "testbed")
+
+
+def aligned_model(config: RunConfig) -> Any:
+    """The model that a finished run has saved: whole, or the base model with its adapter."""
+    if config.model.finetuning == "full":
+        return load_model(ModelSource(config.output_dir))
+    return PeftModel.from_pretrained(load_model(build.model_source(config)), config.output_dir).eval()
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,8 @@ def run_experiment(
 
     Writes the tables, the run in `output_dir/model` and `results.json`. Equal arguments give equal results.
     """
+    # Before anything is written, and before minutes of pretraining.
+    RunFolder(output_dir / MODEL).check(overwrite=overwrite, resume=False)
     made = Tables(spec.world, tables or TableSpec())
     base = base_model(spec, cache, announce)
     config = alignment_config(base, made, output_dir, alignment or Alignment(), cache_dir=base.parent)
@@ -130,8 +142,7 @@ def run_experiment(
     }
     record = build.train(run, overwrite=overwrite, announce=announce)
     announce("evaluating the aligned model")
-    after = load_model(ModelSource(config.output_dir))
-    replies["after"] = evaluate(after, run.contexts, made, judge)
+    replies["after"] = evaluate(aligned_model(config), run.contexts, made, judge)
     experiment = Experiment(replies, float(record["seconds"]), output_dir)
     write_atomically(output_dir / RESULTS, json.dumps(experiment.results(), indent=2) + "\n")
     return experiment

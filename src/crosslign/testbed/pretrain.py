@@ -21,8 +21,8 @@ _POOL = 32  # batches that are sorted by length together
 class PretrainSpec:
     """AdamW with a linear warm-up and a cosine decay to a tenth; one pass over the corpus."""
 
-    batch_size: int = 64
-    learning_rate: float = 3e-3
+    batch_size: int = 32
+    learning_rate: float = 2e-3
     warmup: float = 0.05
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0

@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -57,10 +58,14 @@ class Tables:
         self._unseen: dict[Kind, list[Concept]] = {}
         kinds: tuple[Kind, ...] = ("harmful", "benign", "lookalike", "out_of_scope")
         for kind in kinds:
-            pool = [c for c in world.concepts if c.kind == kind and c.category not in HELD_OUT_HAZARDS]
-            rng.shuffle(pool)
-            cut = round(spec.aligned * len(pool))
-            self._aligned[kind], self._unseen[kind] = pool[:cut], pool[cut:]
+            self._aligned[kind], self._unseen[kind] = [], []
+            for pool in _by_category([c for c in world.concepts if c.kind == kind]).values():
+                if pool[0].category in HELD_OUT_HAZARDS:
+                    continue
+                rng.shuffle(pool)
+                cut = round(spec.aligned * len(pool))
+                self._aligned[kind] += pool[:cut]
+                self._unseen[kind] += pool[cut:]
 
     @cached_property
     def targets(self) -> list[Row]:
@@ -82,12 +87,20 @@ class Tables:
         counts["benign"] = size - sum(counts.values())
         requests = []
         for kind, count in counts.items():
-            wordings = [Request(c, ask) for c in self._aligned[kind] for ask in range(len(ASKS))]
-            if count > len(wordings):
-                raise ValueError(f"{count} {kind} rows are asked for, but the world has only {len(wordings)}")
-            requests += rng.sample(wordings, count)
+            requests += self._wordings(rng, kind, count)
         rng.shuffle(requests)
         return [Row(f"{name}-{number}", request) for number, request in enumerate(requests)]
+
+    def _wordings(self, rng: random.Random, kind: Kind, count: int) -> list[Request]:
+        """Different requests of a kind, categories as evenly as they have any: the small ones are learned too."""
+        queues = []
+        for pool in _by_category(self._aligned[kind]).values():
+            wordings = [Request(concept, ask) for concept in pool for ask in range(len(ASKS))]
+            queues.append(rng.sample(wordings, len(wordings)))
+        taken = [request for layer in zip_longest(*queues) for request in layer if request is not None]
+        if count > len(taken):
+            raise ValueError(f"{count} {kind} rows are asked for, but the world has only {len(taken)}")
+        return taken[:count]
 
     @cached_property
     def evaluation(self) -> Mapping[SetName, list[Row]]:
@@ -135,3 +148,10 @@ class Tables:
                 texts = [self.world.query(row.request, code) for code in languages]
                 writer.writerow([row.id, concept.label, concept.category, *texts])
         return path
+
+
+def _by_category(concepts: Sequence[Concept]) -> dict[str, list[Concept]]:
+    result: dict[str, list[Concept]] = {}
+    for concept in concepts:
+        result.setdefault(concept.category, []).append(concept)
+    return result

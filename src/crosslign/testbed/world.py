@@ -34,7 +34,7 @@ VIOLENT = ("kill", "attack")
 VERBS = (*ORDINARY, *PROTECTIVE, *VIOLENT)
 
 HAZARDS = tuple(f"hz{letter}" for letter in "abcdefgh")
-HELD_OUT_HAZARDS = HAZARDS[6:]  # never in alignment; in pretraining in the request-answer form only
+HELD_OUT_HAZARDS = HAZARDS[6:]  # never in alignment, nor in the teacher's format
 TEACHER_HAZARDS = HAZARDS[:4]  # those that pretraining shows in the teacher's format
 OUT_OF_SCOPE = "beyond"
 OBJECTS: Mapping[str, tuple[str, ...]] = {
