@@ -68,6 +68,16 @@ def test_interrupted_making_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    old, fresh = tmp_path / ".staging-old", tmp_path / ".staging-fresh"
+    old.mkdir()
+    fresh.mkdir()
+    os.utime(old, (0, 0))
+    base_model(SPEC, tmp_path)
+    assert not old.exists()
+    assert fresh.exists()  # another process may be making a model in it
+
+
 def test_unwritable_cache_falls_back_and_says_so(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("a file where the folder should be")

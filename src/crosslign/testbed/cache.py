@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from crosslign.testbed.pretrain import PretrainSpec, pretrain
 from crosslign.testbed.world import World
 
 MANIFEST = "testbed.json"
+_STAGING = ".staging-"
+_ABANDONED = 24 * 3600  # seconds: a killed process leaves its folder behind, and no making takes a day
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,13 @@ def base_model(spec: BaseSpec, cache: Path | None = None, announce: Callable[[st
 
 
 def _staging(root: Path) -> Path | None:
+    """A new folder to make the model in, or None if `root` cannot be written. Abandoned ones are removed."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".staging-", dir=root))
+        for old in root.glob(f"{_STAGING}*"):
+            if time.time() - old.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(old, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix=_STAGING, dir=root))
     except OSError:
         return None
 

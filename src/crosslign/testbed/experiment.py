@@ -42,8 +42,8 @@ MODEL = "model"  # the run's folder within the experiment's
 class Alignment:
     """How the testbed is aligned. `changes` are laid over the run's configuration, section by section."""
 
-    steps: int = 60
-    batch_size: int = 64
+    steps: int = 120
+    batch_size: int = 32
     learning_rate: float = 7e-4
     target_weight: float = 0.9
     changes: Mapping[str, Any] = field(default_factory=dict)

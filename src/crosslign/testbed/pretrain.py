@@ -48,7 +48,11 @@ def batches(sequences: Sequence[Any], size: int, rng: random.Random) -> list[lis
 
 
 def pretrain(model: Any, tokenizer: Any, examples: Sequence[Example], spec: PretrainSpec, seed: int) -> list[float]:
-    """Train the model in place; returns the loss of every step in nats per token."""
+    """Train the model in place; returns the loss of every step in nats per token.
+
+    Equal arguments give equal weights on one kind of machine: it runs in one thread, whatever the caller has set,
+    because sums over several threads round differently.
+    """
     plan = batches(encode(tokenizer, examples), spec.batch_size, random.Random(f"pretrain {seed}"))
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.98), weight_decay=spec.weight_decay
@@ -56,15 +60,20 @@ def pretrain(model: Any, tokenizer: Any, examples: Sequence[Example], spec: Pret
     warmup = max(1, round(spec.warmup * len(plan)))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, warmup, len(plan)))
     losses = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     model.train()
-    for batch in tqdm(plan, desc="pretraining the testbed", unit="step", disable=None):
-        loss = _loss(model, batch, tokenizer.pad_token_id)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm)
-        optimizer.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
+    try:
+        for batch in tqdm(plan, desc="pretraining the testbed", unit="step", disable=None):
+            loss = _loss(model, batch, tokenizer.pad_token_id)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            losses.append(float(loss.detach()))
+    finally:
+        torch.set_num_threads(threads)
     model.eval()
     return losses
 
