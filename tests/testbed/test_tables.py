@@ -10,7 +10,7 @@ import pytest
 from crosslign.data.load import TableSpec as FileSpec
 from crosslign.data.load import require_table
 from crosslign.testbed.tables import SETS, Tables, TableSpec
-from crosslign.testbed.world import HELD_OUT_HAZARDS, World
+from crosslign.testbed.world import ASKS, HELD_OUT_HAZARDS, World
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def tables() -> Tables:
 
 def test_shares(tables: Tables) -> None:
     counts = Counter(row.request.concept.kind for row in tables.targets)
-    assert counts == {"harmful": 144, "lookalike": 48, "out_of_scope": 16, "benign": 112}
+    assert counts == {"harmful": 270, "lookalike": 90, "out_of_scope": 30, "benign": 210}
     assert len(tables.anchors) == 160
 
 
@@ -55,7 +55,8 @@ def test_alignment_rows_are_plain_and_not_repeated(tables: Tables) -> None:
 
 def test_categories_are_even_where_they_can_be(tables: Tables) -> None:
     counts = Counter(r.request.concept.category for r in tables.targets if r.request.concept.kind == "harmful")
-    assert len(counts) == 7
+    assert counts.pop("person") == 7 * len(ASKS)  # all that there are
+    assert len(counts) == 6
     assert max(counts.values()) - min(counts.values()) <= 1
 
 

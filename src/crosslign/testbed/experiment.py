@@ -42,7 +42,7 @@ MODEL = "model"  # the run's folder within the experiment's
 class Alignment:
     """How the testbed is aligned. `changes` are laid over the run's configuration, section by section."""
 
-    steps: int = 120
+    steps: int = 200
     batch_size: int = 32
     learning_rate: float = 7e-4
     target_weight: float = 0.9
