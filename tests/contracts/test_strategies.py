@@ -130,6 +130,7 @@ def users_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (info / "entry_points.txt").write_text(
         "[crosslign.strategies]\nmy_strategy = my_crosslign_package:Alternate\n"
         "on_policy = my_crosslign_package:Alternate\n"
+        "broken = my_crosslign_package:Missing\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -152,6 +153,12 @@ def test_options_of_a_users_strategy_are_checked_too() -> None:
         strategies.get("my_strategy")
     with pytest.raises(CrosslignError, match="Did you mean 'my_strategy'"):
         strategies.get("my_stratgy")
+
+
+@pytest.mark.usefixtures("users_package")
+def test_a_users_strategy_that_cannot_be_imported_is_told() -> None:
+    with pytest.raises(CrosslignError, match=r"'broken' \(my_crosslign_package:Missing\) could not be imported: Attr"):
+        strategies.get("broken")
 
 
 @pytest.mark.usefixtures("users_package")

@@ -78,7 +78,13 @@ def get(name: str, options: Mapping[str, Any] | None = None, *, seed: int = 0) -
     if factory is None:
         for entry in entry_points(group=ENTRY_POINT_GROUP):
             if entry.name == name:
-                factory = entry.load()
+                try:
+                    factory = entry.load()
+                except Exception as error:  # a user's package may fail in any way while it is imported
+                    raise CrosslignError(
+                        f"strategy.name: {name!r} ({entry.value}) could not be imported: "
+                        f"{type(error).__name__}: {error}"
+                    ) from error
     if factory is None:
         raise CrosslignError(f"strategy.name: unknown strategy {name!r}. {nearest(name, available())}")
     values = dict(options or {})
