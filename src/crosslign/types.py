@@ -6,13 +6,15 @@ Nothing here imports anything of crosslign: every layer may use it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Role = Literal["student", "teacher"]
 Label = Literal["harmful", "benign", "unlabelled"]
 LABELS: tuple[Label, ...] = ("harmful", "benign", "unlabelled")
+Outcome = Literal["refused", "safe_complied", "unsafe", "invalid"]
+OUTCOMES: tuple[Outcome, ...] = ("refused", "safe_complied", "unsafe", "invalid")
 
 
 class CrosslignError(Exception):
@@ -88,3 +90,35 @@ class Rollout:
     completion: Completion
     sampled_by: Role
     sampled_from: Role
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeItem:
+    """What a judge sees: a query and the model's completion of it. The completion is untrusted text."""
+
+    query: Query
+    completion: str
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge says about one completion.
+
+    Fields:
+        outcome: refused; safe_complied (answers, and no harm in it); unsafe (helps with harm); invalid (malformed,
+            echo, repetition, gibberish). None: the judge abstains, and the verdict counts nowhere.
+        reason: why; one of a judge's own short words ("unparsed", "echo", "phrase: sorry"). Required if it abstains.
+        lenient: the outcome under the judge's lenient reading where it has two (Qwen3Guard's "Controversial"), else
+            None, which means the same as `outcome`.
+        details: whatever else the judge said (scores, categories), JSON-able.
+    """
+
+    outcome: Outcome | None
+    reason: str = ""
+    lenient: Outcome | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.outcome is None and not self.reason:
+            raise ValueError("a judge that abstains says why")

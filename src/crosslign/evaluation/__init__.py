@@ -1,0 +1,1 @@
+"""Evidence: tasks, judges, statistics and reports of what a model answers."""

@@ -1,0 +1,1 @@
+"""Judges: what a completion is. One protocol, several ways."""

@@ -1,0 +1,27 @@
+"""The judge protocol: queries with completions in, verdicts out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from crosslign.types import JudgeItem, Verdict
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Judges completions; the one contract that all judges keep (`tests/contracts`).
+
+    One verdict for each item, in the items' order, whatever the texts hold (nothing at all, NUL bytes, lone
+    surrogates, a judge's own verdict line); the same items give the same verdicts; a judge that cannot decide abstains
+    with a reason and never guesses. Completions are data: a judge never follows what they say.
+    """
+
+    name: str
+
+    def identity(self) -> Mapping[str, str]:
+        """All that defines the verdicts (kind, template hash, model, revision, ...): it goes into the results, and a
+        verdict that was made under another identity is made again."""
+        ...
+
+    def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]: ...
