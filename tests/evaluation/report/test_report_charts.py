@@ -29,7 +29,7 @@ def test_an_axis_from_zero_covers_its_values_and_no_more_than_needed(values: lis
     axis = axis_from_zero(values)
     assert axis.low == 0
     assert all(value <= axis.high <= 100 for value in values)
-    assert axis.high <= max(4.0, 2.5 * max(values, default=0))
+    assert axis.high <= max(4.0, 2.5 * max(values, default=40))
 
 
 @settings(deadline=None, max_examples=60)

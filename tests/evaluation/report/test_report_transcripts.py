@@ -14,7 +14,7 @@ from report_synthetic import comparison, full_comparison
 
 from crosslign.evaluation.report import Side, Transcript, render_report
 from crosslign.evaluation.report.text import visible
-from crosslign.evaluation.report.transcripts import LONGEST_TEXT, SHORTEST_CUT, pack
+from crosslign.evaluation.report.transcripts import LONGEST_NOTE, LONGEST_TEXT, SHORTEST_CUT, pack
 from crosslign.types import CrosslignError
 
 EMPTY = {"schema_version": 1, "kind": "comparison", "manifest": {}, "tasks": {}}
@@ -127,6 +127,12 @@ def test_a_text_of_a_hundred_thousand_characters_is_cut_and_says_so() -> None:
     assert found["completions"][0] == ("y" * LONGEST_TEXT, 100_000)
     said = {n.get("data-transcripts"): text_of(n) for n in marked(parse(page), "data-transcripts")}
     assert said == {"total": "1", "limit": f"{LONGEST_TEXT:,}", "cut": "3", "texts": "4"}
+
+
+def test_notes_that_quote_a_long_text_are_cut_too() -> None:
+    page = render_report(RESULTS, [row("y" * 100_000, id="i" * 5_000)], title="t")
+    assert unpacked(page)["rows"][0]["id"] == "i" * LONGEST_NOTE + "…"
+    assert len(page) < len(render_report(RESULTS, [row("plain")], title="t")) + 3_000
 
 
 def test_three_thousand_rows_of_long_answers_stay_below_two_megabytes_and_the_page_says_what_was_cut() -> None:

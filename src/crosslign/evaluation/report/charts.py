@@ -35,8 +35,8 @@ class Axis:
 
 
 def axis_from_zero(values: Iterable[float]) -> Axis:
-    """From 0 to the first round end that covers the values: a rate that should be low."""
-    largest = max(values, default=0.0)
+    """From 0 to the first round end that covers the values: a rate that should be low. Without values, to 100."""
+    largest = max(values, default=_TOPS[-1])
     for top in _TOPS:
         if largest <= top:
             return Axis(0.0, top)

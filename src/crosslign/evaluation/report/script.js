@@ -4,7 +4,7 @@
 (() => {
   const PAGE = 20; // cards on a page: few enough to lay out at once, whatever the texts hold
   const TYPING_MS = 150;
-  const LONG_TEXT = 900; // characters from which an answer scrolls in a box of its own
+  const LONG_TEXT = 900; // characters from which a text scrolls in a box of its own
   const NONE = "none"; // the filter's word for "no verdict"
   const WORDS = {refused: "refused", safe_complied: "answered safely", invalid: "malformed", unsafe: "unsafe", none: "no verdict"};
   const FIDELITY = {match: "same language", other: "other language", unknown: "language unclear"};
@@ -27,11 +27,16 @@
   };
 
   // A model's text in its own box of direction. An unknown language is said to be unknown.
-  const textBox = (text, language) => {
+  const textBox = (text, language, name) => {
     const box = el("p", "text");
     box.dir = "auto";
     box.lang = language || "";
     box.textContent = text.text;
+    if (text.text.length > LONG_TEXT) {
+      box.tabIndex = 0; // a box that scrolls can be reached by the keyboard
+      box.setAttribute("role", "region");
+      box.setAttribute("aria-label", name);
+    }
     return box;
   };
 
@@ -183,24 +188,19 @@
     ].filter(Boolean).map((note) => el("bdi", "", note));
     const label = el("p", "label", name ? `${name}: ` : "", outcomeLabel(side.outcome));
     for (const note of notes) label.append(" · ", note);
-    const box = textBox(side.answer, language);
+    const box = textBox(side.answer, language, `Answer${name ? " " + name.toLowerCase() : ""}, ${row.id}, ${row.language}`);
     if (!side.answer.text) box.replaceChildren(el("em", "", "(nothing)"));
-    if (side.answer.text.length > LONG_TEXT) {
-      box.tabIndex = 0; // a box that scrolls can be reached by the keyboard
-      box.setAttribute("role", "region");
-      box.setAttribute("aria-label", `Answer${name ? " " + name.toLowerCase() : ""}, ${row.id}, ${row.language}`);
-    }
     return el("div", "answer", label, box, cutNote(side.answer));
   }
 
   function card(row) {
     const meta = [row.label, row.category, row.task].filter(Boolean).join(" · ");
     const title = el("h4", "", el("bdi", "", row.id), el("span", "", languageName(row.language)), el("bdi", "meta", meta));
-    const query = el("div", "", el("p", "label", `Request (${row.language})`), textBox(row.query, row.language), cutNote(row.query));
+    const query = el("div", "", el("p", "label", `Request (${row.language})`), textBox(row.query, row.language, `Request ${row.id}, ${row.language}`), cutNote(row.query));
     const parts = [query];
     if (row.source.text && row.source.text !== row.query.text) {
       const where = row.sourceLanguage ? ` (${row.sourceLanguage})` : "";
-      parts.push(el("div", "", el("p", "label", `Source${where}`), textBox(row.source, row.sourceLanguage), cutNote(row.source)));
+      parts.push(el("div", "", el("p", "label", `Source${where}`), textBox(row.source, row.sourceLanguage, `Source ${row.id}`), cutNote(row.source)));
     }
     const names = compared ? ["Before", "After"] : [""];
     const answers = el("div", compared ? "answers" : "answers one", ...names.map((name, i) => answer(row, row.sides[i], name)));

@@ -16,6 +16,7 @@ from crosslign.evaluation.report.text import visible
 from crosslign.types import OUTCOMES, Outcome
 
 LONGEST_TEXT = 4_000  # characters of a query or completion that the page shows at most
+LONGEST_NOTE = 200  # characters of an id, a category or a judge's reason, which may quote the model
 SHORTEST_CUT = 300  # rather than cutting texts below this, leave out rows
 _MARGIN = 0.97  # aim a little below the limit: compressed size is not quite proportional to the text
 
@@ -81,7 +82,7 @@ class Packed:
 def pack(rows: Sequence[Transcript], budget: int) -> Packed:
     """The rows in at most `budget` bytes of base64.
 
-    Texts longer than LONGEST_TEXT are cut. If that does not fit, all texts are cut at a lower limit, down to
+    Texts longer than LONGEST_TEXT are cut, notes on them (ids, reasons) at LONGEST_NOTE. If that does not fit, all texts are cut at a lower limit, down to
     SHORTEST_CUT characters; if that does not fit, whole queries are left out, in all their languages, chosen by a hash
     of task and id: whether a row is shown never depends on what its answers hold. Packed says what was done.
     """
@@ -139,6 +140,10 @@ def _sample(rows: Sequence[Transcript], most: int) -> list[Transcript]:
     return [row for row in rows if (row.task, row.id) in chosen]
 
 
+def _note(text: str) -> str:
+    return visible(text) if len(text) <= LONGEST_NOTE else visible(text[:LONGEST_NOTE]) + "…"
+
+
 class _Interned:
     """Strings that recur, stored once: `index(s)` is the string's place in `values`."""
 
@@ -193,7 +198,7 @@ def _encode(rows: Sequence[Transcript], limit: int) -> str:
     words = _Interned()
 
     def word(text: str | None) -> int | None:
-        return None if text is None else words.index(visible(text))
+        return None if text is None else words.index(_note(text))
 
     def own(row: Transcript) -> list[str]:
         """The texts in the row's language, as they are shown."""
@@ -217,8 +222,8 @@ def _encode(rows: Sequence[Transcript], limit: int) -> str:
 
     def line(row: Transcript) -> list[Any]:
         alphabet = alphabets[visible(row.language)]
-        about = [word(row.task), visible(row.id), word(row.language), word(row.label), word(row.category)]
-        source = [word(row.source_query[:limit]), len(row.source_query)]
+        about = [word(row.task), _note(row.id), word(row.language), word(row.label), word(row.category)]
+        source = [words.index(visible(row.source_query[:limit])), len(row.source_query)]
         sides = [answer(side, alphabet) for side in row.sides]
         return [*about, cut(row.query, alphabet), source, word(row.source_language), *sides]
 
