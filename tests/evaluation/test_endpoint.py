@@ -354,6 +354,25 @@ def test_a_refusal_of_all_requests_fails_at_once_and_says_what_to_do(status: int
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"error": {"message": "no such model"}}', "status 404: no such model."),
+        (b'{"object": "error", "message": "no such model", "code": 404}', "status 404: no such model."),
+        (b'{"detail": "no such model"}', 'status 404: {"detail": "no such model"}.'),
+        (b'{"error": "no such model"}', "status 404: no such model."),
+        (b'["no such model"]', 'status 404: ["no such model"].'),
+        (b"no such\r\nmodel.", "status 404: no such model."),
+        (b"", "status 404: Error code: 404."),
+    ],
+)
+def test_the_servers_words_are_quoted_whatever_their_form(body: bytes, words: str) -> None:
+    answer = Answer(404, body)
+    with serving(lambda text, earlier: answer) as (_, endpoint, _), pytest.raises(CrosslignError) as caught:
+        ask(endpoint, "hello")
+    assert words in str(caught.value)
+
+
 def test_an_exhausted_quota_is_not_waited_for() -> None:
     with (
         serving(lambda text, earlier: failed(429, "pay", code="insufficient_quota")) as (server, endpoint, waits),

@@ -62,7 +62,7 @@ OnResult = Callable[[int, EndpointReply], None]
 
 
 class ChatEndpoint(Protocol):
-    """What `Endpoint` is to those who use it; a test's stand-in needs no more. `on_result` is called for every reply."""
+    """What `Endpoint` is to its users; a test's stand-in needs no more. `on_result`, if given, gets every reply."""
 
     def identity(self) -> Mapping[str, str]: ...
 
@@ -329,7 +329,7 @@ class _Run:
             try:
                 reply = endpoint._post(conversation, self.settings)
             except library.APIStatusError as error:
-                said, headers = endpoint._redact(error.message), error.response.headers
+                said, headers = endpoint._redact(_words(error.body) or error.message), error.response.headers
                 if error.status_code in PERHAPS_THE_CONVERSATION:
                     raise _Rejected(error.status_code, said) from None
                 transient = error.status_code in TRANSIENT or error.status_code >= 500
@@ -361,6 +361,14 @@ class _Run:
         level, self.warned = (logging.INFO if self.warned else logging.WARNING), True
         logger.log(level, "%s: %s; try %d in %.1f s", endpoint._describe(), said, attempt + 2, seconds)
         (endpoint._sleep or self.stop.wait)(seconds)
+
+
+def _words(body: object) -> str:
+    """What an error's body says: its message if it has one, as OpenAI's do, else all of it."""
+    message = body.get("message") if isinstance(body, dict) else body
+    if isinstance(message, str):
+        return message
+    return json.dumps(body, ensure_ascii=False) if body else ""
 
 
 def read_reply(text: str) -> EndpointReply:

@@ -103,6 +103,7 @@ def test_a_well_formed_verdict(reply: str, outcome: Outcome) -> None:
         "Safety: Safe\nRefusal: Yes",
         "ＶＥＲＤＩＣＴ: safe\nREFUSED: yes",
         "VERDICT: ſafe\nREFUSED: yes",
+        "VERDICT: safe\nREFUſED: yes",
         EndpointReply(SAFE_REFUSED, True, "length"),  # cut off: the last verdict may not have been written yet
         EndpointReply("", False, "content_filter"),
     ],
