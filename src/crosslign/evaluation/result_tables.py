@@ -77,10 +77,11 @@ def to_csv(results: Part) -> str:
     for name, task in results["tasks"].items():
         for scope, part_name, part in _parts(task):
             head = {"task": name, "kind": task["kind"], "judge": task["judge"], "scope": scope, "name": part_name}
+            head = {key: _one_line(value) for key, value in head.items()}
             rows.append(head | (_flat_pair(part) if "change" in part else _flat_cell(part)))
     for name, languages in results.get("utility", {}).items():
         for code, part in languages.items():
-            row = {"task": name, "kind": "utility", "scope": "language", "name": code}
+            row: dict[str, Any] = {"task": _one_line(name), "kind": "utility", "scope": "language", "name": code}
             for prefix, side in _sides(part):
                 row |= _flat_rate(f"{prefix}utility", side)
             rows.append(row)
@@ -99,9 +100,13 @@ def _sides(part: Part) -> list[tuple[str, Part]]:
     return [("", part)]
 
 
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
 def escape(text: object) -> str:
     """Text that Markdown shows as it is, within one cell of a table."""
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", " ".join(str(text).split())).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", _one_line(text)).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _number(value: float | None, form: str = ".1f") -> str:
