@@ -30,10 +30,9 @@ from functools import cache
 from importlib.metadata import version
 from typing import Literal
 
-import langcodes
-from langcodes.tag_parser import LanguageTagError
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+from crosslign.languages import same_language
 from crosslign.types import CrosslignError, JudgeItem, nearest
 
 Status = Literal["match", "other", "unknown"]
@@ -105,7 +104,8 @@ class LanguageFidelity:
     """
 
     def __init__(self, languages: Sequence[str], source_language: str) -> None:
-        self._labels = {code: _label(code) for code in dict.fromkeys((*languages, source_language))}
+        known = known_languages()
+        self._labels = {code: same_language(code, known) for code in dict.fromkeys((*languages, source_language))}
         self._candidates = frozenset(label for label in self._labels.values() if label is not None)
         # Of several codes with one label, the first is what an answer to another query is reported as.
         self._spelling = {label: code for code, label in reversed(self._labels.items()) if label is not None}
@@ -164,32 +164,9 @@ def _identifier() -> LanguageIdentifier:
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
-@cache
-def _standard_labels() -> dict[str, str]:
-    """The library's labels by the form that langcodes gives them (fil: tl), and by their own name."""
-    labels = [label for label in _identifier().labels if label != _NO_LANGUAGE]
-    return {langcodes.Language.get(label).language: label for label in labels} | {label: label for label in labels}
-
-
 def known_languages() -> list[str]:
     """The codes that py3langid knows, sorted: ISO 639-1 where there is one, else 639-3."""
-    return sorted(set(_standard_labels().values()))
-
-
-def _label(code: str) -> str | None:
-    """py3langid's label of a BCP-47 code (pt-BR: pt, ind: id, cmn-Hant: zh, fil: tl), None if it has none.
-
-    Raises CrosslignError if the code is malformed.
-    """
-    try:
-        language = langcodes.Language.get(code)
-    except LanguageTagError as error:
-        raise CrosslignError(f"{code!r} is not a language code ({error}). Use BCP-47, for example 'pt-BR'.") from error
-    labels = _standard_labels()
-    for name in (language.language, language.prefer_macrolanguage().language):
-        if name in labels:
-            return labels[name]
-    return None
+    return sorted(label for label in _identifier().labels if label != _NO_LANGUAGE)
 
 
 def _words(text: str) -> str:
