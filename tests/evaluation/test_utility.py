@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from conftest import CHATML, byte_tokenizer, tiny_llama
@@ -211,6 +212,8 @@ def test_a_model_in_memory_is_measured(answered: tuple[dict[str, Any], list[dict
 def test_the_answers_are_what_the_model_says_greedily(maths: Path, tmp_path: Path) -> None:
     """An independent computation of one answer, token by token."""
     model, tokenizer, answers = tiny_llama(), byte_tokenizer(), tmp_path / "answers.jsonl"
+    with torch.no_grad():
+        model.lm_head.weight[-1] *= 5  # a row that no token belongs to would often win
     utility(model, tokenizer, [UtilityTask("mgsm", ["en"], {"en": maths})], limit=1, max_new_tokens=5, answers=answers)
     prompt = "<|im_start|>user\nQuestion: row 0\nStep-by-Step Answer:<|im_end|>\n<|im_start|>assistant\n"
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -258,6 +261,13 @@ def test_the_models_own_generation_settings_do_not_count(maths: Path, tmp_path: 
         utility(model, byte_tokenizer(), [task], max_new_tokens=12, answers=answers)
         texts.append(answers.read_text(encoding="utf-8"))
     assert texts[0] == texts[1]
+
+
+def test_a_tokenizer_without_padding_stays_without(maths: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.pad_token = None
+    utility(tiny_llama(), tokenizer, [UtilityTask("mgsm", ["en"], {"en": maths})], max_new_tokens=2)
+    assert tokenizer.pad_token is None
 
 
 @pytest.mark.parametrize("written_by_template", [True, False])
@@ -424,8 +434,10 @@ def test_what_is_measured_is_announced_and_no_file_is_left(
     maths: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "of-the-user")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     told: list[str] = []
     evaluate(Scripted(), [UtilityTask("mgsm", ["en"], {"en": maths})], limit=2, announce=told.append)
     assert told == [f"mgsm, en: 2 of 4 rows of {maths}"]
     assert list((tmp_path / "temporary").iterdir()) == []
+    assert not (tmp_path / "of-the-user").exists()
