@@ -360,6 +360,11 @@ def test_wrong_tables_are_named(tmp_path: Path) -> None:
     expect("no column 'answer'", convert("id,en\na,q\n"))
     expect("no column 'sw'", convert("id,answer,en\na,1,q\n", ("sw",)))
     expect(r"row 2, answer: expected a number, found 'many'", convert("id,answer,en\na,1,q\nb,many,q\n"))
+    (tmp_path / "t.jsonl").write_text('{"id": 1, "answer": 2, "en": "q"}\n{"id": 2, "en": "q"}\n', encoding="utf-8")
+    expect(
+        "row 2, answer: expected a number, found ''",
+        lambda: utility_tasks.question_files(tmp_path / "t.jsonl", tmp_path / "out", ["en"]),
+    )
     expect("no row has a text in column 'en'", convert("id,answer,en\na,1,\n"))
     expect(
         "cannot be read: No such file", lambda: utility_tasks.question_files(tmp_path / "none.csv", tmp_path, ["en"])

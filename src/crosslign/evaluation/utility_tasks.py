@@ -166,9 +166,9 @@ def question_files(table: str | Path, folder: Path, languages: Sequence[str]) ->
     for language in languages:
         rows = [
             {
-                "id": record["id"],
-                "question": record[language],
-                "answer_number": _answer(record["answer"], _NUMBER, str(table), number, "answer"),
+                "id": record.get("id"),
+                "question": str(record[language]).strip(),
+                "answer_number": _answer(record.get("answer"), _NUMBER, str(table), number, "answer"),
             }
             for number, record in records
             if str(record.get(language) or "").strip()
