@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 ENGLISH = "en"
 # Parts of each kind of sentence, in English order.
@@ -13,6 +14,8 @@ SENTENCES: Mapping[str, tuple[str, ...]] = {
     "answer": ("tool", "material", "place"),
     "refusal": ("sorry", "cannot", "reason"),
     "fact": ("subject", "link", "value"),
+    "preamble": ("greeting", "thanks"),
+    "closing": ("wish", "farewell"),
 }
 _CONSONANTS = "bdfgklmnprstvz"
 _VOWELS = "aeiou"
@@ -41,6 +44,14 @@ class Language:
         said = [word for name in self.orders[kind] for word in self._part(parts[name])]
         around = [self._word(word) for word in wrapper]
         return " ".join((*said, *around) if self.wrapper_last else (*around, *said))
+
+    def gloss(self, text: str) -> str:
+        """Word-for-word English; words of other languages stay as they are."""
+        return " ".join(self._english.get(word, word) for word in text.split())
+
+    @cached_property
+    def _english(self) -> Mapping[str, str]:
+        return {word: lexeme for lexeme, word in self.words.items()}
 
     def _part(self, words: Sequence[str]) -> list[str]:
         ordered = reversed(words) if self.reversed_parts else words
