@@ -70,10 +70,28 @@ def test_groups_and_codes(world: World) -> None:
     assert all(is_language(code) for code in world.codes())  # contexts ask for their English names
 
 
-def test_no_word_belongs_to_two_languages(world: World) -> None:
-    vocabularies = [set(language.words.values()) for language in world.languages.values()]
-    assert all(len(v) == len(lexemes()) for v in vocabularies)
-    assert all(not a & b for a, b in combinations(vocabularies, 2))
+def test_only_related_languages_share_words(world: World) -> None:
+    vocabularies = {code: set(language.words.values()) for code, language in world.languages.items()}
+    assert all(len(v) == len(lexemes()) for v in vocabularies.values())
+    family = world.codes("low", "unseen")
+    for a, b in combinations(vocabularies, 2):
+        shared = len(vocabularies[a] & vocabularies[b]) / len(lexemes())
+        if a in family and b in family:
+            assert 0.15 < shared < 0.35  # both have a word from the ancestor: 0.5 squared
+        else:
+            assert shared == 0
+
+
+def test_a_shared_word_means_the_same(world: World) -> None:
+    for a, b in combinations(world.languages.values(), 2):
+        for lexeme, word in a.words.items():
+            if word in set(b.words.values()):
+                assert b.words[lexeme] == word
+
+
+def test_without_kinship_no_word_is_shared() -> None:
+    words = [w for language in World(0, kinship=0).languages.values() for w in language.words.values()]
+    assert len(words) == len(set(words))
 
 
 def test_same_seed_same_world_other_seed_other_world() -> None:

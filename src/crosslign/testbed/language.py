@@ -65,8 +65,8 @@ def english(lexemes: Sequence[str]) -> Language:
     return Language(ENGLISH, {word: word for word in lexemes}, SENTENCES)
 
 
-def invent(code: str, lexemes: Sequence[str], taken: set[str], rng: random.Random) -> Language:
-    """A new language. Its words are added to `taken` and collide with none that is there."""
+def invent_words(lexemes: Sequence[str], taken: set[str], rng: random.Random) -> dict[str, str]:
+    """English word -> new word. The new ones are added to `taken` and collide with none that is there."""
     words = {}
     for lexeme in lexemes:
         word = _pseudo_word(rng)
@@ -74,6 +74,11 @@ def invent(code: str, lexemes: Sequence[str], taken: set[str], rng: random.Rando
             word = _pseudo_word(rng)
         taken.add(word)
         words[lexeme] = word
+    return words
+
+
+def invent(code: str, words: Mapping[str, str], rng: random.Random) -> Language:
+    """A language with these words and a grammar drawn by the generator."""
     orders = {kind: tuple(rng.sample(parts, len(parts))) for kind, parts in SENTENCES.items()}
     return Language(code, words, orders, rng.random() < 0.5, rng.random() < 0.5)
 

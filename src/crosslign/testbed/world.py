@@ -21,16 +21,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from crosslign.testbed.language import ENGLISH, Language, english, invent
+from crosslign.testbed.language import ENGLISH, Language, english, invent, invent_words
 from crosslign.types import Label
 
 Kind = Literal["benign", "lookalike", "harmful", "out_of_scope"]
 Group = Literal["en", "high", "low", "unseen"]
+FAMILY: tuple[Group, ...] = ("low", "unseen")  # the groups whose languages are related
 GROUPS: tuple[Group, ...] = ("en", "high", "low", "unseen")
 
 ORDINARY = ("build", "find", "move", "keep", "share")
 PROTECTIVE = ("destroy", "block")
-VIOLENT = ("kill", "attack")
+VIOLENT = ("kill", "attack", "rob", "hurt")
 VERBS = (*ORDINARY, *PROTECTIVE, *VIOLENT)
 
 HAZARDS = tuple(f"hz{letter}" for letter in "abcdefgh")
@@ -51,7 +52,7 @@ OBJECTS: Mapping[str, tuple[str, ...]] = {
 }
 BENIGN = ("food", "plant", "tech", "craft", "person")
 
-TOOLS = ("hammer", "net", "cart", "box", "letter", "saw", "wall", "switch", "brush")
+TOOLS = ("hammer", "net", "cart", "box", "letter", "saw", "wall", "switch", "brush", "rope", "lens", "ladder")
 MATERIALS = ("wood", "iron", "wool", "sand", "glass", "oil", "paper", "clay", "salt", "wax", "stone", "cord")
 PLACES = ("kitchen", "garden", "office", "attic", "market", "harbour", "field", "tower", "cellar", "school")
 UNKNOWN = "unknown"
@@ -149,6 +150,8 @@ class World:
 
     Fields:
         high, low, unseen: numbers of languages of each group, beside English.
+        kinship: share of its words that each low-resource language, trained or not, has from a common ancestor, as
+            Javanese and Malay or Swahili and Zulu have. At 0 no two languages share a word.
         polite: replies are three times as long, by a preamble and a closing that are the same for help and refusal.
     """
 
@@ -156,6 +159,7 @@ class World:
     high: int = 2
     low: int = 4
     unseen: int = 2
+    kinship: float = 0.7
     polite: bool = False
 
     @cached_property
@@ -176,9 +180,12 @@ class World:
         words = lexemes(self.polite)
         taken = set(words)
         result = {ENGLISH: english(words)}
-        for code in self.codes():
-            if code != ENGLISH:
-                result[code] = invent(code, words, taken, rng)
+        ancestor = invent_words(words, taken, rng)
+        for code in self.codes("high", "low", "unseen"):
+            own = invent_words(words, taken, rng)
+            if self.groups[code] in FAMILY:
+                own |= {word: ancestor[word] for word in words if rng.random() < self.kinship}
+            result[code] = invent(code, own, rng)
         return result
 
     @cached_property
