@@ -60,14 +60,13 @@ def read_folder(path: Path) -> Finished:
     tasks: dict[str, dict[str, Judged]] = {name: {} for name in results["tasks"]}
     for data_name in results["manifest"]["tasks"]:
         folder = path / folder_name(data_name)
-        rows = RowFile(folder / COMPLETIONS, {}).read()
+        rows = list(RowFile(folder / COMPLETIONS, {}).read())
         mine = {n: t for n, t in results["tasks"].items() if n in (data_name, f"{data_name} {t['kind']}")}
         for name, task in mine.items():
             verdicts, fidelity = (
                 {key_of(r): r for r in RowFile(folder / file, {}).read()}
                 for file in (f"verdicts-{folder_name(task['judge'])}.jsonl", "fidelity.jsonl")
             )
-            rows = list(rows)
             for row in rows:
                 key = key_of(row)
                 if row["label"] == task["kind"] and key in verdicts and key in fidelity:
