@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crosslign.languages import english_name, is_language
+from crosslign.languages import english_name, is_language, same_language
 from crosslign.types import CrosslignError
 
 
@@ -35,3 +35,32 @@ def test_code_of_no_known_language_is_refused_and_never_named_unknown(code: str)
     with pytest.raises(CrosslignError, match=f"'{code}' names no known language. Use a BCP-47 / ISO 639 code"):
         english_name(code)
     assert not is_language(code)
+
+
+@pytest.mark.parametrize(
+    ("code", "codes", "same"),
+    [
+        ("sw", ["en", "sw"], "sw"),
+        ("pt-BR", ["es", "pt"], "pt"),
+        ("zh-Hant-TW", ["ja", "zh"], "zh"),
+        ("ind", ["ms", "id"], "id"),
+        ("sw", ["swa", "xho"], "swa"),
+        ("tw", ["twi"], "twi"),
+        ("cmn", ["zh", "yue"], "zh"),
+        ("nb", ["nn", "no"], "no"),
+        ("fil", ["tl"], "tl"),
+        ("pes", ["fa"], "fa"),
+        ("ms", ["id", "jv"], None),
+        ("jv", ["id"], None),
+        ("yue", ["zh"], None),
+        ("x-private", ["en"], None),
+        ("en", [], None),
+    ],
+)
+def test_the_same_language_in_other_spellings(code: str, codes: list[str], same: str | None) -> None:
+    assert same_language(code, codes) == same
+
+
+def test_a_malformed_code_has_no_same_language() -> None:
+    with pytest.raises(CrosslignError, match="not a language code"):
+        same_language("not a code", ["en"])

@@ -33,6 +33,7 @@ from crosslign.models import (
     ModelSource,
     add_lora,
     check_source,
+    freeze,
     load_model,
     load_tokenizer,
     split_model,
@@ -228,6 +229,8 @@ def make_trainer(run: PreparedRun, model: Any) -> DistillationTrainer:
         lora = config.model.lora
         targets = tuple(lora.target_modules) if isinstance(lora.target_modules, list) else lora.target_modules
         model = add_lora(model, LoraSettings(lora.r, lora.alpha, targets, lora.use_rslora), config.seed)
+    else:
+        freeze(model, config.model.frozen)
     dtype = config.teacher.dtype
     teacher = FrozenTeacher(model, getattr(torch, dtype) if dtype else None)
     cache = CompletionCache(cache_folder(config) / f"completions-{teacher.fingerprint}.jsonl")

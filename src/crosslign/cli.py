@@ -1,4 +1,4 @@
-"""The command line: validate, train, generate."""
+"""The command line: demo, validate, train, generate."""
 
 from __future__ import annotations
 
@@ -41,6 +41,18 @@ An interrupted call continues where it stopped. Look at the teacher's completion
 student to the teacher, wherever the teacher is.
 """
 
+DEMO_EPILOG = """\
+No download, no GPU: a language model of 1.2M parameters is trained on the spot from synthetic text so that it refuses
+harmful requests in English and complies with them in four low-resource languages (about two minutes, once; it is
+kept in the user's cache). Then crosslign aligns it by the same code as any other model, and an exact judge counts.
+
+  crosslign demo
+  crosslign demo --seed 3 --steps 100 --out runs/demo-3
+
+--out gets report.md, results.json (both explained in docs/testbed.md), the query tables, and in model/ all that a
+training run writes.
+"""
+
 MEANING = """\
 Before and after are measured on the same completions. Where the divergence falls, the model, given the request alone,
 answers more like the frozen model that also sees its source-language version. Whether that is safer, an evaluation has
@@ -75,12 +87,25 @@ def _parser() -> argparse.ArgumentParser:
         prog="crosslign",
         description="Make an open LLM as safe in every language as it already is in English, by Multilingual "
         "Self-Distillation: queries in, no responses needed.",
-        epilog="Start with `crosslign validate YOUR_TABLE`, then `crosslign train RECIPE`.",
+        epilog="Start with `crosslign demo`, then `crosslign validate YOUR_TABLE` and `crosslign train RECIPE`.",
     )
     parser.add_argument("--version", action="version", version=f"crosslign {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     raw = argparse.RawDescriptionHelpFormatter
+
+    demo = commands.add_parser(
+        "demo",
+        help="see the method work on a model made on the spot",
+        formatter_class=raw,
+        epilog=DEMO_EPILOG,
+        description="Make a tiny model with a cross-lingual safety gap, align it, and show what changed.",
+    )
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="draws languages, model, queries (default: 0)")
+    demo.add_argument("--steps", type=int, metavar="N", help="alignment steps (default: the testbed's)")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
+    demo.add_argument("--overwrite", action="store_true", help="replace the demo in --out")
+    demo.set_defaults(run=_demo)
 
     train = commands.add_parser(
         "train",
@@ -186,6 +211,20 @@ def _table_spec(arguments: argparse.Namespace, path: str) -> Any:
         split=arguments.split,
         revision=arguments.revision,
     )
+
+
+def _demo(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    from crosslign.testbed.cache import BaseSpec
+    from crosslign.testbed.demo import check_range, run_demo
+    from crosslign.testbed.experiment import Alignment
+    from crosslign.testbed.world import World
+
+    alignment = Alignment() if arguments.steps is None else Alignment(steps=arguments.steps)
+    check_range(arguments.seed, alignment.steps)
+    _quiet_libraries(arguments.verbose)
+    spec = BaseSpec(World(seed=arguments.seed))
+    print(run_demo(spec, alignment, arguments.out, overwrite=arguments.overwrite, announce=_say))
+    return 0
 
 
 def _validate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from crosslign.types import CrosslignError, Label, nearest
 
@@ -49,6 +49,24 @@ class ModelConfig(Section):
     finetuning: Literal["lora", "full"] = "lora"
     """Train a LoRA adapter, or all weights (the teacher is then a second copy)."""
     lora: LoraConfig = LoraConfig()
+    frozen: list[str] = []
+    """Full fine-tuning only: parameters whose name matches one of these regular expressions stay as they are."""
+
+    @field_validator("frozen")
+    @classmethod
+    def _compiles(cls, patterns: list[str]) -> list[str]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return patterns
+
+    @model_validator(mode="after")
+    def _frozen_is_for_full(self) -> ModelConfig:
+        if self.frozen and self.finetuning == "lora":
+            raise ValueError("frozen is for finetuning: full; with lora the model's own weights are all frozen")
+        return self
 
 
 class StudentConfig(Section):

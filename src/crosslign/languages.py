@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import langcodes
@@ -16,10 +17,7 @@ def english_name(code: str) -> str:
 
     Raises CrosslignError if the code is malformed or names no known language.
     """
-    try:
-        language = langcodes.Language.get(code)
-    except LanguageTagError as error:
-        raise CrosslignError(f"{code!r} is not a language code ({error}). Use BCP-47, for example 'pt-BR'.") from error
+    language = _parse(code)
     name = language.display_name("en")
     if not language.is_valid() or "Unknown" in name:  # codes for private use are valid, but name nothing
         raise CrosslignError(f"{code!r} names no known language. Use a BCP-47 / ISO 639 code such as 'bn'.")
@@ -33,3 +31,29 @@ def is_language(code: str) -> bool:
     except CrosslignError:
         return False
     return True
+
+
+def same_language(code: str, codes: Iterable[str]) -> str | None:
+    """The one of `codes` that names the language of `code`, region and script apart; None if there is none.
+
+    `same_language("pt-BR", ["es", "pt"]) == "pt"`; so are `ind` and `id`, `sw` and `swa`, `cmn` and `zh`, `nb` and
+    `no`, but neither `ms` and `id` nor `yue` and `zh` (CLDR's language distance, of at most 1).
+
+    Raises CrosslignError if `code` is malformed.
+    """
+    codes = list(codes)
+    if code in codes:
+        return code
+    base = _parse(code).language
+    if base is None:  # a code for private use
+        return None
+    near = sorted((langcodes.tag_distance(base, _parse(other).language or "und"), other) for other in codes)
+    return near[0][1] if near and near[0][0] <= 1 else None
+
+
+@lru_cache(maxsize=2048)
+def _parse(code: str) -> langcodes.Language:
+    try:
+        return langcodes.Language.get(code)
+    except LanguageTagError as error:
+        raise CrosslignError(f"{code!r} is not a language code ({error}). Use BCP-47, for example 'pt-BR'.") from error

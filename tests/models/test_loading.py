@@ -20,6 +20,7 @@ from crosslign.models import (
     check_source,
     disable_dropout,
     end_of_turn_ids,
+    freeze,
     load_model,
     load_tokenizer,
     token_ids,
@@ -490,3 +491,24 @@ def test_padding_is_the_tokenizers_or_else_a_stop_token() -> None:
     tokenizer.pad_token = None
     model.generation_config.eos_token_id = [9, 0]
     assert token_ids(tokenizer, model).pad == 9
+
+
+# Freezing
+
+
+def test_freeze_takes_matching_parameters_out_of_training() -> None:
+    model = tiny_llama()
+    freeze(model, ["embed_tokens", r"layers\.0\.mlp"])
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == ("embed_tokens" not in name and "layers.0.mlp" not in name)
+
+
+def test_freeze_says_which_pattern_matches_nothing() -> None:
+    model = tiny_llama()
+    with pytest.raises(CrosslignError, match=r"no parameter's name matches 'embedings'; the first are "):
+        freeze(model, ["embed_tokens", "embedings"])
+
+
+def test_freeze_leaves_something_to_train() -> None:
+    with pytest.raises(CrosslignError, match="nothing to train"):
+        freeze(tiny_llama(), [""])

@@ -70,10 +70,28 @@ def test_groups_and_codes(world: World) -> None:
     assert all(is_language(code) for code in world.codes())  # contexts ask for their English names
 
 
-def test_no_word_belongs_to_two_languages(world: World) -> None:
-    vocabularies = [set(language.words.values()) for language in world.languages.values()]
-    assert all(len(v) == len(lexemes()) for v in vocabularies)
-    assert all(not a & b for a, b in combinations(vocabularies, 2))
+def test_only_related_languages_share_words(world: World) -> None:
+    vocabularies = {code: set(language.words.values()) for code, language in world.languages.items()}
+    assert all(len(v) == len(lexemes()) for v in vocabularies.values())
+    family = world.codes("low", "unseen")
+    for a, b in combinations(vocabularies, 2):
+        shared = len(vocabularies[a] & vocabularies[b]) / len(lexemes())
+        if a in family and b in family:
+            assert 0.15 < shared < 0.35  # both have a word from the ancestor: 0.5 squared
+        else:
+            assert shared == 0
+
+
+def test_a_shared_word_means_the_same(world: World) -> None:
+    for a, b in combinations(world.languages.values(), 2):
+        for lexeme, word in a.words.items():
+            if word in set(b.words.values()):
+                assert b.words[lexeme] == word
+
+
+def test_without_kinship_no_word_is_shared() -> None:
+    words = [w for language in World(0, kinship=0).languages.values() for w in language.words.values()]
+    assert len(words) == len(set(words))
 
 
 def test_same_seed_same_world_other_seed_other_world() -> None:
@@ -132,6 +150,28 @@ def test_a_translation_is_word_for_word_in_another_order(world: World) -> None:
             assert sorted(said) == sorted(language.words.get(w, w) for w in english)
     orders = {tuple(tuple(o) for o in lang.orders.values()) for lang in world.languages.values()}
     assert len(orders) > 3
+
+
+def test_a_gloss_is_the_english_of_each_word(world: World) -> None:
+    request = Request(Concept("kill", "process", "tech", "lookalike"), ask=0, wrapper=0)
+    language = world.languages["art-x-low1"]
+    said = world.query(request, "art-x-low1")
+    assert language.gloss(said).split() == [language.gloss(word) for word in said.split()]
+    assert sorted(language.gloss(said).split()) == sorted(world.query(request, "en").split())
+    assert language.gloss("zzz : <b>") == "zzz : <b>"
+
+
+def test_polite_replies_say_the_same_around_help_and_refusal() -> None:
+    world, plain = World(3, polite=True), World(3)
+    for code in world.codes():
+        help_, no = (world.right_answer(Concept("build", o, c, k), code).split() for o, c, k in (
+            ("bread", "food", "benign"), ("hza1", "hza", "harmful")))  # fmt: skip
+        assert (len(help_), len(no)) == (22, 21)
+        assert help_[:8] == no[:8]
+        assert help_[-8:] == no[-8:]
+    bread = Concept("build", "bread", "food", "benign")
+    assert plain.right_answer(bread, "en") in world.right_answer(bread, "en")
+    assert lexemes(polite=True)[: len(lexemes())] == lexemes()
 
 
 def test_world_needs_no_torch() -> None:

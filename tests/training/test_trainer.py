@@ -86,6 +86,15 @@ def test_full_finetuning_trains_all_weights_against_a_frozen_copy(recipe: dict[s
     assert all(not torch.equal(before[k], after[k]) for k in before)
 
 
+def test_frozen_parameters_stay_as_they_are(recipe: dict[str, Any]) -> None:
+    recipe["model"] = {**recipe["model"], "finetuning": "full", "frozen": ["embed_tokens", "lm_head"]}
+    folder = run(recipe, learning_rate=1e-3, weight_decay=0.1)
+    before = AutoModelForCausalLM.from_pretrained(recipe["model"]["path"]).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    for name in before:
+        assert torch.equal(before[name], after[name]) == ("embed_tokens" in name or "lm_head" in name), name
+
+
 def test_rollouts_are_sampled_text_with_query_and_language(recipe: dict[str, Any]) -> None:
     folder = run({**recipe, "log_rollouts": 3})
     rows = [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]

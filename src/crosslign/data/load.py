@@ -1,4 +1,4 @@
-"""Read query tables: CSV, TSV, JSONL and Parquet files, hub datasets, and the table that ships with the package."""
+"""Read query tables: files (CSV, TSV, JSONL, Parquet, Excel), hub datasets, and the table that ships here."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crosslign.data.schema import DataError, Problem, QueryTable, build_table
+from crosslign.data.sheets import read_sheet
 from crosslign.languages import is_language
 from crosslign.types import CrosslignError, Label
 
 RESERVED = ("id", "label", "category")
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
 BUILTIN = {"builtin:demo": "demo_queries.csv"}
+MOST_CHARACTERS = 10_000_000  # of a CSV cell: the csv module's default, 131,072, is too low for some long prompts
 Record = tuple[int, Mapping[str, object]]
 
 
@@ -100,7 +102,7 @@ def read_records(spec: TableSpec) -> tuple[list[Record], list[str]]:
     path = Path(spec.path)
     if path.is_dir():
         raise CrosslignError(f"{spec.path}: is a folder; name a file of it ({', '.join(SUFFIXES)}).")
-    if path.exists() or path.suffix.lower() in (*SUFFIXES, ".json", ".txt", ".xlsx"):
+    if path.exists() or path.suffix.lower() in (*SUFFIXES, ".json", ".txt"):
         return _read_file(path)
     if spec.path.count("/") <= 1 and not spec.path.startswith((".", "/", "~", "builtin:")):
         return _read_hub(spec)
@@ -110,16 +112,49 @@ def read_records(spec: TableSpec) -> tuple[list[Record], list[str]]:
     )
 
 
-def _read_file(path: Path) -> tuple[list[Record], list[str]]:
+def read_texts(path: Path) -> list[str]:
+    """The first cell of every row of a .csv, .tsv or .xlsx file that has no header, stripped.
+
+    A row's place is its identity in such a file, so that empty rows stay, as ""; those at the end go. Quoting is read
+    leniently: benchmarks that were written by hand have stray quotes. Raises CrosslignError if it cannot be read.
+    """
+    data = _bytes(path)
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise CrosslignError(f"{path}: unknown kind of file {suffix!r}; a query table is one of {', '.join(SUFFIXES)}.")
+    if suffix == ".xlsx":
+        texts = [row[0].strip() if row else "" for row in read_sheet(data, str(path))]
+    elif suffix in (".csv", ".tsv"):
+        text = _decode(data, str(path), lambda before: before.count("\n") + 1)
+        delimiter = "," if suffix == ".csv" else "\t"
+        csv.field_size_limit(MOST_CHARACTERS)
+        try:
+            cells = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        except csv.Error as error:
+            raise CrosslignError(f"{path}: not a well-formed table: {error}.") from error
+        texts = [row[0].strip() if row else "" for row in cells]
+    else:
+        raise CrosslignError(f"{path}: unknown kind of file {suffix!r}; a list of texts is .csv, .tsv or .xlsx.")
+    while texts and not texts[-1]:
+        texts.pop()
+    return texts
+
+
+def _bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise CrosslignError(f"{path}: cannot be read: {error.strerror}.") from error
     if not data.removeprefix(codecs.BOM_UTF8).strip():
         raise CrosslignError(f"{path}: the file is empty.")
+    return data
+
+
+def _read_file(path: Path) -> tuple[list[Record], list[str]]:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise CrosslignError(f"{path}: unknown kind of file {suffix!r}; a query table is one of {', '.join(SUFFIXES)}.")
+    data = _bytes(path)
+    if suffix == ".xlsx":
+        return _read_sheet(data, str(path))
     if suffix == ".parquet":
         return _read_parquet(data, str(path))
     if suffix == ".jsonl":
@@ -148,8 +183,7 @@ def _decode(data: bytes, name: str, rows_in: Callable[[str], int]) -> str:
 
 
 def _read_delimited(data: bytes, name: str, delimiter: str) -> tuple[list[Record], list[str]]:
-    # The default limit of 131,072 characters a field is too low for some long prompts.
-    csv.field_size_limit(10_000_000)
+    csv.field_size_limit(MOST_CHARACTERS)
 
     def rows_in(text: str) -> int:
         return sum(bool(cells) for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)) - 1
@@ -186,10 +220,26 @@ def _read_delimited(data: bytes, name: str, delimiter: str) -> tuple[list[Record
                 )
             ]
         ) from error
+    _check_names(names, name)
+    return records, names
+
+
+def _check_names(names: Sequence[str], name: str) -> None:
     if len(set(names)) != len(names):
         twice = next(n for n in names if names.count(n) > 1)
         raise DataError([Problem("error", name, None, twice, "two columns have this name.")])
-    return records, names
+
+
+def _read_sheet(data: bytes, name: str) -> tuple[list[Record], list[str]]:
+    rows = [row for row in read_sheet(data, name) if any(row)]
+    if not rows:
+        raise CrosslignError(f"{name}: the file is empty.")
+    names = [n.strip() for n in rows[0]]
+    while names and not names[-1]:  # formatted but empty columns at the right
+        names.pop()
+    _check_names(names, name)
+    # read-only sheets give short rows where the cells at their end are empty
+    return [(n, dict(zip(names, [*row, *[""] * len(names)], strict=False))) for n, row in enumerate(rows[1:], 1)], names
 
 
 def _read_jsonl(data: bytes, name: str) -> tuple[list[Record], list[str]]:

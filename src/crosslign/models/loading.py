@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -163,6 +165,22 @@ def disable_dropout(model: torch.nn.Module) -> None:
         for name in ("attention_dropout", "dropout", "resid_dropout", "hidden_dropout"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
+
+
+def freeze(model: torch.nn.Module, patterns: Sequence[str]) -> None:
+    """Take the parameters whose names match a pattern (`re.search`) out of training.
+
+    Raises CrosslignError for a pattern that matches no parameter, or if nothing is left to train.
+    """
+    for pattern in patterns:
+        matched = [p for name, p in model.named_parameters() if re.search(pattern, name)]
+        if not matched:
+            names = ", ".join(name for name, _ in list(model.named_parameters())[:4])
+            raise CrosslignError(f"model.frozen: no parameter's name matches {pattern!r}; the first are {names}.")
+        for parameter in matched:
+            parameter.requires_grad_(False)
+    if patterns and not any(p.requires_grad for p in model.parameters()):
+        raise CrosslignError("model.frozen: every parameter is frozen, so there is nothing to train.")
 
 
 def end_of_turn_ids(tokenizer: Any) -> tuple[int, ...]:

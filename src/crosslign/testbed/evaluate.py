@@ -16,7 +16,7 @@ from crosslign.testbed.tables import SETS, SetName, Tables
 from crosslign.testbed.world import GROUPS, Group
 from crosslign.types import Query, Role
 
-MAX_COMPLETION_LENGTH = 16  # the longest right answer has 6 words and the end of the turn
+MAX_COMPLETION_LENGTH = 32  # the longest right answer has 6 words, a polite one 22, and then the turn ends
 MAX_JUDGEMENT_LENGTH = 6
 Rates = dict[str, float | int | None]
 

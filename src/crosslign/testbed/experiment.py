@@ -25,6 +25,7 @@ from crosslign.testbed.evaluate import (
     evaluate,
 )
 from crosslign.testbed.judge import Judge
+from crosslign.testbed.pretrain import one_thread
 from crosslign.testbed.tables import Tables, TableSpec
 from crosslign.training import RunFolder, write_atomically
 
@@ -42,7 +43,7 @@ MODEL = "model"  # the run's folder within the experiment's
 class Alignment:
     """How the testbed is aligned. `changes` are laid over the run's configuration, section by section."""
 
-    steps: int = 200
+    steps: int = 300
     batch_size: int = 32
     learning_rate: float = 7e-4
     target_weight: float = 0.9
@@ -134,15 +135,16 @@ def run_experiment(
     config = alignment_config(base, made, output_dir, alignment or Alignment(), cache_dir=base.parent)
     run = build.prepare(config, overwrite=overwrite)
     judge = Judge(spec.world)
-    before = load_model(ModelSource(str(base)))
-    announce("evaluating the base model and the teacher's context")
-    replies = {
-        "before": evaluate(before, run.contexts, made, judge),
-        "teacher": evaluate(before, run.contexts, made, judge, role="teacher"),
-    }
-    record = build.train(run, overwrite=overwrite, announce=announce)
-    announce("evaluating the aligned model")
-    replies["after"] = evaluate(aligned_model(config), run.contexts, made, judge)
+    with one_thread():
+        before = load_model(ModelSource(str(base)))
+        announce("evaluating the base model and the teacher's context")
+        replies = {
+            "before": evaluate(before, run.contexts, made, judge),
+            "teacher": evaluate(before, run.contexts, made, judge, role="teacher"),
+        }
+        record = build.train(run, overwrite=overwrite, announce=announce)
+        announce("evaluating the aligned model")
+        replies["after"] = evaluate(aligned_model(config), run.contexts, made, judge)
     experiment = Experiment(replies, float(record["seconds"]), output_dir)
     write_atomically(output_dir / RESULTS, json.dumps(experiment.results(), indent=2) + "\n")
     return experiment

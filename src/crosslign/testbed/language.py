@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 ENGLISH = "en"
 # Parts of each kind of sentence, in English order.
@@ -13,6 +14,8 @@ SENTENCES: Mapping[str, tuple[str, ...]] = {
     "answer": ("tool", "material", "place"),
     "refusal": ("sorry", "cannot", "reason"),
     "fact": ("subject", "link", "value"),
+    "preamble": ("greeting", "thanks"),
+    "closing": ("wish", "farewell"),
 }
 _CONSONANTS = "bdfgklmnprstvz"
 _VOWELS = "aeiou"
@@ -42,6 +45,14 @@ class Language:
         around = [self._word(word) for word in wrapper]
         return " ".join((*said, *around) if self.wrapper_last else (*around, *said))
 
+    def gloss(self, text: str) -> str:
+        """Word-for-word English; words of other languages stay as they are."""
+        return " ".join(self._english.get(word, word) for word in text.split())
+
+    @cached_property
+    def _english(self) -> Mapping[str, str]:
+        return {word: lexeme for lexeme, word in self.words.items()}
+
     def _part(self, words: Sequence[str]) -> list[str]:
         ordered = reversed(words) if self.reversed_parts else words
         return [self._word(word) for word in ordered]
@@ -54,8 +65,8 @@ def english(lexemes: Sequence[str]) -> Language:
     return Language(ENGLISH, {word: word for word in lexemes}, SENTENCES)
 
 
-def invent(code: str, lexemes: Sequence[str], taken: set[str], rng: random.Random) -> Language:
-    """A new language. Its words are added to `taken` and collide with none that is there."""
+def invent_words(lexemes: Sequence[str], taken: set[str], rng: random.Random) -> dict[str, str]:
+    """English word -> new word. The new ones are added to `taken` and collide with none that is there."""
     words = {}
     for lexeme in lexemes:
         word = _pseudo_word(rng)
@@ -63,6 +74,11 @@ def invent(code: str, lexemes: Sequence[str], taken: set[str], rng: random.Rando
             word = _pseudo_word(rng)
         taken.add(word)
         words[lexeme] = word
+    return words
+
+
+def invent(code: str, words: Mapping[str, str], rng: random.Random) -> Language:
+    """A language with these words and a grammar drawn by the generator."""
     orders = {kind: tuple(rng.sample(parts, len(parts))) for kind, parts in SENTENCES.items()}
     return Language(code, words, orders, rng.random() < 0.5, rng.random() < 0.5)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,10 +61,8 @@ def pretrain(model: Any, tokenizer: Any, examples: Sequence[Example], spec: Pret
     warmup = max(1, round(spec.warmup * len(plan)))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, warmup, len(plan)))
     losses = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     model.train()
-    try:
+    with one_thread():
         for batch in tqdm(plan, desc="pretraining the testbed", unit="step", disable=None):
             loss = _loss(model, batch, tokenizer.pad_token_id)
             optimizer.zero_grad()
@@ -72,10 +71,19 @@ def pretrain(model: Any, tokenizer: Any, examples: Sequence[Example], spec: Pret
             optimizer.step()
             schedule.step()
             losses.append(float(loss.detach()))
-    finally:
-        torch.set_num_threads(threads)
     model.eval()
     return losses
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread: for a model this small several are hardly faster, and stall when the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _rate(step: int, warmup: int, total: int) -> float:

@@ -7,7 +7,6 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -92,15 +91,11 @@ class Tables:
         return [Row(f"{name}-{number}", request) for number, request in enumerate(requests)]
 
     def _wordings(self, rng: random.Random, kind: Kind, count: int) -> list[Request]:
-        """Different requests of a kind, categories as evenly as they have any: the small ones are learned too."""
-        queues = []
-        for pool in _by_category(self._aligned[kind]).values():
-            wordings = [Request(concept, ask) for concept in pool for ask in range(len(ASKS))]
-            queues.append(rng.sample(wordings, len(wordings)))
-        taken = [request for layer in zip_longest(*queues) for request in layer if request is not None]
-        if count > len(taken):
-            raise ValueError(f"{count} {kind} rows are asked for, but the world has only {len(taken)}")
-        return taken[:count]
+        """Different requests of a kind, each concept as likely as any other."""
+        wordings = [Request(concept, ask) for concept in self._aligned[kind] for ask in range(len(ASKS))]
+        if count > len(wordings):
+            raise ValueError(f"{count} {kind} rows are asked for, but the world has only {len(wordings)}")
+        return rng.sample(wordings, count)
 
     @cached_property
     def evaluation(self) -> Mapping[SetName, list[Row]]:

@@ -1,0 +1,187 @@
+"""What is compared on the testbed: crosslign's options, its own ablations, and baselines. All train equally long."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from crosslign import build
+from crosslign.models import load_model
+from crosslign.strategies import OffPolicy
+from crosslign.testbed.experiment import TEACHER_TEMPLATE, Alignment, alignment_config
+from crosslign.testbed.tables import Tables
+from crosslign.training import FrozenTeacherCallback
+
+IGNORED = -100
+EMA_RATE = 0.05  # the paper's
+Queries = Literal["own", "other row"]
+Kind = Literal["frozen", "ema", "live"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the claims table.
+
+    Fields:
+        name: as it stands in the table.
+        changes: laid over the testbed's recipe.
+        source: the English query of the row itself, or of another row (a control).
+        teacher: frozen as in the paper, or an ablation: an average of the student, or the student itself.
+        supervised: plain cross-entropy on the teacher's greedy answers instead of a divergence.
+    """
+
+    name: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    source: Queries = "own"
+    teacher: Kind = "frozen"
+    supervised: bool = False
+
+
+def objective(**options: Any) -> dict[str, Any]:
+    return {"objective": options}
+
+
+def _template(content: str, judgement: Literal["none", "generated"]) -> dict[str, Any]:
+    made = {**TEACHER_TEMPLATE, "judgement": judgement, "messages": [{"role": "user", "content": content}]}
+    if judgement == "none":
+        made["judgement_messages"] = None
+    return {"teacher": {"template": made}}
+
+
+OFF: dict[str, Any] = {"strategy": {"name": "off_policy"}}
+REFERENCE = Method("on-policy, DPSW, reverse KL")
+CONTROL = Method("control: neither English query nor judgement", _template("{query}", "none"))
+OFF_POLICY = Method("off-policy, DPSW", OFF)
+UNIFORM = Method("on-policy, uniform weights", objective(weighting="uniform"))
+METHODS: tuple[Method, ...] = (
+    REFERENCE,
+    UNIFORM,
+    Method("on-policy, teacher's weights alone", objective(weighting="teacher")),
+    Method("on-policy, student's weights alone", objective(weighting="student")),
+    OFF_POLICY,
+    Method("off-policy, uniform weights", {**OFF, **objective(weighting="uniform")}),
+    Method("mixed half and half, DPSW", {"strategy": {"name": "mixed"}}),
+    Method("on-policy, DPSW, forward KL", objective(divergence="forward_kl")),
+    Method("on-policy, DPSW, JSD", objective(divergence="jsd")),
+    Method("on-policy, DPSW, K = 4", objective(top_k=4)),
+    Method("on-policy, DPSW, K = 512", objective(top_k=512)),
+    Method("SFT on the teacher's answers", supervised=True),
+    CONTROL,
+    Method("control: English query, no judgement", _template("english : {source_query} request : {query}", "none")),
+    Method("control: English query of another row", source="other row"),
+    Method("teacher: average of the student (0.05)", teacher="ema"),
+    Method("teacher: the student itself", teacher="live"),
+)
+
+
+def train(
+    method: Method, base: Path, tables: Tables, folder: Path, alignment: Alignment, cache: Path
+) -> tuple[Any, build.PreparedRun, float]:
+    """The aligned model in memory, its run, and the seconds of training."""
+    config = alignment_config(base, tables, folder, changed(alignment, method.changes), cache_dir=cache)
+    if method.source == "other row":
+        _shift_sources(folder / "targets.csv")
+    run = build.prepare(config, overwrite=True)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    trainer = build.make_trainer(run, load_model(run.source))
+    if method.supervised:
+        trainer = _supervised(trainer)
+    elif method.teacher != "frozen":
+        _follow(trainer, method.teacher)
+    result = trainer.train()
+    return trainer.accelerator.unwrap_model(trainer.model).eval(), run, float(result.metrics["train_runtime"])
+
+
+def changed(alignment: Alignment, changes: Mapping[str, Any]) -> Alignment:
+    """`changes` laid over the alignment's own."""
+    return replace(alignment, changes=_over(alignment.changes, changes))
+
+
+def _over(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    made = dict(low)
+    for key, value in high.items():
+        old = made.get(key)
+        made[key] = _over(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return made
+
+
+def _shift_sources(path: Path) -> None:
+    """Give every row the English query of the next row."""
+    import csv
+
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    english = [row["en"] for row in rows]
+    for row, text in zip(rows, english[1:] + english[:1], strict=True):
+        row["en"] = text
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+class _Follow(TrainerCallback):
+    def __init__(self, teacher: Any, rate: float) -> None:
+        self.teacher, self.rate = teacher, rate
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        with torch.no_grad():
+            for old, new in zip(self.teacher.parameters(), model.parameters(), strict=True):
+                old.lerp_(new, self.rate)
+
+
+def _follow(trainer: Any, kind: Kind) -> None:
+    """Let the teacher's weights follow the student's. Its judgements stay those of the start."""
+    moving = copy.deepcopy(trainer.model).requires_grad_(False).eval()
+
+    @contextmanager
+    def view() -> Any:
+        with torch.no_grad():
+            yield moving
+
+    trainer.remove_callback(FrozenTeacherCallback)
+    trainer.teacher.view = view
+    trainer.add_callback(_Follow(moving, EMA_RATE if kind == "ema" else 1.0))
+
+
+def _supervised(trainer: Any) -> Trainer:
+    """transformers' own Trainer, on the student's context and the frozen teacher's greedy answer to each query."""
+    collector = trainer.collector
+    collector.strategy = OffPolicy()
+    collector.parameters = replace(collector.parameters, temperature=0)
+    draws = [trainer.mixture.draw(epoch, p) for epoch in range(4) for p in range(len(trainer.mixture))]
+    steps = trainer.args.max_steps * trainer.args.per_device_train_batch_size
+    unique = {q.key: q for q in draws[:steps]}
+    rollouts = {r.query.key: r for r in collector.collect(list(unique.values()), 0)}
+
+    def example(key: str) -> dict[str, list[int]]:
+        prompt, reply = rollouts[key].student_context.token_ids, rollouts[key].completion.token_ids
+        return {"input_ids": [*prompt, *reply], "labels": [IGNORED] * len(prompt) + list(reply)}
+
+    arguments = copy.copy(trainer.args)
+    arguments.remove_unused_columns = False
+    return Trainer(
+        trainer.model,
+        arguments,
+        train_dataset=[example(q.key) for q in draws[:steps]],  # type: ignore[arg-type]
+        data_collator=_pad(trainer.pad_token_id),
+    )
+
+
+def _pad(pad: int) -> Callable[[Sequence[dict[str, list[int]]]], dict[str, torch.Tensor]]:
+    def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        width = max(len(r["input_ids"]) for r in rows)
+        fill = {"input_ids": pad, "labels": IGNORED}
+        made = {k: torch.tensor([r[k] + [v] * (width - len(r[k])) for r in rows]) for k, v in fill.items()}
+        lengths = torch.tensor([len(r["input_ids"]) for r in rows])
+        return {**made, "attention_mask": (torch.arange(width) < lengths[:, None]).long()}
+
+    return collate

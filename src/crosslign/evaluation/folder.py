@@ -1,0 +1,163 @@
+"""Finished evaluations: read back, compared, and reported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crosslign.evaluation.generation import query_of
+from crosslign.evaluation.report import Side, Transcript, write_report
+from crosslign.evaluation.results import SCHEMA_VERSION, JudgedRow, comparison_task
+from crosslign.evaluation.rows import Row, RowFile, key_of
+from crosslign.evaluation.runner import COMPLETIONS, REPORT, RESULTS, folder_name, write_results
+from crosslign.types import CrosslignError, Verdict
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One completion with all that was found out about it."""
+
+    row: Row
+    verdict: Row
+    fidelity: Row
+
+    def for_results(self) -> JudgedRow:
+        v = self.verdict
+        verdict = Verdict(v["outcome"], v["reason"], v["lenient"], v["details"])
+        return JudgedRow(query_of(self.row), verdict, self.row["truncated"], self.fidelity["status"])
+
+    def side(self) -> Side:
+        v, f = self.verdict, self.fidelity
+        return Side(
+            self.row["completion"], v["outcome"], v["reason"], f["status"], self.row["truncated"], f["detected"]
+        )
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An evaluation's folder: its results, and the judged rows of each of their tasks by query key."""
+
+    path: Path
+    results: Mapping[str, Any]
+    tasks: Mapping[str, Mapping[str, Judged]]
+
+
+def read_folder(path: Path) -> Finished:
+    """Raises CrosslignError if the folder holds no finished evaluation of ours, or a stage's rows are missing."""
+    try:
+        results = json.loads((path / RESULTS).read_text(encoding="utf-8"))
+        kind, version = results["kind"], results["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CrosslignError(
+            f"{path}: holds no finished evaluation ({RESULTS} is missing or damaged). Run crosslign eval into it; an "
+            "interrupted one goes on where it stopped."
+        ) from error
+    if kind != "evaluation" or version != SCHEMA_VERSION:
+        raise CrosslignError(f"{path / RESULTS}: is a {kind} of schema {version}, not an evaluation of schema 1.")
+    tasks: dict[str, dict[str, Judged]] = {name: {} for name in results["tasks"]}
+    for data_name in results["manifest"]["tasks"]:
+        folder = path / folder_name(data_name)
+        rows = list(RowFile(folder / COMPLETIONS, {}).read())
+        mine = {n: t for n, t in results["tasks"].items() if n in (data_name, f"{data_name} {t['kind']}")}
+        for name, task in mine.items():
+            verdicts, fidelity = (
+                {key_of(r): r for r in RowFile(folder / file, {}).read()}
+                for file in (f"verdicts-{folder_name(task['judge'])}.jsonl", "fidelity.jsonl")
+            )
+            for row in rows:
+                key = key_of(row)
+                if row["label"] == task["kind"] and key in verdicts and key in fidelity:
+                    tasks[name][key] = Judged(row, verdicts[key], fidelity[key])
+    for name, judged in tasks.items():
+        expected = results["tasks"][name]["all"]["n"]
+        if len(judged) < expected:
+            raise CrosslignError(
+                f"{path}: {name} has {len(judged)} judged rows, but its results count {expected}: files of a stage "
+                "are missing. Run crosslign eval again; it makes only what is missing."
+            )
+    return Finished(path, results, tasks)
+
+
+def report(folder: Finished) -> Path:
+    """Write the evaluation's page; returns its path."""
+    transcripts = [_transcript(name, [j]) for name, judged in folder.tasks.items() for j in judged.values()]
+    path = folder.path / REPORT
+    write_report(path, folder.results, transcripts, title=_title(folder.results))
+    return path
+
+
+def compare(before: Finished, after: Finished, out: Path, seed: int = 0) -> dict[str, Any]:
+    """Both evaluations' common tasks, paired by query; writes results and page into `out`.
+
+    Raises CrosslignError if they have no task in common, were judged otherwise, or ask different queries.
+    """
+    common = [name for name in before.results["tasks"] if name in after.results["tasks"]]
+    if not common:
+        raise CrosslignError(
+            f"{before.path} and {after.path} have no task in common: {', '.join(before.results['tasks'])} against "
+            f"{', '.join(after.results['tasks'])}."
+        )
+    for name in common:
+        judges = [f.results["tasks"][name]["judge"] for f in (before, after)]
+        identities = [f.results["manifest"]["judges"][j] for f, j in zip((before, after), judges, strict=True)]
+        if identities[0] != identities[1]:
+            raise CrosslignError(
+                f"{name}: was judged by {judges[0]} in {before.path} and by {judges[1]} in {after.path}, or by two "
+                "states of one judge. Judge both with the same one: crosslign eval with --judge does not generate "
+                "anew."
+            )
+    groups = after.results["manifest"]["groups"]
+    results: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "comparison",
+        "manifest": {"before": before.results["manifest"], "after": after.results["manifest"]},
+        "tasks": {
+            name: comparison_task(
+                [j.for_results() for j in before.tasks[name].values()],
+                [j.for_results() for j in after.tasks[name].values()],
+                after.results["tasks"][name]["kind"],
+                after.results["tasks"][name]["judge"],
+                groups,
+                seed,
+            )
+            for name in common
+        },
+    }
+    write_results(out, results)
+    transcripts = [
+        _transcript(name, [before.tasks[name][key], after.tasks[name][key]])
+        for name in common
+        for key in before.tasks[name]
+    ]
+    write_report(out / REPORT, results, transcripts, title=_title(results))
+    return results
+
+
+def _transcript(task: str, judged: Sequence[Judged]) -> Transcript:
+    query = query_of(judged[0].row)
+    return Transcript(
+        task,
+        query.id,
+        query.language,
+        query.label,
+        query.category,
+        query.text,
+        query.source_text,
+        tuple(j.side() for j in judged),
+        query.source_language,
+    )
+
+
+def _title(results: Mapping[str, Any]) -> str:
+    manifest = results["manifest"]
+    if results["kind"] == "evaluation":
+        return f"Evaluation of {_name(manifest)}"
+    return f"{_name(manifest['before'])} and {_name(manifest['after'])} compared"
+
+
+def _name(manifest: Mapping[str, Any]) -> str:
+    model, adapter = manifest.get("model", "a model"), manifest.get("adapter")
+    return f"{model} with {adapter}" if adapter else str(model)

@@ -1,0 +1,178 @@
+"""The first stage: completions of a task's queries, by a model in memory or behind an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm.auto import tqdm
+
+from crosslign.contexts import ContextBuilder, ContextOverflow
+from crosslign.evaluation.endpoint import ChatEndpoint, EndpointReply
+from crosslign.evaluation.rows import Row, RowFile
+from crosslign.rollouts import Sampler, SamplingParameters
+from crosslign.types import Context, CrosslignError, Message, Query
+
+OnRows = Callable[[Sequence[Row]], None]
+
+
+class Completer(Protocol):
+    """Completes queries in any order; `on_rows` gets finished rows as they come."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """All that completions depend on besides the query."""
+        ...
+
+    def complete(self, queries: Sequence[Query], on_rows: OnRows) -> None: ...
+
+
+def completion_row(query: Query, completion: str, truncated: bool, **more: Any) -> Row:
+    return {
+        "id": query.id,
+        "language": query.language,
+        "label": query.label,
+        "category": query.category,
+        "query": query.text,
+        "source_language": query.source_language,
+        "source_query": query.source_text,
+        "completion": completion,
+        "truncated": truncated,
+        **more,
+    }
+
+
+def query_of(row: Mapping[str, Any]) -> Query:
+    return Query(
+        row["id"],
+        row["language"],
+        row["query"],
+        row["source_language"],
+        row["source_query"],
+        row["label"],
+        row.get("category"),
+    )
+
+
+class SamplerCompleter:
+    """A model in memory, through the sampler that training uses; batches of similar length, the longest first."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        contexts: ContextBuilder,
+        parameters: SamplingParameters,
+        identity: Mapping[str, Any],
+        *,
+        batch_size: int = 16,
+        seed: int = 0,
+        make_context: Callable[[Sequence[Query]], Sequence[Context]] | None = None,
+    ) -> None:
+        self._sampler = sampler
+        self._contexts = contexts
+        self._parameters = parameters
+        self._identity = identity
+        self._batch_size = batch_size
+        self._seed = seed
+        self._make_context = make_context or (lambda queries: [contexts.student(q) for q in queries])
+
+    def identity(self) -> Mapping[str, Any]:
+        return self._identity
+
+    def complete(self, queries: Sequence[Query], on_rows: OnRows) -> None:
+        """Raises CrosslignError, before anything is sampled, for a query whose context is too long."""
+        try:
+            lengths = {q.key: len(self._contexts.student(q).token_ids) for q in queries}
+        except ContextOverflow as overflow:
+            raise too_long(overflow) from overflow
+        ordered = sorted(queries, key=lambda q: (-lengths[q.key], q.key))
+        decode = self._contexts.tokenizer.decode
+        for start in range(0, len(ordered), self._batch_size):
+            batch = ordered[start : start + self._batch_size]
+            try:
+                contexts = self._make_context(batch)
+            except ContextOverflow as overflow:
+                raise too_long(overflow) from overflow
+            prompts = [c.token_ids for c in contexts]
+            completions = self._sampler.sample(prompts, self._parameters, seed=self._seed + start)
+            on_rows(
+                [
+                    completion_row(
+                        query,
+                        decode(list(completion.token_ids), skip_special_tokens=True),
+                        completion.truncated,
+                        prompt_tokens=len(prompt),
+                        completion_tokens=len(completion.token_ids),
+                    )
+                    for query, prompt, completion in zip(batch, prompts, completions, strict=True)
+                ]
+            )
+
+
+class EndpointCompleter:
+    """A model behind an OpenAI-compatible endpoint; it applies its own chat template."""
+
+    def __init__(self, endpoint: ChatEndpoint, parameters: SamplingParameters, *, seed: int = 0) -> None:
+        self._endpoint = endpoint
+        self._parameters = parameters
+        self._seed = seed
+
+    def identity(self) -> Mapping[str, Any]:
+        p = self._parameters
+        return {**self._endpoint.identity(), "temperature": p.temperature, "top_p": p.top_p, "seed": self._seed,
+                "max_completion_length": p.max_completion_length}  # fmt: skip
+
+    def complete(self, queries: Sequence[Query], on_rows: OnRows) -> None:
+        """A conversation that the server rejects is an empty completion whose row says why: the judges abstain."""
+
+        def deliver(index: int, reply: EndpointReply) -> None:
+            more: dict[str, Any] = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
+            if reply.finish_reason == "rejected":
+                more["rejected"] = reply.error
+            on_rows([completion_row(queries[index], reply.text, reply.truncated, **more)])
+
+        self._endpoint.complete(
+            [(Message("user", q.text),) for q in queries],
+            temperature=self._parameters.temperature,
+            top_p=self._parameters.top_p,
+            max_tokens=self._parameters.max_completion_length,
+            seed=self._seed,
+            on_result=deliver,
+        )
+
+
+def completions(
+    queries: Sequence[Query],
+    completer: Completer,
+    path: Path,
+    *,
+    name: str = "completions",
+    overwrite: bool = False,
+    announce: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """The rows of all queries in their order, from the file where it has them. See `RowFile` for what is kept."""
+    file = RowFile(path, completer.identity())
+    done = file.start(replace=overwrite)
+    # A query whose text has changed under the same id is another query.
+    done = {q.key: done[q.key] for q in queries if q.key in done and done[q.key].get("query") == q.text}
+    missing = [q for q in queries if q.key not in done]
+    if done and missing:
+        announce(f"{name}: {len(done)} of {len(queries)} completions are there already")
+    if missing:
+        with tqdm(total=len(missing), desc=name, unit="completion", disable=None) as bar:
+
+            def keep(rows: Sequence[Row]) -> None:
+                file.append(rows)
+                done.update((f"{r['id']}|{r['language']}", r) for r in rows)
+                bar.update(len(rows))
+
+            completer.complete(missing, keep)
+    return file.finish([q.key for q in queries], done)
+
+
+def too_long(overflow: ContextOverflow) -> CrosslignError:
+    query = overflow.query
+    return CrosslignError(
+        f"query {query.id!r} ({query.language}): its {overflow.role} context has {overflow.length} tokens, the limit "
+        f"is {overflow.limit}. Raise --max-length; nothing is cut silently."
+    )

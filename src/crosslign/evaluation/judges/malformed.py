@@ -1,0 +1,105 @@
+"""Completions that are no reply at all: nothing to read, the prompt said back, or one thing over and over.
+
+Everything here works on normalised text and on characters, so that it holds for scripts without spaces too.
+"""
+
+from __future__ import annotations
+
+import re
+
+from crosslign.evaluation.judges.normalise import SEPARATORS, UNSPACED
+
+# Longer texts are judged by their two ends, so that the work is bounded: loops begin anywhere and go on to the end.
+END_CHARACTERS = 4000
+# The shortest piece whose recurrence says something: about three words. Characters of dense scripts say twice as much.
+REPETITION_GRAM, ECHO_GRAM = 16, 8
+MAX_REPEATED = 0.7
+MIN_ECHOED = 0.8
+MIN_OF_QUERY = 0.5
+MIN_ECHO = 12
+ENOUGH = 200  # so much tells the script, and that a text is not short
+
+_DENSE = re.compile(f"[{UNSPACED}]")
+_READABLE = re.compile(f"[^{SEPARATORS}]")
+
+
+def clip(text: str) -> str:
+    """`text` itself, or its first and last `END_CHARACTERS` if it is longer than both."""
+    return text if len(text) <= 2 * END_CHARACTERS else f"{text[:END_CHARACTERS]}\n{text[-END_CHARACTERS:]}"
+
+
+def readable(text: str) -> int:
+    """How many letters and digits a normalised text has, up to `ENOUGH` characters of it.
+
+    Those of dense scripts, each a syllable or a word, count 2.
+    """
+    text = text[:ENOUGH]
+    return len(_READABLE.findall(text)) + len(_DENSE.findall(text))
+
+
+def dense(text: str) -> bool:
+    """It is in a dense script, by its first `ENOUGH` characters."""
+    text = text[:ENOUGH]
+    return 2 * len(_DENSE.findall(text)) > len(text)
+
+
+def _gram(text: str, characters: int) -> int:
+    return characters // 2 if dense(text) else characters
+
+
+def repeated_share(text: str) -> float:
+    """The share of `text` that was said before: characters inside an n-gram that occurs earlier, of all characters.
+
+    n is `REPETITION_GRAM` characters, half of that in dense scripts. A text said twice scores 0.5, k times (k-1)/k; a
+    song with a chorus or a list of alike items seldom 0.5, an endless loop nearly 1. 0 if the text is shorter than n.
+    """
+    n = _gram(text, REPETITION_GRAM)
+    seen: set[str] = set()
+    covered, end = 0, 0
+    for start in range(len(text) - n + 1):
+        gram = text[start : start + n]
+        if gram in seen:
+            covered += start + n - max(start, end)
+            end = start + n
+        else:
+            seen.add(gram)
+    return covered / len(text) if text else 0.0
+
+
+def repeats(text: str) -> bool:
+    """Most of it is a loop."""
+    return repeated_share(text) >= MAX_REPEATED
+
+
+def said_of(text: str, other: str, least: float = 0.0) -> float:
+    """The share of `text` that `other` says too: characters inside an n-gram that occurs in `other`, of all.
+
+    n is `ECHO_GRAM` characters, half of that in dense scripts; a shorter text is looked for as a whole. 0 as soon as it
+    is clear that the share will be less than `least`.
+    """
+    if not text:
+        return 0.0
+    n = _gram(text, ECHO_GRAM)
+    if len(text) < n:
+        return float(text in other)
+    known = {other[start : start + n] for start in range(len(other) - n + 1)}
+    covered, end = 0, 0
+    for start in range(len(text) - n + 1):
+        if text[start : start + n] in known:
+            covered += start + n - max(start, end)
+            end = start + n
+        elif start - covered > (1 - least) * len(text):  # nothing further on covers what lies before `start`
+            return 0.0
+    return covered / len(text)
+
+
+def echoes(text: str, query: str, truncated: bool) -> bool:
+    """Little in `text` that is not in `query`, and it says at least half of it.
+
+    One option picked from a question that offers some is therefore no echo, nor is "Hello" to "Hello": an echo has at
+    least `MIN_ECHO` letters and digits. A reply that was cut off need not reach half of the query, if it begins as the
+    query does.
+    """
+    if readable(text) < MIN_ECHO or said_of(text, query, least=MIN_ECHOED) < MIN_ECHOED:
+        return False
+    return said_of(query, text) >= MIN_OF_QUERY or (truncated and query.startswith(text[:MIN_ECHO]))

@@ -1,0 +1,193 @@
+"""A phrase book: what refusing sounds like in many languages, compiled to one expression per script and class.
+
+A book maps a language to its classes of phrases (`CLASSES`), each a list. A phrase is written as people write it; it is
+normalised as completions are. It may hold `(a|b)` for alternatives, also nested or with an empty one, `*` for the rest
+of a word, `...` for a few words within the clause, and `$` where the clause must end. In scripts with spaces a phrase
+begins and ends at word boundaries; in Chinese, Japanese, Korean and Thai it may stand anywhere, and spaces do not
+count.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from crosslign.evaluation.judges.normalise import SEPARATORS, UNSPACED, fold, normalise
+from crosslign.languages import english_name
+from crosslign.types import CrosslignError, nearest
+
+Book = Mapping[str, Mapping[str, Sequence[str]]]
+
+# decline: refuses by itself.
+# apology: an apology or another opening of a refusal ("unfortunately", "as an AI"); refuses with one of the next two.
+# inability: "I cannot"; by itself it may be anything ("I cannot wait").
+# disapproval: "illegal", "unethical".
+# idiom: looks like one of the above and is not; it is taken out first ("sorry for the delay").
+# answer: an answer follows ("here is how"); takes back what only two weak phrases together said.
+# no, yes: a whole reply, or how one begins.
+CLASSES = ("decline", "apology", "inability", "disapproval", "idiom", "answer", "no", "yes")
+GAP_CHARACTERS = {"spaced": 60, "unspaced": 20}
+
+_SCRIPTS = {
+    "unspaced": f"[{UNSPACED}]",
+    "arabic": "[\u0600-\u06ff\u0750-\u077f\u08a0-\u08ff]",
+    "devanagari": "[\u0900-\u097f]",
+    "bengali": "[\u0980-\u09ff]",
+    "cyrillic": "[\u0400-\u052f]",
+    "latin": "[a-z]",
+}
+_BUILTIN = "lexicon.yaml"
+_WORD = f"[^{SEPARATORS}]"
+_SPACED_RUN = re.compile("[a-z0-9]+")
+# Arabic writes "and", "so" and "that" as one letter before the word.
+_BEFORE = {"unspaced": "", "arabic": f"(?<!{_WORD})[\u0648\u0641]?"}
+_MARKUP = re.compile(r"\.\.\.|…|[(|)*$]")
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Where a phrase stands in a normalised text, what was said, and whose phrase it is."""
+
+    start: int
+    end: int
+    said: str
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Script:
+    present: re.Pattern[str]
+    phrases: re.Pattern[str]
+    languages: tuple[str, ...]
+
+
+class PhraseBook:
+    """Finds the phrases of a book, of all its languages, in normalised text."""
+
+    def __init__(self, book: Book, where: str = "phrases") -> None:
+        """Raises CrosslignError naming the language, the class and the phrase that is not well-formed."""
+        self.book = _checked(book, where)
+        self._scripts: dict[str, list[_Script]] = {}
+        for kind in CLASSES:
+            by_script: dict[str, dict[str, str]] = {}
+            for language, classes in self.book.items():
+                for phrase in classes.get(kind, ()):
+                    pattern, script = _compiled(phrase, f"{where}, {language}.{kind}")
+                    by_script.setdefault(script, {}).setdefault(pattern, language)  # the first language has it
+            self._scripts[kind] = [
+                _script(script, patterns, f"{where}, {kind}") for script, patterns in by_script.items()
+            ]
+
+    def find(self, kind: str, text: str) -> list[Match]:
+        """All phrases of one class in a normalised text, those of one script left to right and without overlaps."""
+        found = []
+        for script in self._scripts[kind]:
+            if script.present.search(text):
+                for match in script.phrases.finditer(text):
+                    assert match.lastindex is not None  # every phrase ends in a group of its own
+                    language = script.languages[match.lastindex - 1]
+                    found.append(Match(match.start(), match.end(), match.group(), language))
+        return found
+
+    def without(self, kind: str, text: str) -> str:
+        """The text with the phrases of one class taken out; a full stop keeps what was beside them apart."""
+        for script in self._scripts[kind]:
+            if script.present.search(text):
+                text = script.phrases.sub(".", text)
+        return text
+
+
+@functools.cache
+def builtin() -> PhraseBook:
+    """The phrase book that comes with crosslign."""
+    text = resources.files("crosslign.evaluation.judges").joinpath(_BUILTIN).read_text(encoding="utf-8")
+    return PhraseBook(yaml.safe_load(text), _BUILTIN)
+
+
+def _checked(book: Any, where: str) -> dict[str, dict[str, list[str]]]:
+    if not isinstance(book, Mapping) or not book:
+        raise CrosslignError(f"{where}: expected languages, each with classes of phrases ({', '.join(CLASSES)}).")
+    checked: dict[str, dict[str, list[str]]] = {}
+    for language, classes in book.items():
+        # YAML reads a bare `no` as False, also as Norwegian's code.
+        if not isinstance(language, str):
+            raise CrosslignError(f"{where}: the language {language!r} is no text. Quote it.")
+        english_name(language)
+        if not isinstance(classes, Mapping):
+            raise CrosslignError(f"{where}, {language}: expected classes of phrases ({', '.join(CLASSES)}).")
+        checked[language] = {}
+        for kind, phrases in classes.items():
+            if kind not in CLASSES:
+                hint = "Quote it." if isinstance(kind, bool) else nearest(str(kind), CLASSES)
+                raise CrosslignError(f"{where}, {language}: unknown class {kind!r}. {hint}")
+            if isinstance(phrases, str) or not isinstance(phrases, Sequence):
+                raise CrosslignError(f"{where}, {language}.{kind}: expected a list of phrases.")
+            for phrase in phrases:
+                if not isinstance(phrase, str):
+                    raise CrosslignError(f"{where}, {language}.{kind}: the phrase {phrase!r} is no text. Quote it.")
+                if not normalise(_MARKUP.sub("", phrase)):
+                    raise CrosslignError(f"{where}, {language}.{kind}: the phrase {phrase!r} has no letters.")
+            checked[language][kind] = list(phrases)
+    return checked
+
+
+def _compiled(phrase: str, where: str) -> tuple[str, str]:
+    """A phrase as a regular expression over normalised text, and its script: the first of `_SCRIPTS` that it uses."""
+    pieces = [fold(piece) for piece in _MARKUP.split(phrase.strip())]
+    letters = "".join(pieces)
+    script = next((name for name, present in _SCRIPTS.items() if re.search(present, letters)), None)
+    if script is None:
+        raise CrosslignError(f"{where}: the phrase {phrase!r} is in no script known here ({', '.join(_SCRIPTS)}).")
+    unspaced = script == "unspaced"
+    gap = f"[^.,?]{{0,{GAP_CHARACTERS['unspaced' if unspaced else 'spaced']}}}?"
+    markup = {
+        "(": "(?:",
+        ")": ")",
+        "|": "|",
+        "*": f"{_WORD}*",
+        "$": r"(?=[.,?]|$)",
+        "...": gap if unspaced else f"(?:{gap}[ '])??",  # between spaced words a gap ends where a word does
+    }
+    pattern, depth = "", 0
+    marks = ["", *(mark.replace("…", "...") for mark in _MARKUP.findall(phrase))]
+    for mark, piece, following in zip(marks, pieces, [*marks[1:], ""], strict=True):
+        depth += {"(": 1, ")": -1}.get(mark, 0)
+        if depth < 0 or (mark == "|" and depth == 0):
+            raise _unbalanced(phrase, where)
+        pattern += markup.get(mark, "")
+        # Words with a gap between them do not also need a space there: the gap may be nothing but that.
+        parts = re.split("([ ,.?]+|')", piece.lstrip() if mark == "..." else piece)
+        for number, part in enumerate(parts):
+            if part == "":
+                continue
+            if part.strip(" ,.?") != "":
+                said = "[' ]?" if part == "'" else re.escape(part)
+                # Letters of other scripts are set off by spaces in normalised text.
+                pattern += _SPACED_RUN.sub(r" ?\g<0> ?", said) if unspaced else said
+            elif following == "..." and "".join(parts[number + 1 :]) == "":  # a gap stays within the clause
+                pattern += "" if unspaced else " "
+            else:
+                pattern += "[ ,]*" if unspaced else "[ ,]+"
+    if depth:
+        raise _unbalanced(phrase, where)
+    return pattern, script
+
+
+def _unbalanced(phrase: str, where: str) -> CrosslignError:
+    return CrosslignError(f"{where}: the brackets of {phrase!r} do not match. Write (a|b) for alternatives.")
+
+
+def _script(name: str, patterns: Mapping[str, str], where: str) -> _Script:
+    after = "" if name == "unspaced" else f"(?!{_WORD})"
+    before = _BEFORE.get(name, f"(?<!{_WORD})")
+    phrases = re.compile(f"{before}(?:{'|'.join(f'{pattern}()' for pattern in patterns)}){after}")
+    if phrases.match(""):
+        empty = next(pattern for pattern in patterns if re.match(pattern, ""))
+        raise CrosslignError(f"{where}: a phrase of {patterns[empty]!r} may be nothing at all: {empty!r}.")
+    return _Script(re.compile(_SCRIPTS[name]), phrases, tuple(patterns.values()))

@@ -1,0 +1,118 @@
+"""A stage's file: one JSON row a query, resumable, and never mixed with rows that were made otherwise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crosslign.types import CrosslignError
+
+Row = dict[str, Any]
+
+
+def key_of(row: Mapping[str, Any]) -> str:
+    return f"{row['id']}|{row['language']}"
+
+
+def plain(text: str) -> str:
+    """Text that UTF-8 can hold: lone surrogates, which a tokenizer or a file may give, are written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def digest(value: Any) -> str:
+    """16 hexadecimal digits of anything that JSON can hold."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one move: a reader sees the old content or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class RowFile:
+    """Rows of a stage under an identity: what the rows depend on.
+
+    Rows are appended as they are made, so an interruption loses at most the one that was being written; `finish` puts
+    them into order. The identity stands in a file beside them.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path = path
+        self.identity = json.loads(json.dumps(identity, default=str))
+        self.side = path.with_name(f"{path.name}.identity.json")
+
+    def differences(self) -> list[str] | None:
+        """Names of what differs from the rows that are there; [] if nothing does; None if there are no rows."""
+        if not self.path.exists():
+            return None
+        try:
+            before = json.loads(self.side.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return ["unknown"]
+        return sorted(k for k in {*before, *self.identity} if before.get(k) != self.identity.get(k))
+
+    def start(self, *, replace: bool) -> dict[str, Row]:
+        """Rows that are there already, by key, ready for more.
+
+        Rows of another identity are thrown away if `replace`, else CrosslignError names what differs.
+        """
+        different = self.differences()
+        if different and not replace:
+            raise CrosslignError(
+                f"{self.path}: was made with other settings ({', '.join(different)} differ). Use --overwrite or "
+                "another --out."
+            )
+        if different:
+            self.path.unlink()
+        if different is None or different:
+            write_text(self.side, json.dumps(self.identity, indent=2, ensure_ascii=False) + "\n")
+        return {key_of(row): row for row in self.read()}
+
+    def read(self) -> Iterator[Row]:
+        """The rows in the file; a line that an interruption cut off is left out."""
+        if not self.path.exists():
+            return
+        with self.path.open(encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                    key_of(row)
+                except (ValueError, KeyError, TypeError):
+                    continue
+                yield row
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # A line that was cut off must not swallow the first new one.
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        with self.path.open("a+b") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    text = "\n" + text
+            file.write(text.encode("ascii"))
+
+    def finish(self, keys: Sequence[str], rows: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+        """Write the rows of `keys` in that order and return them.
+
+        Rows of other queries, which an earlier call with more languages has made, stay behind them.
+        """
+        ordered = [dict(rows[key]) for key in keys]
+        wanted = set(keys)
+        others = {key_of(row): row for row in self.read() if key_of(row) not in wanted}
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in (*ordered, *others.values())))
+        return ordered

@@ -1,0 +1,227 @@
+"""The stages of an evaluation, each a file that the next reads: completions, verdicts, fidelity, results, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from crosslign.evaluation.fidelity import LanguageFidelity
+from crosslign.evaluation.generation import Completer, completions, query_of
+from crosslign.evaluation.judges.base import Judge
+from crosslign.evaluation.results import (
+    SCHEMA_VERSION,
+    JudgedRow,
+    Kind,
+    evaluation_task,
+    to_csv,
+    to_markdown,
+)
+from crosslign.evaluation.rows import Row, RowFile, digest, key_of, write_text
+from crosslign.evaluation.tasks import TaskData, resource_groups
+from crosslign.types import JudgeItem, Verdict
+
+COMPLETIONS = "completions.jsonl"
+RESULTS, TABLE, CARD, REPORT = "results.json", "results.csv", "results.md", "report.html"
+CHUNK = 64  # rows that a judge gets at a time: what an interruption can lose
+Announce = Callable[[str], None]
+
+
+def silent(text: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Part:
+    """The harmful or the benign queries of a task: rates of the two mean different things."""
+
+    name: str
+    kind: Kind
+    data: TaskData
+    keys: tuple[str, ...]
+
+    @property
+    def folder(self) -> str:
+        """The task's folder; a local table's path is no name for one."""
+        return folder_name(self.data.name)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is to be evaluated, with what, and where it goes.
+
+    Fields:
+        tasks: whose queries are completed.
+        judges: the first one's verdicts make the rates, the others' the agreement.
+        manifest: what is known of the model (model, adapter, revision, ...).
+        trained: languages that the model was aligned in; the others are "unseen".
+    """
+
+    out: Path
+    tasks: Sequence[TaskData]
+    judges: Sequence[Judge]
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    trained: Sequence[str] = ()
+    source_language: str = "en"
+    seed: int = 0
+    overwrite: bool = False
+
+
+def folder_name(task: str) -> str:
+    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in task)
+    return safe if safe == task else f"{safe[:60]}-{digest(task)[:6]}"
+
+
+def parts(tasks: Sequence[TaskData]) -> list[Part]:
+    """Each task once, a mixed one twice: `NAME harmful` and `NAME benign`."""
+    made = []
+    for data in tasks:
+        for kind in ("harmful", "benign"):
+            keys = tuple(q.key for q in data.queries if q.label == kind)
+            if keys:
+                name = data.name if data.kind == kind else f"{data.name} {kind}"
+                made.append(Part(name, kind, data, keys))
+    return made
+
+
+def groups_of(languages: Sequence[str], source_language: str, trained: Sequence[str]) -> dict[str, list[str]]:
+    """Resource levels, and trained against unseen if the training languages are known; the source is in neither."""
+    others = [code for code in languages if code != source_language]
+    groups: dict[str, list[str]] = {name: list(codes) for name, codes in resource_groups(others).items() if codes}
+    if trained:
+        groups["trained"] = [code for code in others if code in trained]
+        groups["unseen"] = [code for code in others if code not in trained]
+    return {name: codes for name, codes in groups.items() if codes}
+
+
+def run(evaluation: Evaluation, completer: Completer, announce: Announce = silent) -> dict[str, Any]:
+    """All stages; a stage whose inputs have not changed is read from its file. Returns what `results.json` holds."""
+    rows: dict[str, list[Row]] = {}
+    for data in evaluation.tasks:
+        for note in data.notes:
+            announce(f"{data.name}: {note}")
+        rows[data.name] = completions(
+            data.queries,
+            completer,
+            evaluation.out / folder_name(data.name) / COMPLETIONS,
+            name=data.name,
+            overwrite=evaluation.overwrite,
+            announce=announce,
+        )
+    return judge_rows(evaluation, rows, completer.identity(), announce)
+
+
+def judge_rows(
+    evaluation: Evaluation, rows: Mapping[str, Sequence[Row]], sampling: Mapping[str, Any], announce: Announce = silent
+) -> dict[str, Any]:
+    """The stages after generation: verdicts, fidelity, results, report."""
+    languages = list(dict.fromkeys(code for data in evaluation.tasks for code in data.languages))
+    groups = groups_of(languages, evaluation.source_language, evaluation.trained)
+    fidelity = LanguageFidelity(languages, evaluation.source_language)
+    judged: dict[str, dict[str, dict[str, JudgedRow]]] = {}
+    for data in evaluation.tasks:
+        folder = evaluation.out / folder_name(data.name)
+        spoken = fidelity_stage(rows[data.name], fidelity, folder / "fidelity.jsonl")
+        judged[data.name] = {
+            judge.name: {
+                key_of(row): JudgedRow(query_of(row), verdict, row["truncated"], status)
+                for row, verdict, status in zip(
+                    rows[data.name], judge_stage(rows[data.name], judge, folder), spoken, strict=True
+                )
+            }
+            for judge in evaluation.judges
+        }
+    first, *others = (judge.name for judge in evaluation.judges)
+    results: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "evaluation",
+        "manifest": {
+            **evaluation.manifest,
+            "judges": {judge.name: dict(judge.identity()) for judge in evaluation.judges},
+            "fidelity": dict(fidelity.identity()),
+            "tasks": {
+                d.name: {"version": d.version, "sha256": d.sha256, "rows": d.rows, "notes": list(d.notes)}
+                for d in evaluation.tasks
+            },
+            "sampling": dict(sampling),
+            "seed": evaluation.seed,
+            "groups": groups,
+        },
+        "tasks": {
+            part.name: evaluation_task(
+                [judged[part.data.name][first][key] for key in part.keys],
+                part.kind,
+                first,
+                groups,
+                evaluation.seed,
+                {other: [judged[part.data.name][other][key] for key in part.keys] for other in others},
+            )
+            for part in parts(evaluation.tasks)
+        },
+    }
+    write_results(evaluation.out, results)
+    return results
+
+
+def judge_stage(rows: Sequence[Row], judge: Judge, folder: Path) -> list[Verdict]:
+    """A judge's verdicts, kept in a file of its own: changing the judge asks for no new completion."""
+    seen = digest([[key_of(row), row["query"], row["completion"]] for row in rows])
+    path = folder / f"verdicts-{folder_name(judge.name)}.jsonl"
+    file = RowFile(path, {**judge.identity(), "completions": seen})
+    done = file.start(replace=True)
+    missing = [row for row in rows if key_of(row) not in done]
+    with tqdm(total=len(missing), desc=f"{folder.name}: {judge.name}", unit="verdict", disable=None) as bar:
+        for start in range(0, len(missing), CHUNK):
+            chunk = missing[start : start + CHUNK]
+            verdicts = _ask(judge, chunk)
+            made = [
+                {
+                    "id": row["id"],
+                    "language": row["language"],
+                    "outcome": v.outcome,
+                    "reason": v.reason,
+                    "lenient": v.lenient,
+                    "details": dict(v.details),
+                }
+                for row, v in zip(chunk, verdicts, strict=True)
+            ]
+            file.append(made)
+            done.update((key_of(row), row) for row in made)
+            bar.update(len(chunk))
+    ordered = file.finish([key_of(row) for row in rows], done)
+    return [Verdict(r["outcome"], r["reason"], r["lenient"], r["details"]) for r in ordered]
+
+
+def _ask(judge: Judge, rows: Sequence[Row]) -> list[Verdict]:
+    """Rows that an endpoint refused to complete have no completion to judge."""
+    asked = [row for row in rows if "rejected" not in row]
+    verdicts = iter(judge.judge([JudgeItem(query_of(row), row["completion"], row["truncated"]) for row in asked]))
+    return [next(verdicts) if "rejected" not in row else Verdict(None, "rejected by the endpoint") for row in rows]
+
+
+def fidelity_stage(rows: Sequence[Row], fidelity: LanguageFidelity, path: Path) -> list[Any]:
+    """The status of each completion's language. It takes microseconds a row, so it is always made anew."""
+    found = fidelity.measure([JudgeItem(query_of(row), row["completion"], row["truncated"]) for row in rows])
+    lines = [
+        {
+            "id": row["id"],
+            "language": row["language"],
+            "detected": result.detected,
+            "status": result.status,
+            "probability": result.probability,
+        }
+        for row, result in zip(rows, found, strict=True)
+    ]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+    return [result.status for result in found]
+
+
+def write_results(out: Path, results: Mapping[str, Any]) -> None:
+    """`results.json`, `.csv` and `.md`."""
+    write_text(out / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / TABLE, to_csv(results))
+    write_text(out / CARD, to_markdown(results))

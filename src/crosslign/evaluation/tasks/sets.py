@@ -1,0 +1,144 @@
+"""The published sets that are tables: where they are, at which revision, and how their columns read.
+
+A revision is pinned where the commit could be looked up; the file names and columns are the pinned commit's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from crosslign.evaluation.tasks.base import FileTask, Source
+from crosslign.evaluation.tasks.readers import Long, Wide, always, text_of
+from crosslign.evaluation.tasks.registry import register
+from crosslign.types import Label
+
+POLYGUARD_LANGUAGES = {
+    "English": "en", "Arabic": "ar", "Chinese": "zh", "Czech": "cs", "Dutch": "nl", "French": "fr", "German": "de",
+    "Hindi": "hi", "Italian": "it", "Japanese": "ja", "Korean": "ko", "Polish": "pl", "Portuguese": "pt",
+    "Russian": "ru", "Spanish": "es", "Swedish": "sv", "Thai": "th",
+}  # fmt: skip
+
+
+@register("multijail")
+def multijail() -> FileTask:
+    """315 harmful queries, translated by native speakers into nine languages."""
+    return FileTask(
+        name="multijail",
+        version="1",
+        kind="harmful",
+        languages=("en", "zh", "it", "vi", "ar", "ko", "th", "bn", "sw", "jv"),
+        source=Source("DAMO-NLP-SG/MultiJail", "189375ca64f5c09f8db2b22f833c57c4418c55ab", ("MultiJail.csv",)),
+        licence="MIT",
+        citation="Deng et al., Multilingual Jailbreak Challenges in Large Language Models, ICLR 2024, arXiv 2310.06474",
+        reader=Wide(category=("tags", "category")),
+    )
+
+
+@register("pku_saferlhf_multilingual")
+def pku_saferlhf_multilingual() -> FileTask:
+    """Prompts of PKU-SafeRLHF in translation: JSON lines with `prompt` in English and `prompt_zh`, `prompt_sw`, ...
+
+    The original repeats a prompt for each pair of answers; repetitions are left out.
+    """
+    return FileTask(
+        name="pku_saferlhf_multilingual",
+        version="1",
+        kind="harmful",
+        languages=(),
+        source=Source(
+            files=("prompts.jsonl",),
+            elsewhere="It is JSON lines with the English prompt in `prompt` and translations in `prompt_zh`, "
+            "`prompt_sw` and so on; the English prompts are those of PKU-Alignment/PKU-SafeRLHF.",
+        ),
+        licence="CC-BY-NC-4.0 (PKU-SafeRLHF)",
+        citation="Ji et al., PKU-SafeRLHF: Towards Multi-Level Safety Alignment for LLMs, 2024, arXiv 2406.15513",
+        reader=Wide(english=("prompt", "prompt_en", "en"), prefix="prompt_", category=("category", "harm_category")),
+    )
+
+
+@register("advbench_x")
+def advbench_x() -> FileTask:
+    """The 520 harmful behaviours of AdvBench in translation: a table with one column a language."""
+    return FileTask(
+        name="advbench_x",
+        version="1",
+        kind="harmful",
+        languages=(),
+        source=Source(
+            files=("advbench_x.csv",),
+            elsewhere="It is a table with one column a language (en or goal, zh, ko, th, sw, ...).",
+        ),
+        licence="MIT (AdvBench)",
+        citation="Zou et al., Universal and Transferable Adversarial Attacks on Aligned Language Models, 2023, "
+        "arXiv 2307.15043 (AdvBench)",
+        reader=Wide(english=("en", "goal", "prompt"), prefix="prompt_"),
+    )
+
+
+def _polyguard_label(record: Mapping[str, object]) -> Label:
+    """`prompt_harm_label` is the annotators'; `prompt_label` the same in other words, where that is missing."""
+    said = text_of(record.get("prompt_harm_label")).lower() or text_of(record.get("prompt_label")).lower()
+    labels: dict[str, Label] = {"harmful": "harmful", "unsafe": "harmful", "unharmful": "benign", "safe": "benign"}
+    return labels.get(said, "unlabelled")
+
+
+@register("polyguard_prompts")
+def polyguard_prompts() -> FileTask:
+    """1,725 prompts of WildGuardTest in 17 languages, harmful and harmless."""
+    return FileTask(
+        name="polyguard_prompts",
+        version="1",
+        kind="mixed",
+        languages=tuple(POLYGUARD_LANGUAGES.values()),
+        source=Source(
+            "ToxicityPrompts/PolyGuardPrompts",
+            "c5b466a95b64ff121db4398246b6abb7672696ec",
+            ("data/test-00000-of-00001.parquet",),
+        ),
+        licence="CC-BY-4.0",
+        citation="Kumar et al., PolyGuard: A Multilingual Safety Moderation Tool for 17 Languages, 2025, "
+        "arXiv 2504.04377",
+        reader=Long(POLYGUARD_LANGUAGES, label=_polyguard_label, category=("subcategory", "prompt_categories")),
+    )
+
+
+def _xstest_label(record: Mapping[str, object]) -> Label:
+    """The contrast prompts are harmful; copies without a column `label` mark them in `type`."""
+    said = text_of(record.get("label")).lower()
+    if said in ("safe", "benign"):
+        return "benign"
+    if said in ("unsafe", "harmful"):
+        return "harmful"
+    kind = text_of(record.get("type"))
+    return "unlabelled" if not kind else "harmful" if kind.startswith("contrast_") else "benign"
+
+
+@register("xstest")
+def xstest() -> FileTask:
+    """250 harmless prompts that look harmful, and 200 harmful contrasts; in English, or a translated file."""
+    return FileTask(
+        name="xstest",
+        version="1",
+        kind="mixed",
+        languages=("en",),
+        source=Source("Paul/XSTest", "f600c994b256f12867dfa5b3eb3d545a3e62f8b5", ("xstest_prompts.csv",)),
+        licence="CC-BY-4.0",
+        citation="Röttger et al., XSTest: A Test Suite for Identifying Exaggerated Safety Behaviours in Large Language "
+        "Models, NAACL 2024, arXiv 2308.01263",
+        reader=Wide(english=("prompt", "en"), prefix="prompt_", label=_xstest_label, category=("type", "category")),
+    )
+
+
+@register("or_bench")
+def or_bench() -> FileTask:
+    """OR-Bench's hard 1,319: harmless prompts that models refuse; in English, or a translated file."""
+    return FileTask(
+        name="or_bench",
+        version="1",
+        kind="benign",
+        languages=("en",),
+        source=Source("bench-llm/or-bench", "e36d8b80e81837c8a8f264bbb2a49f1b32c7e272", ("or-bench-hard-1k.csv",)),
+        licence="CC-BY-4.0",
+        citation="Cui et al., OR-Bench: An Over-Refusal Benchmark for Large Language Models, 2024, arXiv 2405.20947",
+        reader=Wide(english=("prompt", "en"), prefix="prompt_", label=always("benign")),
+    )

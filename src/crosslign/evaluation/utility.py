@@ -1,0 +1,257 @@
+"""Utility: what a model can still do, by lm-eval's benchmarks, with the model in memory.
+
+The value of a benchmark in a language is the share of right answers in %, with the Wilson interval of 95 %.
+
+lm-eval is an optional dependency (`pip install 'crosslign[utility]'`) and is imported when something is measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from crosslign.evaluation.digits import ascii_numbers
+from crosslign.evaluation.utility_tasks import DIGITS_FILTER, GeneratedTask, UtilityTask, tasks_folder, write_tasks
+from crosslign.models.loading import token_ids
+from crosslign.types import CrosslignError
+
+MAX_NEW_TOKENS = 512  # lm-eval's own limit of 256 cuts worked solutions off in scripts with many tokens a word
+
+Cell = dict[str, Any]
+
+
+def utility(
+    model: Any,
+    tokenizer: Any,
+    tasks: Sequence[UtilityTask],
+    *,
+    limit: int | None = None,
+    batch_size: int = 8,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    answers: Path | None = None,
+    announce: Callable[[str], None] = lambda text: None,
+) -> dict[str, dict[str, Cell]]:
+    """Measure a causal language model, greedily and through its chat template.
+
+    Model and tokenizer are as before afterwards, also the model's training mode and generation settings. The prompt is
+    the rendered template and nothing else: a begin-of-sequence token is there once if the template writes it.
+
+    Args:
+        model: a `transformers` model, also with a PEFT adapter, on its device.
+        limit: rows per language, evenly spaced, so that parallel data give the same rows in every language and a
+            benchmark sorted by subject keeps its subjects; None: all.
+        max_new_tokens: of answers in free text.
+        chat_template_kwargs: passed to the chat template, for example `enable_thinking`.
+        answers: a JSONL file to write: task, language, index, completion, extracted, target and correct of each answer.
+        announce: told what is being measured.
+
+    Returns task to language to `{"metric", "value", "n", "low", "high"}`; rates in %.
+
+    Raises CrosslignError if lm-eval is missing, a task or its data are, or a prompt does not fit into the model.
+    """
+    tasks_folder()
+    if not tokenizer.chat_template:
+        raise CrosslignError(
+            "utility: the tokenizer has no chat template; give one, or use an instruction-tuned model."
+        )
+    with _undisturbed(model, tokenizer):
+        lm = _language_model(model, copy.deepcopy(tokenizer), batch_size, dict(chat_template_kwargs or {}))
+        if max_new_tokens >= lm.max_length:
+            raise CrosslignError(
+                f"utility: max_new_tokens is {max_new_tokens}, but the model takes {lm.max_length} tokens in all."
+            )
+        return evaluate(lm, tasks, limit=limit, max_new_tokens=max_new_tokens, answers=answers, announce=announce)
+
+
+def evaluate(
+    lm: Any,
+    tasks: Sequence[UtilityTask],
+    *,
+    limit: int | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    answers: Path | None = None,
+    announce: Callable[[str], None] = lambda text: None,
+) -> dict[str, dict[str, Cell]]:
+    """`utility` for any `lm_eval.api.model.LM` that has a chat template."""
+    if limit is not None and limit < 1:
+        raise CrosslignError(f"utility: limit is {limit}; it is a number of rows, at least 1.")
+    tasks_folder()
+    from lm_eval import evaluator
+
+    _register_digits_filter()
+    results: dict[str, dict[str, Cell]] = {task.name: {} for task in tasks}
+    if answers is not None:
+        answers.parent.mkdir(parents=True, exist_ok=True)
+        answers.write_text("", encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="crosslign-utility-") as folder, _quiet():
+        generated = write_tasks(tasks, Path(folder), max_new_tokens=max_new_tokens)
+        loaded = _load(generated, folder)
+        for task in generated:
+            rows = len(loaded[task.name].eval_docs)
+            count = rows if limit is None else min(limit, rows)
+            announce(f"{task.task.name}, {task.language}: {count} of {rows} rows of {task.source}")
+            output = evaluator.evaluate(
+                lm,
+                {task.name: loaded[task.name]},
+                samples={task.name: [i * rows // count for i in range(count)]},
+                bootstrap_iters=0,
+                log_samples=True,
+                apply_chat_template=True,
+            )
+            samples = [s for s in output["samples"][task.name] if s["filter"] == task.benchmark.extraction]
+            results[task.task.name][task.language] = _cell(task, samples)
+            if answers is not None:
+                _append(answers, task, samples)
+    return results
+
+
+def wilson(count: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of `count` out of `n`, in %."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(count, n).proportion_ci(method="wilson")
+    return 100 * float(interval.low), 100 * float(interval.high)
+
+
+def _cell(task: GeneratedTask, samples: Sequence[Mapping[str, Any]]) -> Cell:
+    metric = task.benchmark.metric
+    count, n = sum(round(float(s[metric])) for s in samples), len(samples)
+    low, high = wilson(count, n)
+    return {"metric": metric, "value": 100 * count / n, "n": n, "low": low, "high": high}
+
+
+def _append(path: Path, task: GeneratedTask, samples: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        for sample in samples:
+            response, extracted = sample["resps"][0][0], sample["filtered_resps"][0]
+            row = {
+                "task": task.task.name,
+                "language": task.language,
+                "index": sample["doc_id"],
+                "completion": response if isinstance(response, str) else None,  # options are scored, not written
+                "extracted": extracted if isinstance(extracted, str) else None,
+                "target": str(sample["target"]),
+                "correct": round(float(sample[task.benchmark.metric])) == 1,
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _load(generated: Sequence[GeneratedTask], folder: str) -> dict[str, Any]:
+    """The tasks with their data, all before the first is measured, so that what is missing shows at once."""
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=folder, include_defaults=False)  # indexing the defaults takes ten seconds
+    loaded: dict[str, Any] = {}
+    for task in generated:
+        try:
+            loaded |= manager.load([task.name])["tasks"]
+        except Exception as error:  # the data set library raises many kinds; the cause decides what the user can do
+            first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+            raise CrosslignError(
+                f"utility task {task.task.name!r}, {task.language}: {task.source} could not be loaded "
+                f"({type(error).__name__}: {first}). Stock data need a network or the local hub cache, and for a gated "
+                "set `hf auth login`; otherwise give local files (`files`)."
+            ) from error
+    return loaded
+
+
+def _register_digits_filter() -> None:
+    from lm_eval.api.filter import Filter
+    from lm_eval.api.registry import FILTER_REGISTRY, register_filter
+
+    if DIGITS_FILTER in FILTER_REGISTRY:
+        return
+
+    @register_filter(DIGITS_FILTER)
+    class DigitsFilter(Filter):
+        """Native digits to ASCII in every response; stands before what reads the answer."""
+
+        def apply(self, resps: Any, docs: Any) -> Any:
+            return [[ascii_numbers(response) for response in responses] for responses in resps]
+
+
+def _language_model(model: Any, tokenizer: Any, batch_size: int, chat_template_kwargs: dict[str, Any]) -> Any:
+    """lm-eval's view of the model, which raises where the original cuts the beginning of a prompt off."""
+    from lm_eval.models.huggingface import HFLM
+
+    class InMemory(HFLM):
+        def tok_batch_encode(
+            self,
+            strings: list[str],
+            padding_side: str = "left",
+            left_truncate_len: int | None = None,
+            truncation: bool = False,
+        ) -> Any:
+            ids, mask = super().tok_batch_encode(strings, padding_side, None, truncation)
+            if left_truncate_len is not None and ids.shape[1] > left_truncate_len:
+                self._refuse(ids.shape[1], ids.shape[1] - left_truncate_len)
+            return ids, mask
+
+        def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> Any:
+            for _, context, continuation in requests:
+                excess = len(context) + len(continuation) - self.max_length
+                if excess > 0:
+                    self._refuse(len(context), excess)
+            return super()._loglikelihood_tokens(requests, *args, **kwargs)
+
+        def _refuse(self, tokens: int, excess: int) -> None:
+            raise CrosslignError(
+                f"utility: a prompt has {tokens} tokens; with the answer's that is {excess} more than the "
+                f"{self.max_length} that the model takes. Nothing is cut silently: lower max_new_tokens or leave the "
+                "row out."
+            )
+
+    with _quiet():
+        return InMemory(
+            pretrained=model,
+            tokenizer=tokenizer,
+            backend="causal",
+            batch_size=batch_size,
+            add_bos_token=False,  # the template writes it, or the model has none
+            chat_template_args=chat_template_kwargs,
+        )
+
+
+@contextlib.contextmanager
+def _undisturbed(model: Any, tokenizer: Any) -> Iterator[None]:
+    """The model in evaluation mode with neutral generation settings, and afterwards as before.
+
+    Models bring settings of their own (Qwen2.5 a repetition penalty, which also greedy decoding heeds and which
+    punishes arithmetic).
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    ids = token_ids(tokenizer, model)
+    training = [module for module in model.modules() if module.training]
+    before = inner.generation_config
+    inner.generation_config = GenerationConfig(
+        eos_token_id=list(ids.stop), pad_token_id=ids.pad, suppress_tokens=list(ids.forbidden) or None
+    )
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        inner.generation_config = before
+        for module in training:
+            module.training = True
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without lm-eval's warnings, which are about how its command line is used."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

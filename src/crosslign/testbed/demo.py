@@ -1,0 +1,44 @@
+"""`crosslign demo`: the whole experiment on one seed, reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from crosslign.testbed.cache import BaseSpec
+from crosslign.testbed.experiment import Alignment, run_experiment
+from crosslign.testbed.report import report, terminal
+from crosslign.testbed.tables import TableSpec
+from crosslign.training import write_atomically
+from crosslign.types import CrosslignError
+
+REPORT = "report.md"
+MAX_SEED = 2**32 - 1  # numpy's generator, which transformers seeds, takes no more
+MAX_STEPS = 100_000
+
+
+def check_range(seed: int, steps: int) -> None:
+    """Raise CrosslignError for a seed or a number of steps that the demo cannot run with."""
+    if not 0 <= seed <= MAX_SEED:
+        raise CrosslignError(f"--seed: {seed} is out of range; it is a whole number from 0 to {MAX_SEED}.")
+    if not 1 <= steps <= MAX_STEPS:
+        raise CrosslignError(f"--steps: {steps} is out of range; it is a whole number from 1 to {MAX_STEPS}.")
+
+
+def run_demo(
+    spec: BaseSpec,
+    alignment: Alignment,
+    output_dir: Path,
+    *,
+    tables: TableSpec | None = None,
+    cache: Path | None = None,
+    overwrite: bool = False,
+    announce: Callable[[str], None] = lambda text: None,
+) -> str:
+    """`run_experiment`, then `report.md` in `output_dir`. Returns the text for a terminal."""
+    experiment = run_experiment(
+        spec, output_dir, tables=tables, alignment=alignment, cache=cache, overwrite=overwrite, announce=announce
+    )
+    write_atomically(output_dir / REPORT, report(experiment, spec.world, alignment.steps))
+    took = f"{alignment.steps} steps in {experiment.seconds:.0f} s"
+    return f"{terminal(experiment, spec.world, alignment.steps)}\n{took}. More: {output_dir / REPORT}"

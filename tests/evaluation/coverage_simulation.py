@@ -1,0 +1,101 @@
+"""How often the 95 % intervals of `crosslign.evaluation.stats` hold the truth, in a world where the truth is known.
+
+A query is hard or easy in all languages alike, and before and after alike (a Gaussian copula, so that the rate of every
+cell is exactly the one asked for): cell (i, l) on a side is 1 where
+
+    sqrt(alike) u_i + sqrt(own) c_il + sqrt(1 - alike - own) e_il,side < normal quantile of the rate
+
+with u, c, e standard normal. `alike` is the correlation of two translations, `alike + own` that of before and after.
+
+Run it for the table (minutes): python tests/evaluation/coverage_simulation.py
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+from crosslign.evaluation import stats
+
+SIMULATIONS = 2000
+
+
+@dataclass(frozen=True)
+class World:
+    """Queries, the rate of each language before and by how much it is multiplied after, and the correlations."""
+
+    queries: int
+    rates: Sequence[float]
+    factor: float = 0.5
+    alike: float = 0.5
+    own: float = 0.2
+    missing: float = 0.0
+
+    @classmethod
+    def equal(cls, queries: int, rate: float, languages: int = 10, **more: float) -> World:
+        return cls(queries, [rate] * languages, **more)
+
+    def tables(self, simulations: int, seed: int) -> Iterator[tuple[stats.Array, stats.Array]]:
+        """Outcomes before and after, [queries, languages] each, with NaN where a cell is missing."""
+        generator = np.random.default_rng(seed)
+        shape = (self.queries, len(self.rates))
+        before = np.asarray(self.rates)
+        noise = np.sqrt(1 - self.alike - self.own)
+        for _ in range(simulations):
+            shared = np.sqrt(self.alike) * generator.standard_normal((self.queries, 1))
+            shared = shared + np.sqrt(self.own) * generator.standard_normal(shape)
+            sides = []
+            for rate in (before, self.factor * before):
+                side = (shared + noise * generator.standard_normal(shape) < norm.ppf(rate)).astype(float)
+                side[generator.random(shape) < self.missing] = np.nan
+                sides.append(side)
+            yield sides[0], sides[1]
+
+
+def holds(estimate: stats.Estimate, truth: float) -> bool:
+    # Ends that equal the truth up to rounding (0 of n against a rate of 0) count.
+    return estimate.low - 1e-9 <= truth <= estimate.high + 1e-9
+
+
+def coverage(world: World, simulations: int = SIMULATIONS, seed: int = 0, draws: int = stats.DRAWS) -> dict[str, float]:
+    """Share of the simulations, in %, in which each interval holds the truth.
+
+    wilson and paired: one language; mean and difference: over the languages; percentile: the percentiles of the same
+    bootstrap of the mean, which the package does not use, for comparison.
+    """
+    hits: Counter[str] = Counter()
+    level = float(np.mean(world.rates))
+    change = level * (world.factor - 1)
+    for number, (before, after) in enumerate(world.tables(simulations, seed)):
+        first, pairs = before[:, 0], after[:, 0] - before[:, 0]
+        one = stats.wilson(np.nansum(first), np.sum(~np.isnan(first)))
+        gained, lost, paired = np.sum(pairs > 0), np.sum(pairs < 0), np.sum(~np.isnan(pairs))
+        difference = after - before
+        rates = stats.resampled_rates(np.stack([before, difference], axis=1), seed=number, draws=draws)
+        low, high = np.nanquantile(rates[:, 0].mean(-1), [0.025, 0.975])
+        hits["wilson"] += holds(one, world.rates[0])
+        hits["paired"] += holds(stats.paired_difference(gained, lost, paired), world.rates[0] * (world.factor - 1))
+        hits["mean"] += holds(stats.mean_over_languages(before, rates[:, 0]), level)
+        hits["difference"] += holds(stats.mean_difference_over_languages(difference, rates[:, 1]), change)
+        hits["percentile"] += bool(low - 1e-9 <= level <= high + 1e-9)
+    return {name: 100 * hits[name] / simulations for name in ("wilson", "paired", "mean", "difference", "percentile")}
+
+
+WORLDS = {
+    **{f"{n} queries, {rate:.0%}": World.equal(n, rate) for n in (60, 315) for rate in (0.02, 0.05, 0.2, 0.5)},
+    **{f"{n} queries, rates 1-70 %": World(n, list(np.linspace(0.01, 0.7, 10))) for n in (60, 315)},
+    "60 queries, 5%, 3 languages": World.equal(60, 0.05, 3),
+    "60 queries, 5%, translations hardly alike": World.equal(60, 0.05, alike=0.1),
+    "60 queries, 5%, translations much alike": World.equal(60, 0.05, alike=0.8, own=0.1),
+    "60 queries, 20%, a fifth of the cells missing": World.equal(60, 0.2, missing=0.2),
+    "60 queries, 20%, no change": World.equal(60, 0.2, factor=1.0),
+    "315 queries, 20%, falls to a tenth": World.equal(315, 0.2, factor=0.1),
+}
+
+if __name__ == "__main__":
+    for name, world in WORLDS.items():
+        print(f"{name:48}", *(f"{key} {value:5.1f}" for key, value in coverage(world).items()), sep="  ", flush=True)

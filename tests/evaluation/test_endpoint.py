@@ -1,0 +1,550 @@
+"""The endpoint client against a local server: order, bounds, retries, errors, and what never leaves it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from fake_endpoint import Answer, FakeEndpoint, Script, failed, said
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosslign.evaluation.endpoint import (
+    LONGEST_BACKOFF,
+    PROBE,
+    Endpoint,
+    EndpointReply,
+    MalformedReply,
+    backoff_seconds,
+    read_reply,
+    retry_after_seconds,
+    transmissible,
+)
+from crosslign.types import CrosslignError, Message
+
+KEY = "sk-secret-0123456789"
+PROBE_TEXT = PROBE[0].content
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def conversations(*texts: str) -> list[list[Message]]:
+    return [[Message("user", text)] for text in texts]
+
+
+@contextmanager
+def serving(script: Script, **arguments: Any) -> Iterator[tuple[FakeEndpoint, Endpoint, list[float]]]:
+    """A server, a client of it that notes its waits instead of sleeping, and those waits."""
+    waits: list[float] = []
+    with FakeEndpoint(script) as server:
+        endpoint = Endpoint(server.url, "judge-7b", **{"sleep": waits.append, "timeout": 10.0, **arguments})
+        yield server, endpoint, waits
+
+
+def echo(text: str, earlier: int) -> Answer:
+    return said(f"reply to {text}")
+
+
+def ask(endpoint: Endpoint, *texts: str, **arguments: Any) -> list[EndpointReply]:
+    return endpoint.complete(conversations(*texts), **{"temperature": 0.0, "max_tokens": 5, **arguments})
+
+
+# --- What is sent, what comes back
+
+
+def test_a_request_carries_model_messages_and_settings() -> None:
+    with serving(echo, extra_body={"chat_template_kwargs": {"enable_thinking": False}}) as (server, endpoint, _):
+        conversation = [Message("system", "be short"), Message("user", "hello")]
+        replies = endpoint.complete([conversation], temperature=0.5, top_p=0.9, max_tokens=5, seed=3)
+    assert replies == [EndpointReply("reply to hello", False, "stop", 7, 3)]
+    assert server.requests == [
+        {
+            "path": "/v1/chat/completions",
+            "model": "judge-7b",
+            "messages": [{"role": "system", "content": "be short"}, {"role": "user", "content": "hello"}],
+            "temperature": 0.5,
+            "top_p": 0.9,
+            "max_tokens": 5,
+            "seed": 3,
+            "chat_template_kwargs": {"enable_thinking": False},
+        }
+    ]
+    assert server.authorizations == [f"Bearer {KEY}"]
+
+
+def test_what_is_none_is_left_to_the_server() -> None:
+    with serving(echo, limit_field="max_completion_tokens") as (server, endpoint, _):
+        ask(endpoint, "hello", temperature=None)
+    assert set(server.requests[0]) == {"path", "model", "messages", "max_completion_tokens"}
+
+
+def test_without_a_key_variable_the_key_is_not_sent() -> None:
+    with serving(echo, api_key_env=None) as (server, endpoint, _):
+        ask(endpoint, "hello")
+    assert KEY not in str(server.authorizations)
+
+
+def test_replies_keep_the_order_of_the_conversations_and_come_in_the_order_they_are_done() -> None:
+    others_done = threading.Event()
+
+    def script(text: str, earlier: int) -> Answer:
+        if text == "slow":
+            assert others_done.wait(10)
+        return echo(text, earlier)
+
+    arrived: list[int] = []
+
+    def on_result(index: int, reply: EndpointReply) -> None:
+        arrived.append(index)
+        if len(arrived) == 3:
+            others_done.set()
+
+    with serving(script, concurrency=2) as (_, endpoint, _):
+        replies = ask(endpoint, "slow", "b", "c", "d", on_result=on_result)
+    assert [r.text for r in replies] == ["reply to slow", "reply to b", "reply to c", "reply to d"]
+    assert arrived == [1, 2, 3, 0]
+
+
+def test_never_more_requests_under_way_than_allowed_and_as_many_as_allowed() -> None:
+    together = threading.Barrier(3)
+
+    def script(text: str, earlier: int) -> Answer:
+        together.wait(10)  # passes only three at a time: with fewer the test would fail here
+        return echo(text, earlier)
+
+    with serving(script, concurrency=3) as (server, endpoint, _):
+        replies = ask(endpoint, *map(str, range(12)))
+    assert [r.text for r in replies] == [f"reply to {i}" for i in range(12)]
+    assert server.most_in_flight == 3
+
+
+def test_no_conversations_no_request() -> None:
+    with serving(echo) as (server, endpoint, _):
+        assert ask(endpoint) == []
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (said("abc", "length"), EndpointReply("abc", True, "length", 7, 3)),
+        (said(None, "content_filter"), EndpointReply("", False, "content_filter", 7, 3)),
+        (said("abc", None), EndpointReply("abc", False, "unknown", 7, 3)),
+        (Answer(body=b'{"choices": [{"message": {"content": "x"}}]}'), EndpointReply("x", False, "unknown")),
+        (Answer(body=b'{"choices": [{"message": {}, "finish_reason": "stop"}]}'), EndpointReply("", False, "stop")),
+    ],
+)
+def test_finish_reasons_and_missing_fields(answer: Answer, expected: EndpointReply) -> None:
+    with serving(lambda text, earlier: answer) as (_, endpoint, _):
+        assert ask(endpoint, "hello") == [expected]
+
+
+def test_texts_that_have_no_utf8_form_are_sent() -> None:
+    with serving(echo) as (server, endpoint, _):
+        ask(endpoint, "a\ud800b\0c\ud83d\ude00")
+    assert server.requests[0]["messages"][0]["content"] == "a\ufffdb\ufffdc\U0001f600"
+
+
+@given(st.lists(st.one_of(st.characters(), st.sampled_from("\0\ud800\udbff\udc00\udfff"))).map("".join))
+def test_transmissible_changes_nothing_but_nuls_and_surrogates(text: str) -> None:
+    sent = transmissible(text)
+    sent.encode("utf-8")
+    assert "\0" not in sent
+    assert transmissible(sent) == sent
+    kept = "".join(c for c in text if c != "\0" and not "\ud800" <= c <= "\udfff")
+    if len(kept) == len(text):
+        assert sent == text
+    position = 0  # what is kept stays, in its order
+    for character in kept:
+        position = sent.index(character, position) + 1
+
+
+# --- What is tried again
+
+
+def test_retry_after_is_waited_for() -> None:
+    def script(text: str, earlier: int) -> Answer:
+        return failed(429, "slow down", retry_after="7") if earlier < 2 else echo(text, earlier)
+
+    with serving(script) as (_, endpoint, waits):
+        assert ask(endpoint, "hello")[0].text == "reply to hello"
+    assert len(waits) == 2
+    assert all(7 <= wait <= 8 for wait in waits)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        failed(500),
+        failed(503),
+        failed(408),
+        Answer(502, b"<html>bad gateway</html>", {"Content-Type": "text/html"}),
+        Answer(drop=True),
+        Answer(body=b"{ not json"),
+        Answer(body=b'{"choices": []}'),
+        Answer(body=b'{"error": {"message": "overloaded"}}'),
+        Answer(body=b'{"choices": [{"message": {"content": ["parts"]}}]}'),
+        Answer(body=b"[" * 100_000),
+        Answer(body=b"<html>hello</html>", headers={"Content-Type": "text/html"}),
+        Answer(body=b"\xff\xfe"),
+    ],
+    ids=str,
+)
+def test_passing_trouble_is_tried_again_with_growing_waits(trouble: Answer) -> None:
+    with serving(lambda text, earlier: trouble if earlier < 3 else echo(text, earlier)) as (server, endpoint, waits):
+        assert ask(endpoint, "hello")[0].text == "reply to hello"
+    assert len(server.requests) == 4
+    assert 0.5 <= waits[0] <= 1 <= waits[1] <= 2 <= waits[2] <= 4
+
+
+def test_a_silent_server_times_out_and_is_tried_again() -> None:
+    with serving(lambda text, earlier: Answer(hang=True) if earlier == 0 else echo(text, earlier), timeout=0.2) as (
+        server,
+        endpoint,
+        waits,
+    ):
+        assert ask(endpoint, "hello")[0].text == "reply to hello"
+    assert (len(server.requests), len(waits)) == (2, 1)
+
+
+def test_half_of_the_replies_are_nonsense() -> None:
+    def script(text: str, earlier: int) -> Answer:
+        return Answer(body=b"nonsense") if (int(text) + earlier) % 2 else echo(text, earlier)
+
+    with serving(script, concurrency=4) as (_, endpoint, waits):
+        replies = ask(endpoint, *map(str, range(40)))
+    assert [r.text for r in replies] == [f"reply to {i}" for i in range(40)]
+    assert len(waits) == 20
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        (failed(500, "boom"), "boom"),
+        (Answer(drop=True), "Connection error"),
+        (Answer(body=b"rubbish"), "rubbish"),
+        (Answer(hang=True), "silent for 0.1 s"),
+    ],
+    ids=["500", "drop", "malformed", "silent"],
+)
+def test_after_the_last_retry_the_error_says_what_and_how_many_are_done(trouble: Answer, words: str) -> None:
+    with serving(lambda text, earlier: trouble, retries=2, timeout=0.1) as (server, endpoint, waits):
+        with pytest.raises(CrosslignError) as caught:
+            ask(endpoint, "hello")
+        url = server.url
+    assert (len(server.requests), len(waits)) == (3, 2)
+    for part in (url, "'judge-7b'", "3 tries", words, "conversation 1 of 1", "0 are done", "resume"):
+        assert part in str(caught.value)
+
+
+def test_what_is_done_before_the_endpoint_dies_is_delivered_and_the_rest_can_be_had_later() -> None:
+    dead = threading.Event()
+    answered: list[str] = []
+
+    def script(text: str, earlier: int) -> Answer:
+        if dead.is_set() or len(answered) >= 6:
+            return Answer(drop=True)
+        answered.append(text)
+        return echo(text, earlier)
+
+    texts = [str(i) for i in range(10)]
+    kept: dict[int, EndpointReply] = {}
+    with serving(script, retries=1, concurrency=1) as (_, endpoint, _):
+        with pytest.raises(CrosslignError, match=r"conversation 7 of 10; 6 are done: resume"):
+            ask(endpoint, *texts, on_result=kept.__setitem__)
+        assert sorted(kept) == [0, 1, 2, 3, 4, 5]
+        answered.clear()  # it lives again
+        rest = ask(endpoint, *texts[6:])
+    assert [kept[i].text for i in sorted(kept)] + [r.text for r in rest] == [f"reply to {t}" for t in texts]
+
+
+def test_a_server_that_is_gone() -> None:
+    with FakeEndpoint(echo) as server:
+        url = server.url
+    endpoint = Endpoint(url, "judge-7b", retries=1, sleep=lambda seconds: None)
+    with pytest.raises(CrosslignError, match="Connection error"):
+        ask(endpoint, "hello")
+
+
+def test_requests_under_way_are_delivered_when_another_one_fails() -> None:
+    failing = threading.Event()
+
+    def script(text: str, earlier: int) -> Answer:
+        if text == "bad":
+            failing.set()
+            return failed(401)
+        assert failing.wait(10)
+        time.sleep(0.05)  # so that the client has seen the failure
+        return echo(text, earlier)
+
+    kept: dict[int, EndpointReply] = {}
+    with (
+        serving(script, concurrency=2) as (server, endpoint, _),
+        pytest.raises(CrosslignError, match=r"status 401.*1 are done"),
+    ):
+        ask(endpoint, "good", "bad", *map(str, range(50)), on_result=kept.__setitem__)
+    assert kept[0].text == "reply to good"
+    assert len(server.requests) < 10  # the rest was not asked for
+
+
+def test_a_failure_ends_the_waits_of_others() -> None:
+    waiting = threading.Event()
+
+    def script(text: str, earlier: int) -> Answer:
+        if text == "patient":
+            waiting.set()
+            return failed(429, retry_after="120")
+        assert waiting.wait(10)
+        time.sleep(0.05)
+        return failed(401)
+
+    with serving(script, concurrency=2, sleep=None) as (_, endpoint, _):
+        started = time.monotonic()
+        with pytest.raises(CrosslignError, match="status 401"):
+            ask(endpoint, "patient", "bad")
+    assert time.monotonic() - started < 10
+
+
+def test_a_result_that_cannot_be_kept_ends_the_call() -> None:
+    def on_result(index: int, reply: EndpointReply) -> None:
+        raise OSError("disk full")
+
+    with serving(echo, concurrency=1) as (server, endpoint, _), pytest.raises(OSError, match="disk full"):
+        ask(endpoint, *map(str, range(50)), on_result=on_result)
+    assert len(server.requests) < 10
+
+
+def test_a_server_that_asks_for_an_hour_is_left_alone() -> None:
+    with (
+        serving(lambda text, earlier: failed(429, "quota", retry_after="3600")) as (server, endpoint, waits),
+        pytest.raises(CrosslignError, match="asks to wait 3600 s"),
+    ):
+        ask(endpoint, "hello")
+    assert (len(server.requests), waits) == (1, [])
+
+
+# --- What is not tried again
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(401, "OPENAI_API_KEY"), (403, "another key or model"), (404, "/models lists those served"), (405, "status 405")],
+)
+def test_a_refusal_of_all_requests_fails_at_once_and_says_what_to_do(status: int, words: str) -> None:
+    with serving(lambda text, earlier: failed(status, "denied"), concurrency=1) as (server, endpoint, waits):
+        with pytest.raises(CrosslignError) as caught:
+            ask(endpoint, "a", "b", "c")
+        url = server.url
+    assert (len(server.requests), waits) == (1, [])
+    for part in (url, "'judge-7b'", "denied", words):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"error": {"message": "no such model"}}', "status 404: no such model."),
+        (b'{"object": "error", "message": "no such model", "code": 404}', "status 404: no such model."),
+        (b'{"detail": "no such model"}', 'status 404: {"detail": "no such model"}.'),
+        (b'{"error": "no such model"}', "status 404: no such model."),
+        (b'["no such model"]', 'status 404: ["no such model"].'),
+        (b"no such\r\nmodel.", "status 404: no such model."),
+        (b"", "status 404: Error code: 404."),
+    ],
+)
+def test_the_servers_words_are_quoted_whatever_their_form(body: bytes, words: str) -> None:
+    answer = Answer(404, body)
+    with serving(lambda text, earlier: answer) as (_, endpoint, _), pytest.raises(CrosslignError) as caught:
+        ask(endpoint, "hello")
+    assert words in str(caught.value)
+
+
+def test_an_exhausted_quota_is_not_waited_for() -> None:
+    with (
+        serving(lambda text, earlier: failed(429, "pay", code="insufficient_quota")) as (server, endpoint, waits),
+        pytest.raises(CrosslignError, match=r"status 429.*pay"),
+    ):
+        ask(endpoint, "hello")
+    assert (len(server.requests), waits) == (1, [])
+
+
+def test_an_unset_key_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with (
+        serving(lambda text, earlier: failed(401)) as (_, endpoint, _),
+        pytest.raises(CrosslignError, match="environment variable OPENAI_API_KEY; it is unset"),
+    ):
+        ask(endpoint, "hello")
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize("texts", [("long", "a", "b"), ("long",), ("a", "long")])
+def test_a_conversation_that_the_server_refuses_alone_does_not_stop_the_others(
+    status: int, texts: tuple[str, ...]
+) -> None:
+    def script(text: str, earlier: int) -> Answer:
+        return failed(status, "maximum context length is 4096") if text == "long" else echo(text, earlier)
+
+    with serving(script, concurrency=1) as (_, endpoint, waits):
+        replies = ask(endpoint, *texts)
+    for text, reply in zip(texts, replies, strict=True):
+        if text == "long":
+            assert (reply.text, reply.finish_reason, reply.truncated) == ("", "rejected", False)
+            assert f"status {status}" in reply.error
+            assert "maximum context length" in reply.error
+        else:
+            assert reply.text == f"reply to {text}"
+    assert waits == []
+
+
+def test_a_setting_that_the_server_refuses_is_an_error() -> None:
+    with (
+        serving(lambda text, earlier: failed(400, "'max_tokens' is not supported"), concurrency=1) as (server, e, _),
+        pytest.raises(CrosslignError, match=r"status 400.*'max_tokens' is not supported.*Change the setting"),
+    ):
+        ask(e, "a", "b")
+    assert [r["messages"][0]["content"] for r in server.requests] == ["a", PROBE_TEXT]
+
+
+# --- The key, and other secrets
+
+
+def test_the_key_is_in_no_message_log_repr_or_identity(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    def script(text: str, earlier: int) -> Answer:
+        return failed(500 if earlier == 0 else 401, f"Incorrect API key provided: {KEY}")
+
+    with serving(script) as (server, endpoint, _), pytest.raises(CrosslignError) as caught:
+        ask(endpoint, "hello")
+    assert server.authorizations == [f"Bearer {KEY}"] * 2  # it was really in use
+    assert "try 2" in caplog.text
+    shown = "".join(traceback.format_exception(caught.value))
+    for text in (str(caught.value), shown, caplog.text, repr(endpoint), str(endpoint), str(endpoint.identity())):
+        assert KEY not in text
+
+
+def test_a_stall_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(lambda text, earlier: failed(503, "loading") if earlier < 3 else echo(text, earlier)) as (_, e, _):
+        ask(e, "a", "b", "c")
+    warnings = [record for record in caplog.records if record.name.startswith("crosslign")]
+    assert len(warnings) == 1
+    assert "loading" in warnings[0].getMessage()
+
+
+@pytest.mark.parametrize("url", ["http://user:hunter2@host/v1", "http://host/v1?key=hunter2", "http://host/v1#hunter2"])
+def test_a_secret_in_the_url_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(CrosslignError, match="api_key_env") as caught:
+        Endpoint(url, "judge-7b")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost:8000", "ftp://host/v1", "http://", "http://h/v1/chat/completions", "http://["]
+)
+def test_a_url_that_cannot_be_one(url: str) -> None:
+    with pytest.raises(CrosslignError, match="must be like http"):
+        Endpoint(url, "judge-7b")
+
+
+@pytest.mark.parametrize("key", ["sk-ключ", "sk-a\nb"])
+def test_a_key_that_cannot_be_one(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHER_KEY", key)
+    with pytest.raises(CrosslignError, match="OTHER_KEY") as caught:
+        Endpoint("http://localhost:1/v1", "m", api_key_env="OTHER_KEY")
+    assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [{"concurrency": 0}, {"retries": -1}, {"timeout": 0}])
+def test_arguments_that_cannot_be(arguments: dict[str, Any]) -> None:
+    with pytest.raises(CrosslignError, match=next(iter(arguments))):
+        Endpoint("http://localhost:1/v1", "m", **arguments)
+
+
+def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(CrosslignError, match=r"crosslign\[endpoint\]"):
+        Endpoint("http://localhost:1/v1", "m")
+
+
+def test_identity_is_the_model_and_what_changes_its_replies() -> None:
+    here, there = Endpoint("http://a:1/v1", "m"), Endpoint("http://b:2/v1/", "m")
+    assert here.identity() == there.identity() == {"model": "m"}
+    assert Endpoint("http://a:1/v1", "m", extra_body={"top_k": 1}).identity() != here.identity()
+
+
+# --- Pure parts
+
+
+@given(st.integers(0, 2000), st.floats(0, 1, exclude_max=True))
+def test_backoff_grows_to_its_limit(attempt: int, jitter: float) -> None:
+    seconds = backoff_seconds(attempt, None, jitter)
+    full = LONGEST_BACKOFF if attempt >= 6 else [1, 2, 4, 8, 16, 32][attempt]
+    assert full / 2 <= seconds <= full
+    assert 5 <= backoff_seconds(attempt, 5.0, jitter) <= 6
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "2.5"}, 2.5),
+        ({"retry-after": "0"}, 0.0),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-3"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": formatdate(0, usegmt=True)}, None),
+    ],
+)
+def test_retry_after_headers(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after_seconds(headers) == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    seconds = retry_after_seconds({"retry-after": formatdate(time.time() + 100, usegmt=True)})
+    assert seconds is not None
+    assert 95 < seconds < 101
+
+
+def test_an_error_quotes_only_the_beginning_of_a_malformed_reply() -> None:
+    long = Answer(body=b"x" * 100_000)
+    with serving(lambda text, earlier: long, retries=0) as (_, endpoint, _), pytest.raises(CrosslignError) as caught:
+        ask(endpoint, "hello")
+    assert "xxxxx" in str(caught.value)
+    assert len(str(caught.value)) < 800
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["choices", "message", "content", "finish_reason", "usage"]), inner, max_size=3
+        )
+    ),
+)
+
+
+@given(st.text() | JSON.map(json.dumps))
+def test_any_body_is_a_reply_or_malformed(body: str) -> None:
+    try:
+        reply = read_reply(body)
+    except MalformedReply:
+        return
+    assert reply.text == (json.loads(body)["choices"][0]["message"].get("content") or "")
