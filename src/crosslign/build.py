@@ -26,6 +26,7 @@ from crosslign.contexts import ContextBuilder, ContextOverflow, RoleContext, loa
 from crosslign.data.load import TableSpec, require_table
 from crosslign.data.mixture import QueryMixture
 from crosslign.data.schema import QueryTable
+from crosslign.evaluation.best import Criterion
 from crosslign.languages import english_name
 from crosslign.models import (
     FrozenTeacher,
@@ -54,6 +55,7 @@ from crosslign.training import (
     training_arguments,
 )
 from crosslign.types import CrosslignError, Query
+from crosslign.watching import Announce, EvaluationSchedule, Plan, Watch, make_plan, say_over_bar
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ class PreparedRun:
     arguments: TrainingArguments
     folder: RunFolder
     dropped: list[ContextOverflow]
+    evaluation: Plan | None = None
 
 
 def model_source(config: RunConfig) -> ModelSource:
@@ -159,7 +162,30 @@ def prepare(
             f"gradient_accumulation_steps {arguments.gradient_accumulation_steps} x {arguments.world_size} processes), "
             f"but an epoch has only {len(mixture)}. Lower one of them, or add queries."
         )
-    return PreparedRun(config, source, tokenizer, tables, contexts, mixture, arguments, folder, dropped)
+    plan = evaluation_plan(config, tables, languages, contexts)
+    return PreparedRun(config, source, tokenizer, tables, contexts, mixture, arguments, folder, dropped, plan)
+
+
+def evaluation_plan(
+    config: RunConfig, tables: Sequence[QueryTable], languages: Sequence[str], contexts: ContextBuilder
+) -> Plan | None:
+    """The recipe's `evaluation`, checked; None if it has none."""
+    section = config.evaluation
+    if section is None:
+        return None
+    for language in section.languages or ():
+        english_name(language)
+    return make_plan(
+        section.tasks,
+        section.judge,
+        section.languages or languages,
+        contexts,
+        limit=section.limit,
+        source_language=config.data.source_language,
+        trained_on=queries_of(tables, languages),
+        best=Criterion(**section.best.model_dump()) if section.best is not None else None,
+        **section.model_dump(include={"every_steps", "at_start", "max_completion_length", "batch_size"}),
+    )
 
 
 def _check_lengths(
@@ -220,8 +246,8 @@ def versions() -> dict[str, str]:
     return result
 
 
-def make_trainer(run: PreparedRun, model: Any) -> DistillationTrainer:
-    """Wire student, teacher, samplers, cache and trainer around loaded weights."""
+def make_trainer(run: PreparedRun, model: Any, announce: Announce = lambda text: None) -> DistillationTrainer:
+    """Wire student, teacher, samplers, cache, trainer and evaluation around loaded weights."""
     config = run.config
     ids = token_ids(run.tokenizer, model)
     split = split_model(model)
@@ -235,19 +261,22 @@ def make_trainer(run: PreparedRun, model: Any) -> DistillationTrainer:
     teacher = FrozenTeacher(model, getattr(torch, dtype) if dtype else None)
     cache = CompletionCache(cache_folder(config) / f"completions-{teacher.fingerprint}.jsonl")
 
-    def sampler(policy: Any) -> TransformersSampler:
+    def sampler(policy: Any, batch_size: int = config.sampling.batch_size) -> TransformersSampler:
         return TransformersSampler(
             policy,
             stop_token_ids=ids.stop,
             pad_token_id=ids.pad,
             forbidden_token_ids=ids.forbidden,
-            batch_size=config.sampling.batch_size,
+            batch_size=batch_size,
         )
+
+    def student() -> Any:
+        return trainer.accelerator.unwrap_model(trainer.model)
 
     collector = RolloutCollector(
         run.contexts,
         strategies.get(config.strategy.name, config.strategy.options, seed=config.seed),
-        sampler(lambda: nullcontext(trainer.accelerator.unwrap_model(trainer.model))),
+        sampler(lambda: nullcontext(student())),
         sampler(teacher.view),
         SamplingParameters(**config.sampling.model_dump(exclude={"batch_size"})),
         run.tokenizer,
@@ -259,6 +288,12 @@ def make_trainer(run: PreparedRun, model: Any) -> DistillationTrainer:
     )
     first_process = run.arguments.process_index == 0
     rollout_log = RolloutLog(run.folder, run.tokenizer, config.log_rollouts) if first_process else None
+    plan = run.evaluation
+    watch = schedule = None
+    if plan is not None:
+        own = sampler(lambda: nullcontext(student()), plan.batch_size)
+        watch = _watch(run, plan, own, student, lambda folder: _save_checked(trainer, folder), announce)
+        schedule = EvaluationSchedule(plan, lambda: trainer)
     trainer: DistillationTrainer = DistillationTrainer(
         model,
         run.arguments,
@@ -271,10 +306,57 @@ def make_trainer(run: PreparedRun, model: Any) -> DistillationTrainer:
         languages=languages_of(config, run.tables),
         on_rollouts=rollout_log,
         processing_class=run.tokenizer,
-        callbacks=[FrozenTeacherCallback(teacher), MetricsCallback(run.folder), ProgressCallback()],
+        evaluator=watch,
+        callbacks=[
+            FrozenTeacherCallback(teacher),
+            MetricsCallback(run.folder),
+            ProgressCallback(),
+            *([schedule] if schedule else []),
+        ],
     )
     _quiet(trainer)
     return trainer
+
+
+def _watch(
+    run: PreparedRun,
+    plan: Plan,
+    sampler: TransformersSampler,
+    student: Callable[[], Any],
+    save: Callable[[str], None],
+    announce: Announce,
+) -> Watch:
+    config = run.config
+
+    def manifest(step: int) -> Mapping[str, Any]:
+        state = f"{config.output_dir}, step {step}"
+        lora = config.model.finetuning == "lora"
+        return {
+            "model": run.source.path if lora else state,
+            "revision": run.source.revision,
+            "adapter": state if lora else None,
+            "versions": versions(),
+        }
+
+    return Watch(
+        plan,
+        run.folder,
+        sampler,
+        run.contexts,
+        student,
+        save,
+        manifest,
+        languages_of(config, run.tables),
+        config.data.source_language,
+        config.seed,
+        say_over_bar(announce),
+    )
+
+
+def _save_checked(trainer: DistillationTrainer, folder: str) -> None:
+    """Model and tokenizer, unless the frozen teacher has moved: what was trained against it means nothing."""
+    trainer.teacher.check()
+    trainer.save_model(folder, _internal_call=True)
 
 
 def _quiet(trainer: DistillationTrainer) -> None:
@@ -297,8 +379,11 @@ def train(
     was saved before stays.
     """
     announce(f"loading {run.source.path}")
-    trainer = make_trainer(run, load_model(run.source))
+    trainer = make_trainer(run, load_model(run.source), announce)
     main = run.arguments.process_index == 0
+    if main and run.evaluation is not None:
+        for note in run.evaluation.notes:
+            announce(f"evaluation: {note}")
     checkpoint = run.folder.checkpoints()[-1] if resume else None
     record = _record(run, trainer)
     if main and checkpoint is not None:

@@ -284,6 +284,10 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     if record:
         print(divergence_table(read_metrics(config.output_dir), record["probe"]))
         print(MEANING)
+        if record.get("evaluations"):
+            from crosslign.evaluation.course import evaluation_table
+
+            print(evaluation_table(record))
         what = "Adapter" if config.model.finetuning == "lora" else "Model"
         print(f"{record['steps']} steps in {record['seconds']} s. {what}, metrics and rollouts: {config.output_dir}")
     return 0
@@ -302,9 +306,18 @@ def _plan(run: Any) -> str:
         f"queries   {tables} in {languages}\n"
         f"strategy  {config.strategy.name}, {config.objective.divergence}, {config.objective.weighting} weights\n"
         f"teacher   {run.contexts.template.name} template, judgement {run.contexts.template.judgement}\n"
+        f"{_evaluation(run.evaluation)}"
         f"{_warnings(run)}"
         f"length    {length} of {batch} queries -> {config.output_dir}"
     )
+
+
+def _evaluation(plan: Any) -> str:
+    if plan is None:
+        return ""
+    tasks = ", ".join(f"{task.name} ({task.rows} rows)" for task in plan.tasks)
+    when = f"every {plan.every_steps} steps" if plan.every_steps else "at the end"
+    return f"evaluate  {tasks} in {' '.join(plan.languages)} by {plan.judge.name}, {when}\n"
 
 
 def _warnings(run: Any) -> str:
