@@ -57,7 +57,12 @@ class RowFile:
     """
 
     def __init__(
-        self, path: Path, identity: Mapping[str, Any], *, side: Path | None = None, notes: Mapping[str, Any] | None = None
+        self,
+        path: Path,
+        identity: Mapping[str, Any],
+        *,
+        side: Path | None = None,
+        notes: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = path
         self.identity = json.loads(json.dumps(identity, default=str))
