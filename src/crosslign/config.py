@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -164,6 +164,17 @@ class ObjectiveConfig(Section):
     """jsd only: share of the teacher in the mixture."""
 
 
+class GateConfig(Section):
+    min_flip_rate: float = Field(0.5, ge=0, le=1)
+    """Of the queries that the student answers unsafely, the teacher must answer this share safely, in each language."""
+    queries: int = Field(20, ge=1)
+    """Harmful queries a language that are tried, and as many benign ones; a large number means all."""
+    judge: str = "lexicon"
+    """Who judges the answers; lexicon is offline and a proxy."""
+    drop: Literal["none", "list", "drop"] = "none"
+    """Tried rows that the teacher itself answers unsafely: nothing, list them in gate.jsonl, or also drop them."""
+
+
 class RunConfig(Section):
     """Everything that defines a training run."""
 
@@ -184,6 +195,8 @@ class RunConfig(Section):
     """Rollouts of each step that are written to rollouts.jsonl."""
     probe_queries: int = Field(12, ge=0)
     """Training queries whose first completions are compared before and after; 0 for none."""
+    gate: GateConfig | None = None
+    """Try the teacher before training, and stop if it does not help; null for no such check."""
     training: dict[str, Any] = {}
     """Any field of transformers.TrainingArguments."""
 
@@ -317,13 +330,16 @@ def describe(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[tuple
     for name, item in model.model_fields.items():
         annotation: Any = item.annotation
         key = f"{prefix}{name}"
+        optional = next((a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, Section)), None)
         if isinstance(annotation, type) and issubclass(annotation, Section):
             rows += describe(annotation, f"{key}.")
-        elif name == "tables":
+        elif annotation == list[TableConfig]:
             rows += describe(TableConfig, f"{key}.N.")
         else:
             default = "required" if item.is_required() else yaml.safe_dump(item.default, default_flow_style=True)
             rows.append((key, default.removesuffix("\n...\n").strip(), (item.description or "").strip()))
+            if optional is not None:  # what it means to leave the whole section out comes before its keys
+                rows += describe(optional, f"{key}.")
     return rows
 
 

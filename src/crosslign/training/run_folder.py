@@ -17,6 +17,7 @@ RECORD = "run.json"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts.jsonl"
+GATE = "gate.jsonl"
 _STAGING = ".incomplete"
 
 
@@ -150,6 +151,7 @@ class RunFolder:
             CONFIG,
             METRICS,
             ROLLOUTS,
+            GATE,
             "*.safetensors",
             "*.safetensors.index.json",
             "adapter_config.json",
