@@ -10,7 +10,7 @@ import importlib.metadata
 import logging
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,7 @@ from crosslign.models import (
 from crosslign.objective import Objective
 from crosslign.rollouts import CompletionCache, SamplingParameters, TransformersSampler
 from crosslign.training import (
+    GATE,
     DistillationTrainer,
     DivergenceProbe,
     FrozenTeacherCallback,
@@ -63,6 +64,14 @@ logger = logging.getLogger(__name__)
 RESUMABLE_CHANGES = {"output_dir", "log_rollouts", "probe_queries", "cache_dir", "training"}
 
 
+@dataclass(frozen=True)
+class Gate:
+    """What the teacher gate found before training: the entry of `run.json`, and rows for `gate.jsonl`."""
+
+    record: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]] = ()
+
+
 @dataclass
 class PreparedRun:
     """A checked run, before weights."""
@@ -77,6 +86,7 @@ class PreparedRun:
     folder: RunFolder
     dropped: list[ContextOverflow]
     evaluation: Plan | None = None
+    gate: Gate | None = None
 
 
 def model_source(config: RunConfig) -> ModelSource:
@@ -152,6 +162,14 @@ def prepare(
     contexts = context_builder(config, tokenizer)
     languages = languages_of(config, tables)
     tables, dropped = _check_lengths(config, tables, languages, contexts)
+    mixture = _mixture(config, tables, languages, arguments)
+    plan = evaluation_plan(config, tables, languages, contexts)
+    return PreparedRun(config, source, tokenizer, tables, contexts, mixture, arguments, folder, dropped, plan)
+
+
+def _mixture(
+    config: RunConfig, tables: Sequence[QueryTable], languages: Sequence[str], arguments: TrainingArguments
+) -> QueryMixture:
     mixture = QueryMixture(
         tables, languages, seed=config.seed, balance=config.data.balance, epoch_size=config.data.epoch_size
     )
@@ -162,8 +180,7 @@ def prepare(
             f"gradient_accumulation_steps {arguments.gradient_accumulation_steps} x {arguments.world_size} processes), "
             f"but an epoch has only {len(mixture)}. Lower one of them, or add queries."
         )
-    plan = evaluation_plan(config, tables, languages, contexts)
-    return PreparedRun(config, source, tokenizer, tables, contexts, mixture, arguments, folder, dropped, plan)
+    return mixture
 
 
 def evaluation_plan(
@@ -186,6 +203,17 @@ def evaluation_plan(
         best=Criterion(**section.best.model_dump()) if section.best is not None else None,
         **section.model_dump(include={"every_steps", "at_start", "max_completion_length", "batch_size"}),
     )
+
+
+def without(run: PreparedRun, keys: Iterable[str]) -> PreparedRun:
+    """The run without the queries of these keys (`Query.key`), its mixture made anew.
+
+    Raises CrosslignError if too few queries are left.
+    """
+    gone = frozenset(keys)
+    languages = languages_of(run.config, run.tables)
+    tables = [dataclasses.replace(table, excluded=table.excluded | gone) for table in run.tables]
+    return dataclasses.replace(run, tables=tables, mixture=_mixture(run.config, tables, languages, run.arguments))
 
 
 def _check_lengths(
@@ -394,6 +422,8 @@ def train(
             run.folder.forget_after(int(checkpoint.name.rpartition("-")[2]))
         elif main:
             run.folder.start(record, dump(run.config), overwrite=overwrite)
+            for row in run.gate.rows if run.gate is not None else ():
+                run.folder.append(GATE, row)
         # The first process measures alone; nothing in it waits for the others.
         probe = DivergenceProbe(trainer, run.config.probe_queries if main else 0)
         before = probe.measure()
@@ -438,6 +468,7 @@ def _record(run: PreparedRun, trainer: DistillationTrainer) -> dict[str, Any]:
             for o in run.dropped
         ],
         "versions": versions(),
+        **({"gate": dict(run.gate.record)} if run.gate is not None else {}),
     }
 
 

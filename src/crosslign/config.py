@@ -202,6 +202,17 @@ class EvaluationConfig(Section):
         return tasks
 
 
+class GateConfig(Section):
+    min_flip_rate: float = Field(0.5, ge=0, le=1)
+    """Of the queries that the student answers unsafely, the teacher must answer this share safely, in each language."""
+    queries: int = Field(20, ge=1)
+    """Harmful queries a language that are tried, and as many benign ones; a large number means all."""
+    judge: str = "lexicon"
+    """Who judges the answers; lexicon is offline and a proxy."""
+    drop: Literal["none", "list", "drop"] = "none"
+    """Tried rows that the teacher itself answers unsafely: nothing, list them in gate.jsonl, or also drop them."""
+
+
 class RunConfig(Section):
     """Everything that defines a training run."""
 
@@ -224,6 +235,8 @@ class RunConfig(Section):
     """Training queries whose first completions are compared before and after; 0 for none."""
     evaluation: EvaluationConfig | None = None
     """Tasks on which the model is evaluated during training; null for none."""
+    gate: GateConfig | None = None
+    """Try the teacher before training, and stop if it does not help; null for no such check."""
     training: dict[str, Any] = {}
     """Any field of transformers.TrainingArguments."""
 

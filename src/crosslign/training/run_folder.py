@@ -19,6 +19,7 @@ METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts.jsonl"
 EVALUATIONS = "evaluations"
 BEST = "best"
+GATE = "gate.jsonl"
 _STAGING = ".incomplete"
 
 
@@ -178,6 +179,7 @@ class RunFolder:
             CONFIG,
             METRICS,
             ROLLOUTS,
+            GATE,
             "*.safetensors",
             "*.safetensors.index.json",
             "adapter_config.json",

@@ -160,7 +160,7 @@ class DistillationTrainer(Trainer):
         found = [dict(self.evaluator(self.state.global_step)) if self.is_world_process_zero() else {}]
         broadcast_object_list(found)  # where the others wait
         self.log(dict(found[0]))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found[0])
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, found[0])
         return found[0]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
