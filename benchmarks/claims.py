@@ -10,6 +10,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -65,6 +66,7 @@ def measure(method: Method, seed: int, alignment: Alignment, spec: TableSpec) ->
             return found
     tables, judge = Tables(world, spec), Judge(world)
     folder = FOLDER / "work" / path.stem
+    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted call
     original = load_model(ModelSource(str(base)))
     if method in (BASE, TEACHER):
         run = build.prepare(alignment_config(base, tables, folder, alignment, base.parent), overwrite=True)
