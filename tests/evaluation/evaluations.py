@@ -14,7 +14,8 @@ LANGUAGES = ("en", "sw", "bn")
 
 def queries(label: Label, languages: Sequence[str] = LANGUAGES, rows: int = 12) -> list[Query]:
     return [
-        Query(f"{label}-{i}", code, f"{code} placeholder request number {i}", "en", f"en placeholder request number {i}",
+        Query(f"{label}-{i}", code, f"{code} placeholder request number {i}", "en",
+              f"en placeholder request number {i}",
               label, "a" if i % 2 else "b")
         for i in range(rows)
         for code in languages
