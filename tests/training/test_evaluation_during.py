@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_llama, write_csv
-from helpers import cli_train, losses, metrics, run
+from helpers import cli_train, losses, metrics, run, two_processes
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -126,8 +126,9 @@ def test_the_trajectory_is_the_same_with_and_without_evaluation(
     ]
     assert timeless[0] == timeless[1]
     assert same(weights(without), weights(with_))
-    for name in ("optimizer.pt", "rng_state.pth"):
-        assert (without / "checkpoint-4" / name).exists()
+    states = [torch.load(f / "checkpoint-4" / "rng_state.pth", weights_only=False) for f in (without, with_)]
+    assert torch.equal(states[0]["cpu"], states[1]["cpu"])
+    assert states[0]["python"] == states[1]["python"]
     assert not (without / "evaluations").exists()
     assert not (without / "best").exists()
     assert "evaluations" not in record(without)
@@ -271,8 +272,8 @@ def test_resume_equals_no_interruption(
     assert comparable(resumed) == comparable(whole)
     assert [r["loss"] for r in steps(resumed)] == [r["loss"] for r in steps(whole)]
     assert same(weights(resumed), weights(whole))
-    if record(whole)["best"] is not None:
-        assert same(weights(resumed / "best"), weights(whole / "best"))
+    assert record(whole)["best"] is not None
+    assert same(weights(resumed / "best"), weights(whole / "best"))
 
 
 def test_the_best_before_an_interruption_is_still_the_best_after_it(
@@ -461,6 +462,22 @@ def test_queries_that_are_trained_on_too_are_noted(evaluated: dict[str, Any], ta
     plan = build.prepare(parse_config({**evaluated, "evaluation": section})).evaluation
     assert plan is not None
     assert any("24 of its 24 queries are training queries" in note for note in plan.notes)
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_first_evaluates_while_the_other_waits(evaluated: dict[str, Any], tmp_path: Path) -> None:
+    one = run({**evaluated, "output_dir": str(tmp_path / "one")}, per_device_train_batch_size=4)
+    raw = {**evaluated, "output_dir": str(tmp_path / "two")}
+    raw["training"] = {**raw["training"], "per_device_train_batch_size": 2, "ddp_backend": "gloo"}
+    assert two_processes(tmp_path, raw) == [0, 0]
+    assert [e["step"] for e in record(tmp_path / "two")["evaluations"]] == [0, 2, 4]
+    assert [row["step"] for row in of_evaluations(tmp_path / "two")] == [0, 2, 4]
+    # Before training both have the same model.
+    first = [
+        json.loads((f / "evaluations" / "step-0" / "results.json").read_text())["tasks"]
+        for f in (one, tmp_path / "two")
+    ]
+    assert first[0] == first[1]
 
 
 def test_losses_are_still_read_from_the_log_of_a_run_without_evaluation(recipe: dict[str, Any]) -> None:
