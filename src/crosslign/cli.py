@@ -1,4 +1,4 @@
-"""The command line: demo, validate, train, generate."""
+"""The command line: demo, validate, train, generate; eval, compare and report are in `cli_eval`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import argparse
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crosslign import __version__
+from crosslign import __version__, cli_eval
+from crosslign.cli_common import comma_list as _list
+from crosslign.cli_common import pairs as _pairs
+from crosslign.cli_common import quiet_libraries as _quiet_libraries
+from crosslign.cli_common import say as _say
 from crosslign.types import CrosslignError
 
 TRAIN_EPILOG = """\
@@ -167,6 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
     generate.add_argument("--thinking", action="store_true", help="let a thinking model think (off by default)")
     generate.set_defaults(run=_generate)
+
+    cli_eval.add_commands(commands)
     return parser
 
 
@@ -179,24 +184,6 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="at most N rows")
     parser.add_argument("--split", default="train", help="hub datasets: split")
     parser.add_argument("--revision", help="hub datasets: revision")
-
-
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _pairs(text: str) -> dict[str, str]:
-    pairs = {}
-    for part in _list(text):
-        name, equals, value = part.partition("=")
-        if not equals or not name or not value:
-            raise argparse.ArgumentTypeError(f"{part!r} is not NAME=VALUE")
-        pairs[name.strip()] = value.strip()
-    return pairs
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _table_spec(arguments: argparse.Namespace, path: str) -> Any:
@@ -375,18 +362,6 @@ def _generate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     count = generate(request, [table], contexts, described, _say)
     _say(f"{count} completions in {arguments.out}")
     return 0
-
-
-def _quiet_libraries(verbose: bool) -> None:
-    from transformers.utils import logging as transformers_logging
-
-    if not verbose:
-        transformers_logging.set_verbosity_error()
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        # peft looks for a config.json beside the weights, which a .gguf file does not need.
-        warnings.filterwarnings("ignore", message="Could not find a config file")
-        if not sys.stderr.isatty():
-            transformers_logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

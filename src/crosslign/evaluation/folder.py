@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from crosslign.evaluation.generation import query_of
 from crosslign.evaluation.report import Side, Transcript, write_report
@@ -45,6 +45,27 @@ class Finished:
     tasks: Mapping[str, Mapping[str, Judged]]
 
 
+def check_folder(path: Path, kind: Literal["evaluation", "comparison"]) -> None:
+    """Raise CrosslignError unless results of this kind may be written here: nothing of another origin is touched."""
+    if path.exists() and not path.is_dir():
+        raise CrosslignError(f"{path}: is a file, not a folder. Choose another --out.")
+    if not path.exists() or not any(path.iterdir()):
+        return
+    started = kind == "evaluation" and any(path.glob(f"*/{COMPLETIONS}*"))  # an interrupted one has no results yet
+    try:
+        found = json.loads((path / RESULTS).read_text(encoding="utf-8"))
+        known = found["kind"] == kind and "schema_version" in found
+    except FileNotFoundError:
+        known = started
+    except (OSError, ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise CrosslignError(
+            f"{path}: is not empty and holds no {kind} of crosslign. Choose another --out; nothing in it is "
+            "overwritten, also not with --overwrite."
+        )
+
+
 def read_folder(path: Path) -> Finished:
     """Raises CrosslignError if the folder holds no finished evaluation of ours, or a stage's rows are missing."""
     try:
@@ -55,6 +76,8 @@ def read_folder(path: Path) -> Finished:
             f"{path}: holds no finished evaluation ({RESULTS} is missing or damaged). Run crosslign eval into it; an "
             "interrupted one goes on where it stopped."
         ) from error
+    if kind == "comparison":
+        raise CrosslignError(f"{path}: is a comparison; crosslign compare writes its page with its results.")
     if kind != "evaluation" or version != SCHEMA_VERSION:
         raise CrosslignError(f"{path / RESULTS}: is a {kind} of schema {version}, not an evaluation of schema 1.")
     tasks: dict[str, dict[str, Judged]] = {name: {} for name in results["tasks"]}
@@ -109,6 +132,9 @@ def compare(before: Finished, after: Finished, out: Path, seed: int = 0) -> dict
                 "states of one judge. Judge both with the same one: crosslign eval with --judge does not generate "
                 "anew."
             )
+    if out.resolve() in (before.path.resolve(), after.path.resolve()):
+        raise CrosslignError(f"{out}: is one of the two evaluations. Choose another --out.")
+    check_folder(out, "comparison")
     groups = after.results["manifest"]["groups"]
     results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -126,6 +152,9 @@ def compare(before: Finished, after: Finished, out: Path, seed: int = 0) -> dict
             for name in common
         },
     }
+    shared = _shared_utility(before.results.get("utility", {}), after.results.get("utility", {}))
+    if shared:
+        results["utility"] = shared
     write_results(out, results)
     transcripts = [
         _transcript(name, [before.tasks[name][key], after.tasks[name][key]])
@@ -134,6 +163,19 @@ def compare(before: Finished, after: Finished, out: Path, seed: int = 0) -> dict
     ]
     write_report(out / REPORT, results, transcripts, title=_title(results))
     return results
+
+
+def _shared_utility(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured on both sides."""
+    both = {
+        name: {
+            code: {"before": cell, "after": after[name][code]}
+            for code, cell in languages.items()
+            if code in after.get(name, {})
+        }
+        for name, languages in before.items()
+    }
+    return {name: languages for name, languages in both.items() if languages}
 
 
 def _transcript(task: str, judged: Sequence[Judged]) -> Transcript:

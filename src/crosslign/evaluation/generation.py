@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,8 +11,9 @@ from tqdm.auto import tqdm
 
 from crosslign.contexts import ContextBuilder, ContextOverflow
 from crosslign.evaluation.endpoint import ChatEndpoint, EndpointReply
-from crosslign.evaluation.rows import Row, RowFile
-from crosslign.rollouts import Sampler, SamplingParameters
+from crosslign.evaluation.rows import Row, RowFile, key_of
+from crosslign.models import token_ids
+from crosslign.rollouts import Sampler, SamplingParameters, TransformersSampler, derive_seed
 from crosslign.types import Context, CrosslignError, Message, Query
 
 OnRows = Callable[[Sequence[Row]], None]
@@ -28,6 +30,10 @@ class Completer(Protocol):
 
 
 def completion_row(query: Query, completion: str, truncated: bool, **more: Any) -> Row:
+    return {**_described(query), "completion": completion, "truncated": truncated, **more}
+
+
+def _described(query: Query) -> Row:
     return {
         "id": query.id,
         "language": query.language,
@@ -36,9 +42,6 @@ def completion_row(query: Query, completion: str, truncated: bool, **more: Any) 
         "query": query.text,
         "source_language": query.source_language,
         "source_query": query.source_text,
-        "completion": completion,
-        "truncated": truncated,
-        **more,
     }
 
 
@@ -54,8 +57,35 @@ def query_of(row: Mapping[str, Any]) -> Query:
     )
 
 
+def sampler_of(model: Any, tokenizer: Any, batch_size: int) -> TransformersSampler:
+    """The sampler of a loaded model."""
+    ids = token_ids(tokenizer, model)
+    return TransformersSampler(
+        lambda: nullcontext(model),
+        stop_token_ids=ids.stop,
+        pad_token_id=ids.pad,
+        forbidden_token_ids=ids.forbidden,
+        batch_size=batch_size,
+    )
+
+
+def check_contexts(queries: Sequence[Query], contexts: ContextBuilder) -> None:
+    """Raise CrosslignError for a query that is too long, or that holds one of the tokenizer's control tokens."""
+    for query in queries:
+        contexts.check_text(query)
+        try:
+            contexts.student(query)
+        except ContextOverflow as overflow:
+            raise too_long(overflow) from overflow
+
+
 class SamplerCompleter:
-    """A model in memory, through the sampler that training uses; batches of similar length, the longest first."""
+    """A model in memory, through the sampler that training uses; batches of similar length, the longest first.
+
+    Args:
+        make_context: makes a batch's contexts; None: the student's, which is what a user would send.
+        more: goes into every row.
+    """
 
     def __init__(
         self,
@@ -67,6 +97,7 @@ class SamplerCompleter:
         batch_size: int = 16,
         seed: int = 0,
         make_context: Callable[[Sequence[Query]], Sequence[Context]] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         self._sampler = sampler
         self._contexts = contexts
@@ -75,6 +106,7 @@ class SamplerCompleter:
         self._batch_size = batch_size
         self._seed = seed
         self._make_context = make_context or (lambda queries: [contexts.student(q) for q in queries])
+        self._more = dict(more or {})
 
     def identity(self) -> Mapping[str, Any]:
         return self._identity
@@ -94,7 +126,9 @@ class SamplerCompleter:
             except ContextOverflow as overflow:
                 raise too_long(overflow) from overflow
             prompts = [c.token_ids for c in contexts]
-            completions = self._sampler.sample(prompts, self._parameters, seed=self._seed + start)
+            # Not from the batch's number: a resumed call draws as one that was never interrupted.
+            seed = derive_seed(self._seed, *(q.key for q in batch))
+            completions = self._sampler.sample(prompts, self._parameters, seed=seed)
             on_rows(
                 [
                     completion_row(
@@ -103,10 +137,37 @@ class SamplerCompleter:
                         completion.truncated,
                         prompt_tokens=len(prompt),
                         completion_tokens=len(completion.token_ids),
+                        **self._more,
                     )
                     for query, prompt, completion in zip(batch, prompts, completions, strict=True)
                 ]
             )
+
+
+class DeferredCompleter:
+    """Makes a completer when there is something to complete, and not before: that is when weights are loaded.
+
+    Args:
+        identity: what completions depend on, known beforehand.
+        make: makes the completer; it gets the first queries, to check them before it loads anything.
+    """
+
+    def __init__(self, identity: Mapping[str, Any], make: Callable[[Sequence[Query]], Completer]) -> None:
+        self._identity, self._make = identity, make
+        self._made: Completer | None = None
+
+    def identity(self) -> Mapping[str, Any]:
+        return self._identity
+
+    def complete(self, queries: Sequence[Query], on_rows: OnRows) -> None:
+        if queries:
+            if self._made is None:
+                self._made = self._make(queries)
+            self._made.complete(queries, on_rows)
+
+    def release(self) -> None:
+        """Forget the completer, so that its memory is free for a judge."""
+        self._made = None
 
 
 class EndpointCompleter:
@@ -149,25 +210,48 @@ def completions(
     name: str = "completions",
     overwrite: bool = False,
     announce: Callable[[str], None] = lambda text: None,
+    file: RowFile | None = None,
 ) -> list[Row]:
-    """The rows of all queries in their order, from the file where it has them. See `RowFile` for what is kept."""
-    file = RowFile(path, completer.identity())
-    done = file.start(replace=overwrite)
-    # A query whose text has changed under the same id is another query.
-    done = {q.key: done[q.key] for q in queries if q.key in done and done[q.key].get("query") == q.text}
+    """The rows of all queries in their order, from the file where it has them. See `RowFile` for what is kept.
+
+    `file` replaces the one at `path` under the completer's identity, for names of its own.
+    """
+    file = file or RowFile(path, completer.identity())
+    done = _current(queries, file.start(replace=overwrite))
     missing = [q for q in queries if q.key not in done]
-    if done and missing:
+    if done:
         announce(f"{name}: {len(done)} of {len(queries)} completions are there already")
     if missing:
         with tqdm(total=len(missing), desc=name, unit="completion", disable=None) as bar:
 
             def keep(rows: Sequence[Row]) -> None:
                 file.append(rows)
-                done.update((f"{r['id']}|{r['language']}", r) for r in rows)
+                done.update((key_of(row), row) for row in rows)
                 bar.update(len(rows))
 
             completer.complete(missing, keep)
     return file.finish([q.key for q in queries], done)
+
+
+def pending(queries: Sequence[Query], identity: Mapping[str, Any], path: Path, *, overwrite: bool) -> list[Query]:
+    """The queries that `completions` would have to complete; nothing is changed.
+
+    Raises CrosslignError if the file was made with other settings, unless `overwrite`.
+    """
+    done = _current(queries, RowFile(path, identity).kept(replace=overwrite))
+    return [q for q in queries if q.key not in done]
+
+
+def _current(queries: Sequence[Query], rows: Mapping[str, Row]) -> dict[str, Row]:
+    """The rows of these queries, with what the task says of them now (label, category, source text).
+
+    A query whose text has changed under the same id is another query.
+    """
+    return {
+        q.key: {**rows[q.key], **_described(q)}
+        for q in queries
+        if q.key in rows and rows[q.key].get("query") == q.text and "completion" in rows[q.key]
+    }
 
 
 def too_long(overflow: ContextOverflow) -> CrosslignError:

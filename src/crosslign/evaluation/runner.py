@@ -28,6 +28,8 @@ from crosslign.types import JudgeItem, Verdict
 COMPLETIONS = "completions.jsonl"
 RESULTS, TABLE, CARD, REPORT = "results.json", "results.csv", "results.md", "report.html"
 CHUNK = 64  # rows that a judge gets at a time: what an interruption can lose
+# What a verdict depends on besides the judge.
+SEEN = ("label", "query", "source_language", "source_query", "completion", "truncated", "rejected")
 Announce = Callable[[str], None]
 
 
@@ -99,7 +101,16 @@ def groups_of(languages: Sequence[str], source_language: str, trained: Sequence[
 
 
 def run(evaluation: Evaluation, completer: Completer, announce: Announce = silent) -> dict[str, Any]:
-    """All stages; a stage whose inputs have not changed is read from its file. Returns what `results.json` holds."""
+    """All stages; a stage whose inputs have not changed is read from its file. Returns what `results.json` holds.
+
+    What is written as sampling is the manifest's `sampling`, or else the completer's identity.
+    """
+    rows = complete_tasks(evaluation, completer, announce)
+    return judge_rows(evaluation, rows, evaluation.manifest.get("sampling", completer.identity()), announce)
+
+
+def complete_tasks(evaluation: Evaluation, completer: Completer, announce: Announce = silent) -> dict[str, list[Row]]:
+    """The first stage: completions of all tasks."""
     rows: dict[str, list[Row]] = {}
     for data in evaluation.tasks:
         for note in data.notes:
@@ -112,7 +123,7 @@ def run(evaluation: Evaluation, completer: Completer, announce: Announce = silen
             overwrite=evaluation.overwrite,
             announce=announce,
         )
-    return judge_rows(evaluation, rows, completer.identity(), announce)
+    return rows
 
 
 def judge_rows(
@@ -169,10 +180,11 @@ def judge_rows(
 
 def judge_stage(rows: Sequence[Row], judge: Judge, folder: Path) -> list[Verdict]:
     """A judge's verdicts, kept in a file of its own: changing the judge asks for no new completion."""
-    seen = digest([[key_of(row), row["query"], row["completion"]] for row in rows])
     path = folder / f"verdicts-{folder_name(judge.name)}.jsonl"
-    file = RowFile(path, {**judge.identity(), "completions": seen})
-    done = file.start(replace=True)
+    file = RowFile(path, judge.identity())
+    seen = {key_of(row): digest([row.get(name) for name in SEEN]) for row in rows}
+    # By row, so that languages added later do not ask for the verdicts of the others again.
+    done = {key: row for key, row in file.start(replace=True).items() if row.get("seen") == seen.get(key)}
     missing = [row for row in rows if key_of(row) not in done]
     with tqdm(total=len(missing), desc=f"{folder.name}: {judge.name}", unit="verdict", disable=None) as bar:
         for start in range(0, len(missing), CHUNK):
@@ -186,6 +198,7 @@ def judge_stage(rows: Sequence[Row], judge: Judge, folder: Path) -> list[Verdict
                     "reason": v.reason,
                     "lenient": v.lenient,
                     "details": dict(v.details),
+                    "seen": seen[key_of(row)],
                 }
                 for row, v in zip(chunk, verdicts, strict=True)
             ]
@@ -199,7 +212,8 @@ def judge_stage(rows: Sequence[Row], judge: Judge, folder: Path) -> list[Verdict
 def _ask(judge: Judge, rows: Sequence[Row]) -> list[Verdict]:
     """Rows that an endpoint refused to complete have no completion to judge."""
     asked = [row for row in rows if "rejected" not in row]
-    verdicts = iter(judge.judge([JudgeItem(query_of(row), row["completion"], row["truncated"]) for row in asked]))
+    items = [JudgeItem(query_of(row), row["completion"], row["truncated"]) for row in asked]
+    verdicts = iter(judge.judge(items) if items else [])
     return [next(verdicts) if "rejected" not in row else Verdict(None, "rejected by the endpoint") for row in rows]
 
 

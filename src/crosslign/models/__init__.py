@@ -1,6 +1,7 @@
 """Models: loading, LoRA, the frozen teacher, hidden states and heads."""
 
 from crosslign.models.forward import SplitModel, causal_lm, split_model
+from crosslign.models.identity import adapter_sha256, check_adapter, load_with_adapter, weights_mark
 from crosslign.models.loading import (
     ModelSource,
     TokenIds,
@@ -21,8 +22,10 @@ __all__ = [
     "SplitModel",
     "TeacherMovedError",
     "TokenIds",
+    "adapter_sha256",
     "add_lora",
     "causal_lm",
+    "check_adapter",
     "check_source",
     "disable_dropout",
     "end_of_turn_ids",
@@ -30,6 +33,8 @@ __all__ = [
     "freeze",
     "load_model",
     "load_tokenizer",
+    "load_with_adapter",
     "split_model",
     "token_ids",
+    "weights_mark",
 ]

@@ -88,7 +88,7 @@ def load_tokenizer(source: ModelSource) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **kwargs)
     except Exception as error:  # from_pretrained raises many kinds; all mean that this place holds no tokenizer
-        raise _load_error("tokenizer", source.tokenizer or source.path, error) from error
+        raise load_error("tokenizer", source.tokenizer or source.path, error) from error
     if source.chat_template is not None:
         tokenizer.chat_template = Path(source.chat_template).read_text(encoding="utf-8")
     if not tokenizer.chat_template:
@@ -120,7 +120,7 @@ def load_model(source: ModelSource) -> Any:
             where, dtype=dtype if dtype == "auto" else getattr(torch, dtype), **kwargs
         )
     except Exception as error:  # see load_tokenizer
-        raise _load_error("model", source.path, error) from error
+        raise load_error("model", source.path, error) from error
     if source.kind == "gguf":
         _forget_quantisation(model)
     disable_dropout(model)
@@ -135,7 +135,7 @@ def _location(source: ModelSource) -> tuple[str, dict[str, Any]]:
     return source.path, {**kwargs, "revision": source.revision or "main"}
 
 
-def _load_error(what: str, path: str, error: Exception) -> CrosslignError:
+def load_error(what: str, path: str, error: Exception) -> CrosslignError:
     first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
     hint = ""
     if "trust_remote_code" in str(error):
