@@ -106,7 +106,7 @@ def test_different_queries_are_not_compared(tmp_path: Path) -> None:
 
 def test_different_judges_and_tasks_are_not_compared(tmp_path: Path) -> None:
     first = read_folder(finished(tmp_path / "a"))
-    with pytest.raises(CrosslignError, match="judged by phrase in .* and by other"):
+    with pytest.raises(CrosslignError, match=r"judged by phrase in .* and by other"):
         compare(first, read_folder(finished(tmp_path / "b", judges=[Phrase("other", "x")])), tmp_path / "c")
     with pytest.raises(CrosslignError, match="two states of one judge"):
         compare(first, read_folder(finished(tmp_path / "d", judges=[Phrase(word="x")])), tmp_path / "c")

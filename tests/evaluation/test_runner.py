@@ -40,7 +40,9 @@ def test_each_stage_writes_its_file(tmp_path: Path) -> None:
             assert [f"{r['id']}|{r['language']}" for r in rows_of(tmp_path / name / file)] == keys
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == results
     assert "ASR" in (tmp_path / "results.md").read_text(encoding="utf-8")
-    assert len(list(csv.DictReader((tmp_path / "results.csv").open(encoding="utf-8")))) == 2 * (3 + 3 + 1)  # languages, groups, all
+    assert len(list(csv.DictReader((tmp_path / "results.csv").open(encoding="utf-8")))) == 2 * (
+        3 + 3 + 1
+    )  # languages, groups, all
     assert results["manifest"]["groups"] == {"low": ["sw", "bn"], "trained": ["sw"], "unseen": ["bn"]}
 
 
