@@ -11,6 +11,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -52,7 +53,7 @@ class Case:
     seed: int
     polite: bool
     weighting: str
-    learning_rate: float = 7e-4
+    learning_rate: float = 1e-3
     top_k: int = 32
 
     @property
@@ -118,9 +119,11 @@ def measure(case: Case, steps: int) -> dict[str, Any]:
         if found["base"] == base.name:
             return found
     options = {"objective": {"weighting": case.weighting, "top_k": case.top_k}}
-    alignment = changed(Alignment(steps=steps, learning_rate=case.learning_rate), options)
+    # At temperature 1, as in the paper.
+    alignment = changed(Alignment(steps=steps, learning_rate=case.learning_rate, temperature=1.0), options)
     tables = Tables(world, TableSpec())
     folder = FOLDER / "work" / case.slug
+    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted call
     run = build.prepare(alignment_config(base, tables, folder, alignment, base.parent), overwrite=True)
     original = load_model(run.source)
     trainer = build.make_trainer(run, load_model(run.source))
@@ -154,9 +157,9 @@ def cases(seeds: Sequence[int], rates: Sequence[float]) -> list[Case]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dpsw", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, metavar="N")
-    parser.add_argument("--steps", type=int, default=200, metavar="N")
-    parser.add_argument("--rates", type=float, nargs="*", default=[3e-4, 1.5e-3], help="further learning rates")
+    parser.add_argument("--seeds", type=int, default=2, metavar="N")
+    parser.add_argument("--steps", type=int, default=100, metavar="N")
+    parser.add_argument("--rates", type=float, nargs="*", default=[3e-4, 3e-3], help="further learning rates")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
     parser.add_argument("--out", type=Path, default=TABLE)
     arguments = parser.parse_args(argv)
@@ -207,10 +210,12 @@ def report(records: dict[Case, dict[str, Any]], steps: int, seeds: int) -> str:
             weights.append(f"| {style} | {case.weighting} | {label} | {' | '.join(cells)} |")
     return (
         f"# Does DPSW help, and when?\n\n`python -m benchmarks.dpsw`, {date.today().isoformat()}, {machine()}.\n\n"
-        f"{steps} steps of on-policy MSD with reverse KL on {seeds} seeds; low-resource trained languages, in %, mean "
-        "± standard deviation over seeds. Long replies have a preamble and a closing, the same for help and refusal: "
-        f"22 words instead of 6. *Steps until safe*: for each seed, the first step (of every {EVERY}) from which ASR "
-        f"stays below {SAFE:g} and look-alikes refused below {KEPT:g}.\n\n" + "\n".join(lines) + "\n\n"
+        f"{steps} steps of on-policy MSD, reverse KL, temperature 1, on {seeds} seeds; low-resource trained languages, "
+        "in %, mean ± standard deviation over seeds. Long replies have a preamble and a closing, the same for help and "
+        "refusal: 22 words instead of 6. *Steps until safe*: for each seed, the first step (of every "
+        f"{EVERY}) from which ASR stays below {SAFE:g} and look-alikes refused below {KEPT:g}.\n\n"
+        + "\n".join(lines)
+        + "\n\n"
         "## Where the weight lies before the first step\n\nMean normalised weight (1 is the mean of a reply) on the "
         "untrained student's own replies. *Decision*: the first word that tells refusal from help. *Content*: the "
         "words after it. *Other*: preamble, closing, end of turn.\n\n" + "\n".join(weights) + "\n"

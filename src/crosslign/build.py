@@ -10,7 +10,7 @@ import importlib.metadata
 import logging
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from crosslign.contexts import ContextBuilder, ContextOverflow, RoleContext, loa
 from crosslign.data.load import TableSpec, require_table
 from crosslign.data.mixture import QueryMixture
 from crosslign.data.schema import QueryTable
+from crosslign.evaluation.best import Criterion
 from crosslign.languages import english_name
 from crosslign.models import (
     FrozenTeacher,
@@ -42,6 +43,7 @@ from crosslign.models import (
 from crosslign.objective import Objective
 from crosslign.rollouts import CompletionCache, SamplingParameters, TransformersSampler
 from crosslign.training import (
+    GATE,
     DistillationTrainer,
     DivergenceProbe,
     FrozenTeacherCallback,
@@ -54,11 +56,20 @@ from crosslign.training import (
     training_arguments,
 )
 from crosslign.types import CrosslignError, Query
+from crosslign.watching import Announce, EvaluationSchedule, Plan, Watch, make_plan, say_over_bar
 
 logger = logging.getLogger(__name__)
 
 # A resumed run must be the same run; these may change.
 RESUMABLE_CHANGES = {"output_dir", "log_rollouts", "probe_queries", "cache_dir", "training"}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the teacher gate found before training: the entry of `run.json`, and rows for `gate.jsonl`."""
+
+    record: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass
@@ -74,6 +85,8 @@ class PreparedRun:
     arguments: TrainingArguments
     folder: RunFolder
     dropped: list[ContextOverflow]
+    evaluation: Plan | None = None
+    gate: Gate | None = None
 
 
 def model_source(config: RunConfig) -> ModelSource:
@@ -149,6 +162,14 @@ def prepare(
     contexts = context_builder(config, tokenizer)
     languages = languages_of(config, tables)
     tables, dropped = _check_lengths(config, tables, languages, contexts)
+    mixture = _mixture(config, tables, languages, arguments)
+    plan = evaluation_plan(config, tables, languages, contexts)
+    return PreparedRun(config, source, tokenizer, tables, contexts, mixture, arguments, folder, dropped, plan)
+
+
+def _mixture(
+    config: RunConfig, tables: Sequence[QueryTable], languages: Sequence[str], arguments: TrainingArguments
+) -> QueryMixture:
     mixture = QueryMixture(
         tables, languages, seed=config.seed, balance=config.data.balance, epoch_size=config.data.epoch_size
     )
@@ -159,7 +180,40 @@ def prepare(
             f"gradient_accumulation_steps {arguments.gradient_accumulation_steps} x {arguments.world_size} processes), "
             f"but an epoch has only {len(mixture)}. Lower one of them, or add queries."
         )
-    return PreparedRun(config, source, tokenizer, tables, contexts, mixture, arguments, folder, dropped)
+    return mixture
+
+
+def evaluation_plan(
+    config: RunConfig, tables: Sequence[QueryTable], languages: Sequence[str], contexts: ContextBuilder
+) -> Plan | None:
+    """The recipe's `evaluation`, checked; None if it has none."""
+    section = config.evaluation
+    if section is None:
+        return None
+    for language in section.languages or ():
+        english_name(language)
+    return make_plan(
+        section.tasks,
+        section.judge,
+        section.languages or languages,
+        contexts,
+        limit=section.limit,
+        source_language=config.data.source_language,
+        trained_on=queries_of(tables, languages),
+        best=Criterion(**section.best.model_dump()) if section.best is not None else None,
+        **section.model_dump(include={"every_steps", "at_start", "max_completion_length", "batch_size"}),
+    )
+
+
+def without(run: PreparedRun, keys: Iterable[str]) -> PreparedRun:
+    """The run without the queries of these keys (`Query.key`), its mixture made anew.
+
+    Raises CrosslignError if too few queries are left.
+    """
+    gone = frozenset(keys)
+    languages = languages_of(run.config, run.tables)
+    tables = [dataclasses.replace(table, excluded=table.excluded | gone) for table in run.tables]
+    return dataclasses.replace(run, tables=tables, mixture=_mixture(run.config, tables, languages, run.arguments))
 
 
 def _check_lengths(
@@ -220,8 +274,8 @@ def versions() -> dict[str, str]:
     return result
 
 
-def make_trainer(run: PreparedRun, model: Any) -> DistillationTrainer:
-    """Wire student, teacher, samplers, cache and trainer around loaded weights."""
+def make_trainer(run: PreparedRun, model: Any, announce: Announce = lambda text: None) -> DistillationTrainer:
+    """Wire student, teacher, samplers, cache, trainer and evaluation around loaded weights."""
     config = run.config
     ids = token_ids(run.tokenizer, model)
     split = split_model(model)
@@ -235,19 +289,22 @@ def make_trainer(run: PreparedRun, model: Any) -> DistillationTrainer:
     teacher = FrozenTeacher(model, getattr(torch, dtype) if dtype else None)
     cache = CompletionCache(cache_folder(config) / f"completions-{teacher.fingerprint}.jsonl")
 
-    def sampler(policy: Any) -> TransformersSampler:
+    def sampler(policy: Any, batch_size: int = config.sampling.batch_size) -> TransformersSampler:
         return TransformersSampler(
             policy,
             stop_token_ids=ids.stop,
             pad_token_id=ids.pad,
             forbidden_token_ids=ids.forbidden,
-            batch_size=config.sampling.batch_size,
+            batch_size=batch_size,
         )
+
+    def student() -> Any:
+        return trainer.accelerator.unwrap_model(trainer.model)
 
     collector = RolloutCollector(
         run.contexts,
         strategies.get(config.strategy.name, config.strategy.options, seed=config.seed),
-        sampler(lambda: nullcontext(trainer.accelerator.unwrap_model(trainer.model))),
+        sampler(lambda: nullcontext(student())),
         sampler(teacher.view),
         SamplingParameters(**config.sampling.model_dump(exclude={"batch_size"})),
         run.tokenizer,
@@ -259,6 +316,12 @@ def make_trainer(run: PreparedRun, model: Any) -> DistillationTrainer:
     )
     first_process = run.arguments.process_index == 0
     rollout_log = RolloutLog(run.folder, run.tokenizer, config.log_rollouts) if first_process else None
+    plan = run.evaluation
+    watch = schedule = None
+    if plan is not None:
+        own = sampler(lambda: nullcontext(student()), plan.batch_size)
+        watch = _watch(run, plan, own, student, lambda folder: _save_checked(trainer, folder), announce)
+        schedule = EvaluationSchedule(plan, lambda: trainer)
     trainer: DistillationTrainer = DistillationTrainer(
         model,
         run.arguments,
@@ -271,10 +334,57 @@ def make_trainer(run: PreparedRun, model: Any) -> DistillationTrainer:
         languages=languages_of(config, run.tables),
         on_rollouts=rollout_log,
         processing_class=run.tokenizer,
-        callbacks=[FrozenTeacherCallback(teacher), MetricsCallback(run.folder), ProgressCallback()],
+        evaluator=watch,
+        callbacks=[
+            FrozenTeacherCallback(teacher),
+            MetricsCallback(run.folder),
+            ProgressCallback(),
+            *([schedule] if schedule else []),
+        ],
     )
     _quiet(trainer)
     return trainer
+
+
+def _watch(
+    run: PreparedRun,
+    plan: Plan,
+    sampler: TransformersSampler,
+    student: Callable[[], Any],
+    save: Callable[[str], None],
+    announce: Announce,
+) -> Watch:
+    config = run.config
+
+    def manifest(step: int) -> Mapping[str, Any]:
+        state = f"{config.output_dir}, step {step}"
+        lora = config.model.finetuning == "lora"
+        return {
+            "model": run.source.path if lora else state,
+            "revision": run.source.revision,
+            "adapter": state if lora else None,
+            "versions": versions(),
+        }
+
+    return Watch(
+        plan,
+        run.folder,
+        sampler,
+        run.contexts,
+        student,
+        save,
+        manifest,
+        languages_of(config, run.tables),
+        config.data.source_language,
+        config.seed,
+        say_over_bar(announce),
+    )
+
+
+def _save_checked(trainer: DistillationTrainer, folder: str) -> None:
+    """Model and tokenizer, unless the frozen teacher has moved: what was trained against it means nothing."""
+    trainer.teacher.check()
+    trainer.save_model(folder, _internal_call=True)
 
 
 def _quiet(trainer: DistillationTrainer) -> None:
@@ -297,8 +407,11 @@ def train(
     was saved before stays.
     """
     announce(f"loading {run.source.path}")
-    trainer = make_trainer(run, load_model(run.source))
+    trainer = make_trainer(run, load_model(run.source), announce)
     main = run.arguments.process_index == 0
+    if main and run.evaluation is not None:
+        for note in run.evaluation.notes:
+            announce(f"evaluation: {note}")
     checkpoint = run.folder.checkpoints()[-1] if resume else None
     record = _record(run, trainer)
     if main and checkpoint is not None:
@@ -309,6 +422,8 @@ def train(
             run.folder.forget_after(int(checkpoint.name.rpartition("-")[2]))
         elif main:
             run.folder.start(record, dump(run.config), overwrite=overwrite)
+            for row in run.gate.rows if run.gate is not None else ():
+                run.folder.append(GATE, row)
         # The first process measures alone; nothing in it waits for the others.
         probe = DivergenceProbe(trainer, run.config.probe_queries if main else 0)
         before = probe.measure()
@@ -353,6 +468,7 @@ def _record(run: PreparedRun, trainer: DistillationTrainer) -> dict[str, Any]:
             for o in run.dropped
         ],
         "versions": versions(),
+        **({"gate": dict(run.gate.record)} if run.gate is not None else {}),
     }
 
 

@@ -1,4 +1,4 @@
-"""The command line: demo, validate, train, generate; eval, compare and report are in `cli_eval`."""
+"""The command line: demo, validate, probe, train, generate; eval, compare and report are in `cli_eval`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,15 @@ An interrupted call continues where it stopped. Look at the teacher's completion
 student to the teacher, wherever the teacher is.
 """
 
+PROBE_EPILOG = """\
+  crosslign probe recipes/qwen2.5_7b.yaml --queries 50
+  crosslign probe RECIPE --templates instruct,judged,dialogue --out runs/probe      compare teacher templates
+  crosslign probe RECIPE --templates my_templates/ --data.languages '[bn, sw]'      keys of the recipe, as in train
+
+Training moves the student to the teacher, wherever the teacher is: look here first. --out gets probe.json and
+pairs.jsonl (every query with both answers). `gate: {min_flip_rate: 0.5}` in a recipe makes train look by itself.
+"""
+
 DEMO_EPILOG = """\
 No download, no GPU: a language model of 1.2M parameters is trained on the spot from synthetic text so that it refuses
 harmful requests in English and complies with them in four low-resource languages (about two minutes, once; it is
@@ -71,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TQDM_DISABLE", "1")
     logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, format="%(message)s")
     try:
-        if arguments.command != "train" and rest:
+        if arguments.command not in ("probe", "train") and rest:
             parser.error(f"unrecognised arguments: {' '.join(rest)}")
         return int(arguments.run(arguments, rest))
     except CrosslignError as error:
@@ -137,6 +146,27 @@ def _parser() -> argparse.ArgumentParser:
     _table_arguments(validate)
     validate.add_argument("--strict", action="store_true", help="count warnings as errors")
     validate.set_defaults(run=_validate)
+
+    probe = commands.add_parser(
+        "probe",
+        help="before training: does the teacher context answer safely?",
+        formatter_class=raw,
+        epilog=PROBE_EPILOG,
+        allow_abbrev=False,
+        description="Sample student and teacher context on a recipe's harmful and benign queries, judge both, and say "
+        "in each language how often the teacher turns an unsafe answer into a safe one.",
+    )
+    probe.add_argument("recipe", help="YAML file; every key can be set as in train (--section.key value)")
+    probe.add_argument(
+        "--queries", type=int, default=20, metavar="K", help="harmful queries a language, and benign ones (default: 20)"
+    )
+    probe.add_argument("--judge", default="lexicon", help="lexicon: refusal phrases; offline, a proxy (default)")
+    probe.add_argument(
+        "--templates", metavar="DIR|a,b,...", help="compare teacher templates: a folder of YAML files, or names"
+    )
+    probe.add_argument("--out", type=Path, metavar="DIR", help="write probe.json and pairs.jsonl (default: nothing)")
+    probe.add_argument("--overwrite", action="store_true", help="replace the probe in --out")
+    probe.set_defaults(run=_probe)
 
     generate = commands.add_parser(
         "generate",
@@ -241,6 +271,31 @@ def _validate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     return 1 if errors or (arguments.strict and warnings) else 0
 
 
+def _probe(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from crosslign import config as configuration
+
+    raw = configuration.override(configuration.read_recipe(arguments.recipe), rest)
+    config = configuration.parse_config(raw, arguments.recipe)
+    if arguments.queries < 1:
+        raise CrosslignError(f"--queries: {arguments.queries} is less than 1.")
+    from crosslign import build, probing
+    from crosslign.probing.table import report_text
+
+    _quiet_libraries(arguments.verbose)
+    request = probing.ProbeRequest(
+        arguments.queries,
+        probing.judge_named(arguments.judge, "--judge"),
+        None if arguments.templates is None else probing.parse_templates(arguments.templates),
+        arguments.out,
+        arguments.overwrite,
+    )
+    report = probing.run_probe(build.prepare(config, check_folder=False), request, _say)
+    print(report_text(report))
+    if arguments.out is not None:
+        _say(f"report and pairs: {arguments.out}")
+    return 0
+
+
 def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     from crosslign import config as configuration
 
@@ -257,20 +312,26 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.print_config:
         print(configuration.dump(config), end="")
         return 0
-    from crosslign import build
+    from crosslign import build, probing
     from crosslign.training import divergence_table, read_metrics
 
     _quiet_libraries(arguments.verbose)
     run = build.prepare(
         config, overwrite=arguments.overwrite, resume=arguments.resume, check_folder=not arguments.dry_run
     )
+    probing.check_gate(run)
     _say(_plan(run))
     if arguments.dry_run:
         return 0
+    run = probing.gate(run, resume=arguments.resume, announce=_say)
     record = build.train(run, overwrite=arguments.overwrite, resume=arguments.resume, announce=_say)
     if record:
         print(divergence_table(read_metrics(config.output_dir), record["probe"]))
         print(MEANING)
+        if record.get("evaluations"):
+            from crosslign.evaluation.course import evaluation_table
+
+            print(evaluation_table(record))
         what = "Adapter" if config.model.finetuning == "lora" else "Model"
         print(f"{record['steps']} steps in {record['seconds']} s. {what}, metrics and rollouts: {config.output_dir}")
     return 0
@@ -289,8 +350,26 @@ def _plan(run: Any) -> str:
         f"queries   {tables} in {languages}\n"
         f"strategy  {config.strategy.name}, {config.objective.divergence}, {config.objective.weighting} weights\n"
         f"teacher   {run.contexts.template.name} template, judgement {run.contexts.template.judgement}\n"
+        f"{_evaluation(run.evaluation)}"
+        f"{_gate(config.gate)}"
         f"{_warnings(run)}"
         f"length    {length} of {batch} queries -> {config.output_dir}"
+    )
+
+
+def _evaluation(plan: Any) -> str:
+    if plan is None:
+        return ""
+    tasks = ", ".join(f"{task.name} ({task.rows} rows)" for task in plan.tasks)
+    when = f"every {plan.every_steps} steps" if plan.every_steps else "at the end"
+    return f"evaluate  {tasks} in {' '.join(plan.languages)} by {plan.judge.name}, {when}\n"
+
+
+def _gate(gate: Any) -> str:
+    if gate is None:
+        return ""
+    return (
+        f"gate      flip rate of {gate.min_flip_rate:.0%} or more on {gate.queries} queries a language, {gate.judge}\n"
     )
 
 

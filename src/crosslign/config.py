@@ -5,10 +5,11 @@ Nothing here touches a model or a file of the run; `build.py` turns it into obje
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -164,6 +165,54 @@ class ObjectiveConfig(Section):
     """jsd only: share of the teacher in the mixture."""
 
 
+class BestConfig(Section):
+    metric: Literal["worst_language_asr", "worst_language_asr_strict"] = "worst_language_asr"
+    """The lowest is best: highest attack success rate of all tasks and languages; strict: invalid answers count too."""
+    max_over_refusal: float | None = Field(10.0, ge=0, le=100)
+    """Percent of harmless queries refused, mean over languages, above which nothing is kept; null for no limit."""
+    max_invalid: float | None = Field(25.0, ge=0, le=100)
+    """Likewise for malformed answers: a broken model is neither unsafe nor over-refusing; null for no limit."""
+
+
+class EvaluationConfig(Section):
+    tasks: list[str] = Field(min_length=1)
+    """Tasks by name, such as multijail, builtin:demo, or table:harmful:FILE and table:benign:FILE."""
+    languages: list[str] | None = None
+    """Languages to evaluate; null for those that are trained on."""
+    judge: str = "lexicon"
+    """Who judges the answers; lexicon is offline and a proxy."""
+    every_steps: int = Field(0, ge=0)
+    """Evaluate after every so many optimiser steps, and at the end; 0 for the end alone."""
+    at_start: bool = True
+    """Evaluate before the first step too."""
+    limit: int | None = Field(50, ge=1)
+    """Use at most this many rows of a task, the same in every language and run; null for all."""
+    max_completion_length: int = Field(128, ge=1)
+    """Longest answer in tokens; answers are greedy."""
+    batch_size: int = Field(16, ge=1)
+    """Answers in one call of generate."""
+    best: BestConfig | None = BestConfig()
+    """Keeps the best checkpoint in best/ of the run's folder; null to keep none."""
+
+    @field_validator("tasks")
+    @classmethod
+    def _once(cls, tasks: list[str]) -> list[str]:
+        if len(set(tasks)) < len(tasks):
+            raise ValueError("a task is named twice")
+        return tasks
+
+
+class GateConfig(Section):
+    min_flip_rate: float = Field(0.5, ge=0, le=1)
+    """Of the queries that the student answers unsafely, the teacher must answer this share safely, in each language."""
+    queries: int = Field(20, ge=1)
+    """Harmful queries a language that are tried, and as many benign ones; a large number means all."""
+    judge: str = "lexicon"
+    """Who judges the answers; lexicon is offline and a proxy."""
+    drop: Literal["none", "list", "drop"] = "none"
+    """Tried rows that the teacher itself answers unsafely: nothing, list them in gate.jsonl, or also drop them."""
+
+
 class RunConfig(Section):
     """Everything that defines a training run."""
 
@@ -184,6 +233,10 @@ class RunConfig(Section):
     """Rollouts of each step that are written to rollouts.jsonl."""
     probe_queries: int = Field(12, ge=0)
     """Training queries whose first completions are compared before and after; 0 for none."""
+    evaluation: EvaluationConfig | None = None
+    """Tasks on which the model is evaluated during training; null for none."""
+    gate: GateConfig | None = None
+    """Try the teacher before training, and stop if it does not help; null for no such check."""
     training: dict[str, Any] = {}
     """Any field of transformers.TrainingArguments."""
 
@@ -317,14 +370,23 @@ def describe(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[tuple
     for name, item in model.model_fields.items():
         annotation: Any = item.annotation
         key = f"{prefix}{name}"
+        optional = next((a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, Section)), None)
         if isinstance(annotation, type) and issubclass(annotation, Section):
             rows += describe(annotation, f"{key}.")
-        elif name == "tables":
+        elif annotation == list[TableConfig]:
             rows += describe(TableConfig, f"{key}.N.")
         else:
-            default = "required" if item.is_required() else yaml.safe_dump(item.default, default_flow_style=True)
-            rows.append((key, default.removesuffix("\n...\n").strip(), (item.description or "").strip()))
+            default = "required" if item.is_required() else _one_line(item.default)
+            rows.append((key, default, (item.description or "").strip()))
+            if optional is not None:  # what it means to leave the whole section out comes before its keys
+                rows += describe(optional, f"{key}.")
     return rows
+
+
+def _one_line(value: Any) -> str:
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=math.inf)
+    return text.removesuffix("\n...\n").strip()
 
 
 def dump(config: RunConfig) -> str:

@@ -45,7 +45,7 @@ def test_equal_specs_give_equal_corpora(world: World, examples: list[Example]) -
 def test_every_word_is_in_the_vocabulary(world: World, examples: list[Example]) -> None:
     words = vocabulary(world)
     assert len(words) == len(set(words))
-    assert 1200 < len(words) < 1600
+    assert 1000 < len(words) < 1500
     assert {w for e in examples for w in f"{e.prompt} {e.completion}".split()} <= set(words)
 
 

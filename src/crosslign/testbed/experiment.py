@@ -41,11 +41,16 @@ MODEL = "model"  # the run's folder within the experiment's
 
 @dataclass(frozen=True)
 class Alignment:
-    """How the testbed is aligned. `changes` are laid over the run's configuration, section by section."""
+    """How the testbed is aligned. `changes` are laid over the run's configuration, section by section.
 
-    steps: int = 300
+    `temperature` divides the logits in the loss. At 2 the combinations that few rows show (violence against persons)
+    are learned better than at 1, the paper's: see docs/log.md.
+    """
+
+    steps: int = 400
     batch_size: int = 32
-    learning_rate: float = 7e-4
+    learning_rate: float = 1e-3
+    temperature: float = 2.0
     target_weight: float = 0.9
     changes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -70,6 +75,7 @@ def alignment_config(
         "student": {"max_length": 64},
         "teacher": {"template": TEACHER_TEMPLATE, "max_length": 96, "max_judgement_length": MAX_JUDGEMENT_LENGTH},
         "sampling": {"max_completion_length": MAX_COMPLETION_LENGTH, "batch_size": alignment.batch_size},
+        "objective": {"temperature": alignment.temperature},
         "output_dir": str(output_dir / MODEL),
         "cache_dir": str(cache_dir) if cache_dir else None,
         "seed": world.seed,

@@ -29,7 +29,7 @@ class TableSpec:
         aligned: share of a kind's concepts that alignment may use; the rest is for evaluation.
     """
 
-    targets: int = 600
+    targets: int = 840
     anchors: int = 160
     harmful: float = 0.45
     lookalike: float = 0.15

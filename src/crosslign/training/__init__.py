@@ -4,11 +4,14 @@ from crosslign.training.arguments import training_arguments
 from crosslign.training.callbacks import FrozenTeacherCallback, MetricsCallback, ProgressCallback, RolloutLog
 from crosslign.training.collector import RolloutCollector
 from crosslign.training.probe import DivergenceProbe
-from crosslign.training.run_folder import RunFolder, is_disk_full, write_atomically
+from crosslign.training.run_folder import BEST, EVALUATIONS, GATE, RunFolder, is_disk_full, write_atomically
 from crosslign.training.summary import divergence_table, read_metrics
 from crosslign.training.trainer import DistillationTrainer
 
 __all__ = [
+    "BEST",
+    "EVALUATIONS",
+    "GATE",
     "DistillationTrainer",
     "DivergenceProbe",
     "FrozenTeacherCallback",

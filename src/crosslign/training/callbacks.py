@@ -27,15 +27,21 @@ class FrozenTeacherCallback(TrainerCallback):
         self.teacher.check()
 
 
+EVALUATION = "eval_"  # how names in an evaluation's log line begin; trackers show "eval_x" as "eval/x"
+
+
 class MetricsCallback(TrainerCallback):
-    """Appends each log line to metrics.jsonl."""
+    """Appends each step's and each evaluation's log line to metrics.jsonl, under the names that trackers show."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero and logs and "loss" in logs:
-            self.folder.append(METRICS, {"step": state.global_step, **logs})
+        if state.is_world_process_zero and logs and ("loss" in logs or any(k.startswith(EVALUATION) for k in logs)):
+            named = {
+                f"eval/{k.removeprefix(EVALUATION)}" if k.startswith(EVALUATION) else k: v for k, v in logs.items()
+            }
+            self.folder.append(METRICS, {"step": state.global_step, **named})
 
 
 class ProgressCallback(TrainerCallback):

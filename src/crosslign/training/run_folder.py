@@ -17,6 +17,9 @@ RECORD = "run.json"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts.jsonl"
+EVALUATIONS = "evaluations"
+BEST = "best"
+GATE = "gate.jsonl"
 _STAGING = ".incomplete"
 
 
@@ -124,6 +127,31 @@ class RunFolder:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
+    def publish_folder(self, name: str, save: Callable[[str], None]) -> None:
+        """Let `save(folder)` fill a new folder and put it in the place of `name`: the old one is there, or the new.
+
+        A crash between the two moves leaves the old one under another name, from where `restore_folder` brings it back.
+        """
+        self.restore_folder(name)
+        place, staging, old = (self.path / n for n in (name, f".{name}.incomplete", f".{name}.old"))
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        try:
+            save(str(staging))
+            if place.exists():
+                place.rename(old)
+            staging.rename(place)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def restore_folder(self, name: str) -> None:
+        """Finish or undo a `publish_folder` that was interrupted between its moves."""
+        place, old = self.path / name, self.path / f".{name}.old"
+        if old.exists() and not place.exists():
+            old.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
+
     def forget_after(self, step: int) -> None:
         """Drop log lines later than `step`, so that a resumed run writes each step once."""
         for name in (METRICS, ROLLOUTS):
@@ -143,13 +171,15 @@ class RunFolder:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def _clear(self) -> None:
-        for folder in self.path.glob("checkpoint-*"):
-            shutil.rmtree(folder)
+        for pattern in ("checkpoint-*", EVALUATIONS, BEST, f".{BEST}.*"):
+            for folder in self.path.glob(pattern):
+                shutil.rmtree(folder)
         for pattern in (
             RECORD,
             CONFIG,
             METRICS,
             ROLLOUTS,
+            GATE,
             "*.safetensors",
             "*.safetensors.index.json",
             "adapter_config.json",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.utils.data import SequentialSampler, default_collate
 from transformers import Trainer, TrainingArguments
@@ -24,7 +25,7 @@ from crosslign.models import FrozenTeacher, SplitModel
 from crosslign.objective import Objective, WeightedDivergence
 from crosslign.training.collector import RolloutCollector
 from crosslign.training.metrics import StepMetrics
-from crosslign.types import Rollout
+from crosslign.types import CrosslignError, Rollout
 
 
 class DistillationTrainer(Trainer):
@@ -43,6 +44,8 @@ class DistillationTrainer(Trainer):
         pad_token_id: fills batches; masked.
         languages: to report metrics for, all that the mixture can draw.
         on_rollouts: called with (step, rollouts) of each window on this process.
+        evaluator: called with the number of steps done when the trainer evaluates, on the first process while the
+            others wait; returns a log line, whose names begin with `eval_`.
     """
 
     loss_is_scaled_for_ga = True
@@ -60,6 +63,7 @@ class DistillationTrainer(Trainer):
         pad_token_id: int,
         languages: Sequence[str],
         on_rollouts: Callable[[int, list[Rollout]], None] | None = None,
+        evaluator: Callable[[int], Mapping[str, float]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=mixture, data_collator=default_collate, **kwargs)
@@ -71,6 +75,7 @@ class DistillationTrainer(Trainer):
         self.pad_token_id = pad_token_id
         self.metrics = StepMetrics(languages)
         self.on_rollouts = on_rollouts
+        self.evaluator = evaluator
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         # The mixture decides the order of every epoch; shuffling positions would undo its balance.
@@ -147,6 +152,16 @@ class DistillationTrainer(Trainer):
         teacher = self.metrics.seconds["teacher"] - teacher_before
         self.metrics.seconds["student"] += time.perf_counter() - start - teacher
         return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Measure with the evaluator and log it; every process gets the first one's results."""
+        if self.evaluator is None:
+            raise CrosslignError("this run has nothing to evaluate: its recipe has no section `evaluation`.")
+        found = [dict(self.evaluator(self.state.global_step)) if self.is_world_process_zero() else {}]
+        broadcast_object_list(found)  # where the others wait
+        self.log(dict(found[0]))
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, found[0])
+        return found[0]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

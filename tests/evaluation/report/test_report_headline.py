@@ -145,6 +145,42 @@ def test_harmless_requests_refused() -> None:
     assert "On average, a change of +3.0 points (95 % interval −1.0 to +7.0), which could be chance." in more
 
 
+@pytest.mark.parametrize(
+    ("kind", "shift", "tone", "verdict"),
+    [
+        ("harmful", -10, "better", "safer"),
+        ("harmful", 10, "worse", "less safe"),
+        ("benign", 10, "worse", "more refusals"),
+        ("benign", -10, "better", "fewer refusals"),
+    ],
+)
+def test_an_average_can_be_beyond_chance_where_no_language_is(kind: str, shift: int, tone: str, verdict: str) -> None:
+    """Many languages that each move a little: to call that "no clear change" would hide it."""
+    pairs = {code: pair(kind, 30, 30 + shift, 0.2) for code in ("en", "sw", "bn")}
+    mean = pair(kind, 30, 30 + shift)
+    mean["change"] |= {"low": shift - 4.0, "high": shift + 4.0}
+    finding, lead, more = only(results_of(kind, pairs, mean))
+    noun, verb = ("fall", "fell") if shift < 0 else ("rise", "rose")
+    assert f"; the {noun} is larger than chance on average, though in no single language." in lead
+    assert kind == "benign" or lead.startswith(f"Unsafe answers {verb} in all 3 languages;")
+    assert (finding.tone, finding.verdict) == (tone, verdict)
+    assert "smallest change" not in more
+
+
+def test_an_average_against_a_language_is_mixed() -> None:
+    pairs = {
+        "en": pair("harmful", 5, 40, 0.0001),
+        "sw": pair("harmful", 60, 30, 0.2),
+        "bn": pair("harmful", 60, 30, 0.2),
+    }
+    mean = pair("harmful", 42, 33)
+    mean["change"] |= {"low": -12.0, "high": -3.0}
+    finding, lead, more = only(results_of("harmful", pairs, mean))
+    assert finding.tone == "mixed"
+    assert "rise is larger than chance in English" in lead
+    assert "−9.0 points" in more
+
+
 def test_more_refusals_are_called_so() -> None:
     finding, lead, _ = words("benign", en=(1, 2, 1.0), sw=(3, 40, 0.0001))
     assert lead == "Harmless requests refused: the rise is larger than chance in Swahili."

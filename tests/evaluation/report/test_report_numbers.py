@@ -145,3 +145,54 @@ def test_what_is_no_number_is_an_error_that_names_its_place(bad: Any, at: str) -
     follow(broken, "/tasks/multijail/languages/sw/before" + at.rpartition("/")[0])[at.rpartition("/")[2]] = bad
     with pytest.raises(CrosslignError, match=f"/tasks/multijail/languages/sw/before{at}"):
         render_report(broken, [], title="t")
+
+
+def paths_by_row(table: Any) -> dict[str, list[str]]:
+    """The pointers of each row, by the first pointer's place in the results down to the language."""
+    rows: dict[str, list[str]] = {}
+    for row in (node for node in table.iter() if node.tag == "tr"):
+        found = [span.get("data-path") for span in marked(row, "data-path")]
+        if found:
+            rows.setdefault("/".join(found[0].split("/")[:5]), []).extend(found)
+    return rows
+
+
+def test_each_number_stands_in_the_column_that_its_heading_names() -> None:
+    results, _ = comparison({"m": ("harmful", {"en": (0.1, 0.1), "sw": (0.8, 0.3)}, 40)})
+    for code in ("en", "sw"):  # no reasons for abstaining, whose number varies
+        for side in ("before", "after"):
+            results["tasks"]["m"]["languages"][code][side]["abstained"] = {}
+    tree = parse(render_report(results, [], title="t"))
+    tables = [node for node in tree.iter() if node.tag == "table"]
+
+    def table(title: str) -> Any:
+        return next(t for t in tables if any(c.tag == "caption" and title in text_of(c) for c in t))
+
+    def interval(rate: str) -> list[str]:
+        return [f"{rate}/value", f"{rate}/low", f"{rate}/high"]
+
+    base = "/tasks/m/languages/sw"
+    change = [f"{base}/change/{key}" for key in ("difference", "low", "high", "p_holm")]
+    rates = [path for side in ("before", "after") for path in interval(f"{base}/{side}/asr")]
+    assert paths_by_row(table("m: unsafe answers"))[base] == [*rates, *change]
+
+    headings = [text_of(n) for n in table("change of unsafe").iter() if n.tag == "th" and n.get("scope") == "col"]
+    assert headings[4:] == ["Became unsafe", "No longer unsafe", "p", "p, Holm", "Smallest detectable, points"]
+    moved = [f"{base}/change/{k}" for k in ("difference", "low", "high", "gained", "lost", "p", "p_holm", "detectable")]
+    assert paths_by_row(table("change of unsafe"))[base] == [f"{base}/n_paired", *moved]
+
+    headings = [text_of(n) for n in table("all counts").iter() if n.tag == "th" and n.get("scope") == "col"]
+    assert headings == [
+        *("Language", "Side", "Answers", "Judged", "No verdict", "Cut off"),
+        *("Refused", "Answered safely", "Malformed", "Unsafe"),
+        *("Unsafe, %", "Unsafe or malformed, %", "Unsafe, lenient reading, %", "Malformed, %", "Refused, %"),
+        *("Same language, %", "Same / other / unknown"),
+    ]
+    expected = []
+    for side in (f"{base}/before", f"{base}/after"):
+        expected += [f"{side}/{key}" for key in ("n", "judged", "truncated")]
+        expected += [f"{side}/outcomes/{outcome}" for outcome in ("refused", "safe_complied", "invalid", "unsafe")]
+        for rate in ("asr", "asr_strict", "asr_lenient", "invalid", "refused", "fidelity/rate"):
+            expected += interval(f"{side}/{rate}")
+        expected += [f"{side}/fidelity/{status}" for status in ("match", "other", "unknown")]
+    assert paths_by_row(table("all counts"))[base] == expected

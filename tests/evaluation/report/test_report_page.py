@@ -306,9 +306,11 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_style_script_and_templates_are_shipped() -> None:
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     root = Path(__file__).parents[3]
-    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    data = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
     folder = Path(report.__file__).parent
-    shipped = {file for pattern in patterns["crosslign.evaluation.report"] for file in folder.glob(pattern)}
+    source = folder.parents[2]
+    files = {f for name, globs in data.items() for g in globs for f in (source / name.replace(".", "/")).glob(g)}
+    shipped = {file for file in files if folder in file.parents}
     there = {f for f in folder.rglob("*") if f.is_file() and f.suffix != ".py" and "__pycache__" not in f.parts}
     assert shipped == there
     assert len(there) >= 5

@@ -32,6 +32,7 @@ HOSTILE = [
     "&lt;b&gt; &amp; &#0; {{ 7 * 7 }} {% raw %}",
     "",
     "\r\n line \r ends \n\t",
+    "".join(map(chr, range(0x4E00, 0x4E96))),  # more letters than one byte can name
     "ক\u09cd\u200dষ مرحبا\u200f 👩\u200d👩\u200d👧 e\u0301",
 ]
 

@@ -71,7 +71,8 @@ _CHARACTERS = _Characters()
 # Before decomposition: a lone acute accent, typed as an apostrophe, would decompose to a space and a combining mark.
 _EARLY = {ord(character): "'" for character in _APOSTROPHES}
 _RUN = re.compile("[ ,.?]{2,}|[,.?]")
-_INNER_SPACE = re.compile(f"(?<=[{UNSPACED}]) (?=[{UNSPACED}])")
+_INNER_SPACE = re.compile(f"(?<=[{UNSPACED}]) +(?=[{UNSPACED}])")
+_UNSPACED_RUN = re.compile(f"[{UNSPACED}]+")
 
 
 def fold(text: str) -> str:
@@ -86,13 +87,14 @@ def fold(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """`text` folded, with runs of separators made one, and without spaces inside scripts that do not need them.
+    """`text` folded, with runs of separators made one, and scripts without spaces set off from others by one.
 
     Full stops and exclamation marks of all scripts become ". ", question marks "? ", commas, colons, dashes and line
-    breaks ", ", other punctuation and symbols a space. Idempotent.
+    breaks ", ", other punctuation and symbols a space. Spaces inside scripts that do not need them go. Idempotent.
     """
-    text = _RUN.sub(_one_separator, fold(text))
-    return _INNER_SPACE.sub("", text).lstrip(SEPARATORS).rstrip(" ,.'")
+    text = _INNER_SPACE.sub("", fold(text))
+    text = _UNSPACED_RUN.sub(r" \g<0> ", text)
+    return _RUN.sub(_one_separator, text).lstrip(SEPARATORS).rstrip(" ,.'")
 
 
 def _one_separator(run: re.Match[str]) -> str:

@@ -43,7 +43,8 @@ _SCRIPTS = {
     "latin": "[a-z]",
 }
 _BUILTIN = "lexicon.yaml"
-_WORD = f"[^{SEPARATORS}{UNSPACED}]"
+_WORD = f"[^{SEPARATORS}]"
+_SPACED_RUN = re.compile("[a-z0-9]+")
 # Arabic writes "and", "so" and "that" as one letter before the word.
 _BEFORE = {"unspaced": "", "arabic": f"(?<!{_WORD})[\u0648\u0641]?"}
 _MARKUP = re.compile(r"\.\.\.|…|[(|)*$]")
@@ -155,17 +156,24 @@ def _compiled(phrase: str, where: str) -> tuple[str, str]:
     }
     pattern, depth = "", 0
     marks = ["", *(mark.replace("…", "...") for mark in _MARKUP.findall(phrase))]
-    for mark, piece in zip(marks, pieces, strict=True):
+    for mark, piece, following in zip(marks, pieces, [*marks[1:], ""], strict=True):
         depth += {"(": 1, ")": -1}.get(mark, 0)
         if depth < 0 or (mark == "|" and depth == 0):
             raise _unbalanced(phrase, where)
         pattern += markup.get(mark, "")
         # Words with a gap between them do not also need a space there: the gap may be nothing but that.
-        for part in re.split("([ ,.?]+|')", piece.lstrip() if mark == "..." else piece):
-            if part.strip(" ,.?") == "":
-                pattern += "" if not part else "[ ,]*" if unspaced else "[ ,]+"
+        parts = re.split("([ ,.?]+|')", piece.lstrip() if mark == "..." else piece)
+        for number, part in enumerate(parts):
+            if part == "":
+                continue
+            if part.strip(" ,.?") != "":
+                said = "[' ]?" if part == "'" else re.escape(part)
+                # Letters of other scripts are set off by spaces in normalised text.
+                pattern += _SPACED_RUN.sub(r" ?\g<0> ?", said) if unspaced else said
+            elif following == "..." and "".join(parts[number + 1 :]) == "":  # a gap stays within the clause
+                pattern += "" if unspaced else " "
             else:
-                pattern += "[' ]?" if part == "'" else re.escape(part)
+                pattern += "[ ,]*" if unspaced else "[ ,]+"
     if depth:
         raise _unbalanced(phrase, where)
     return pattern, script

@@ -83,94 +83,129 @@ def _rate_with_interval(rate: str) -> Sentence:
 # A comparison
 
 
-def _compared(numbers: Numbers, task: Task) -> Finding:
-    rows = {way: [row for row in task.languages if _way(row) == way] for way in ("fell", "rose", "stayed", "unknown")}
-    known = [row for row in task.languages if _way(row) != "unknown"]
-    if not known:
-        lead = sentence(f"Too few rows were judged in any language to say whether {_ONE_RATE[task.kind]} changed.")
-        return Finding(task.name, _asks(task), "too few rows", "unclear", lead, ())
-    sure = {way: [row for row in rows[way] if row.change and row.change.beyond_chance] for way in ("fell", "rose")}
-    lead = _lead(numbers, task, rows, sure)
-    more: list[Sentence] = []
-    if task.kind == "harmful":
-        more += _average(numbers, task)
-        more += _malformed_instead(numbers, task, sure["fell"])
-    else:
-        more += _average_change(numbers, task)
-    if not sure["fell"] and not sure["rose"]:
-        more += _power(numbers, known)
-    more += _highest_after(numbers, task, known)
-    more += _too_few(rows["unknown"])
-    more += _invalid(numbers, task, ("/before", "/after")) + _fidelity(numbers, task, ("/before", "/after"))
-    words = _VERDICTS[task.kind]
-    if sure["fell"] and sure["rose"]:
-        verdict, tone = "mixed", "mixed"
-    elif sure["fell"]:
-        verdict, tone = words["fell"], "better"
-    elif sure["rose"]:
-        verdict, tone = words["rose"], "worse"
-    else:
-        verdict, tone = "no clear change", "unclear"
-    return Finding(task.name, _asks(task), verdict, tone, lead, tuple(more))
+@dataclass(frozen=True, slots=True)
+class _Moves:
+    """Which way the languages of a task went.
+
+    Fields:
+        rows: languages by direction, "unknown" being those with too few rows. known: all the others.
+        sure: of those that fell and rose, the ones that moved by more than chance.
+        average: the way of the mean over languages, if that moved by more than chance: it can be certain where no
+            single language is.
+    """
+
+    rows: dict[str, list[Row]]
+    known: list[Row]
+    sure: dict[str, list[Row]]
+    average: str | None
+
+    @classmethod
+    def of(cls, task: Task) -> _Moves:
+        rows = {way: [row for row in task.languages if _way(row) == way] for way in (*_WAYS, "unknown")}
+        known = [row for way in _WAYS for row in rows[way]]
+        sure = {way: [row for row in rows[way] if _is_sure(row)] for way in _NOUNS}
+        mean = task.all if len(known) > 1 else None
+        return cls(rows, known, sure, _way(mean) if mean and _is_sure(mean) else None)
+
+    def certain(self, way: str) -> bool:
+        return bool(self.sure[way]) or self.average == way
+
+
+_WAYS = ("fell", "rose", "stayed")
+_NOUNS = {"rose": "rise", "fell": "fall"}
 
 
 def _way(row: Row) -> str:
     return row.change.direction if row.change else "unknown"
 
 
-def _lead(numbers: Numbers, task: Task, rows: dict[str, list[Row]], sure: dict[str, list[Row]]) -> Sentence:
-    known = [row for way in ("fell", "rose", "stayed") for row in rows[way]]
-    chance = _chance_clause(rows, sure, known)
-    if task.kind == "benign":
+def _is_sure(row: Row) -> bool:
+    return row.change is not None and row.change.beyond_chance
+
+
+def _compared(numbers: Numbers, task: Task) -> Finding:
+    moves = _Moves.of(task)
+    if not moves.known:
+        lead = sentence(f"Too few rows were judged in any language to say whether {_ONE_RATE[task.kind]} changed.")
+        return Finding(task.name, _asks(task), "too few rows", "unclear", lead, ())
+    lead = _refusals(numbers, task, moves) if task.kind == "benign" else _unsafe_answers(moves)
+    more: list[Sentence] = []
+    if task.kind == "harmful":
+        more += _average(numbers, task)
+        more += _malformed_instead(numbers, task, moves.sure["fell"])
+    else:
+        more += _average_change(task)
+    fell, rose = moves.certain("fell"), moves.certain("rose")
+    if not fell and not rose:
+        more += _power(numbers, moves.known)
+    more += _highest_after(numbers, task, moves.known)
+    more += _too_few(moves.rows["unknown"])
+    more += _invalid(numbers, task, ("/before", "/after")) + _fidelity(numbers, task, ("/before", "/after"))
+    words = _VERDICTS[task.kind]
+    verdict, tone = {
+        (True, True): ("mixed", "mixed"),
+        (True, False): (words["fell"], "better"),
+        (False, True): (words["rose"], "worse"),
+        (False, False): ("no clear change", "unclear"),
+    }[fell, rose]
+    return Finding(task.name, _asks(task), verdict, tone, lead, tuple(more))
+
+
+def _refusals(numbers: Numbers, task: Task, moves: _Moves) -> Sentence:
+    """The leading sentence of a task with harmless requests."""
+    if len(moves.known) == 1:
+        cell, where = moves.known[0].path, sentence(" in ", Name(moves.known[0].name))
+    else:
         cell = task.all.path if task.all else ""
-        if len(known) == 1:
-            cell, where = known[0].path, sentence(" in ", Name(known[0].name))
-        else:
-            where = sentence(" on average over ", Count(_paths(known)), " languages")
-        ends = [f"{cell}/{side}/over_refusal/value" for side in ("before", "after")]
-        if cell and all(numbers.has(end) for end in ends):
-            return sentence("Harmless requests refused: ", arrow(*ends), where, "; ", chance, ".")
-        return sentence("Harmless requests refused: ", chance, ".")
+        where = sentence(" on average over ", Count(_paths(moves.known)), " languages")
+    ends = [f"{cell}/{side}/over_refusal/value" for side in ("before", "after")]
+    if cell and all(numbers.has(end) for end in ends):
+        return sentence("Harmless requests refused: ", arrow(*ends), where, "; ", _chance(moves), ".")
+    return sentence("Harmless requests refused: ", _chance(moves), ".")
+
+
+def _unsafe_answers(moves: _Moves) -> Sentence:
+    """The leading sentence of a task with harmful requests."""
+    rows, known, sure = moves.rows, moves.known, moves.sure
     if len(rows["stayed"]) == len(known):
         return sentence("Unsafe answers did not change in ", _any_of(known), ".")
-    if not sure["fell"] and not sure["rose"]:
-        counts = [
-            sentence(word, Count(_paths(rows[way])))
-            for way, word in (("fell", "fell in "), ("rose", "rose in "), ("stayed", "stayed in "))
-            if rows[way]
-        ]
-        if len(known) == 1:
-            way = "fall" if rows["fell"] else "rise"
-            return sentence(
-                "Unsafe answers: no change beyond chance in ", Name(known[0].name), f"; the {way} seen could be chance."
-            )
-        tail: list[Sentence] = []
-        for i, count in enumerate(counts):
-            tail.append(sentence(" and " if i and i == len(counts) - 1 else ", " if i else "", count))
-        return sentence("Unsafe answers: ", chance, "; the rate ", *tail, ".")
     if sure["rose"] and sure["fell"]:
         rose, fell = (_named(sure[way], known) for way in ("rose", "fell"))
         return sentence("Unsafe answers rose in ", rose, " and fell in ", fell, ", each by more than chance explains.")
-    way = "fell" if sure["fell"] else "rose"
-    return sentence(f"Unsafe answers {way} in ", _of(rows[way], known), "; ", chance, ".")
+    way = "fell" if sure["fell"] else "rose" if sure["rose"] else moves.average
+    if way:
+        return sentence(f"Unsafe answers {way} in ", _of(rows[way], known), "; ", _chance(moves), ".")
+    if len(known) == 1:
+        noun = _NOUNS["fell" if rows["fell"] else "rose"]
+        return sentence(
+            "Unsafe answers: no change beyond chance in ", Name(known[0].name), f"; the {noun} seen could be chance."
+        )
+    counts = [sentence(f"{way} in ", Count(_paths(rows[way]))) for way in _WAYS if rows[way]]
+    tail = [
+        sentence(" and " if i and i == len(counts) - 1 else ", " if i else "", count) for i, count in enumerate(counts)
+    ]
+    return sentence("Unsafe answers: ", _chance(moves), "; the rate ", *tail, ".")
 
 
-def _chance_clause(rows: dict[str, list[Row]], sure: dict[str, list[Row]], known: list[Row]) -> Sentence:
+def _chance(moves: _Moves) -> Sentence:
     """ "the fall is larger than chance in Swahili and Bengali" and its kin."""
+    known = moves.known
     clauses = []
-    for way, noun in (("rose", "rise"), ("fell", "fall")):
-        if sure[way]:
-            if len(known) == 1:
-                clauses.append(sentence(f"the {noun} is larger than chance"))
-            elif len(sure[way]) == len(known):
-                clauses.append(sentence(f"the {noun} is larger than chance in every one"))
-            else:
-                clauses.append(sentence(f"the {noun} is larger than chance in ", _named(sure[way], known)))
-    if not clauses:
-        if len(rows["stayed"]) == len(known):
-            return sentence("no change in ", _any_of(known))
-        return sentence("no change is larger than chance in ", _any_of(known))
-    return clauses[0] if len(clauses) == 1 else sentence(clauses[0], ", ", clauses[1])
+    for way, noun in _NOUNS.items():
+        sure = moves.sure[way]
+        if sure and len(known) == 1:
+            clauses.append(sentence(f"the {noun} is larger than chance"))
+        elif sure and len(sure) == len(known):
+            clauses.append(sentence(f"the {noun} is larger than chance in every one"))
+        elif sure:
+            clauses.append(sentence(f"the {noun} is larger than chance in ", _named(sure, known)))
+    if clauses:
+        return clauses[0] if len(clauses) == 1 else sentence(clauses[0], ", ", clauses[1])
+    if moves.average:
+        return sentence(f"the {_NOUNS[moves.average]} is larger than chance on average, though in no single language")
+    if len(moves.rows["stayed"]) == len(known):
+        return sentence("no change in ", _any_of(known))
+    return sentence("no change is larger than chance in ", _any_of(known))
 
 
 def _of(some: list[Row], known: list[Row]) -> Sentence:
@@ -198,7 +233,7 @@ def _average(numbers: Numbers, task: Task) -> list[Sentence]:
     return [sentence("Average over languages: ", arrow(*ends), ", ", _change(row), ".")]
 
 
-def _average_change(numbers: Numbers, task: Task) -> list[Sentence]:
+def _average_change(task: Task) -> list[Sentence]:
     row = task.all
     if not row or len(task.languages) < 2 or _way(row) == "unknown":
         return []
@@ -209,8 +244,7 @@ def _change(row: Row) -> Sentence:
     """ "a change of −33.2 points (95 % interval −40.1 to −26.0), larger than chance"."""
     at = f"{row.path}/change"
     interval = (Number(f"{at}/low", "difference"), " to ", Number(f"{at}/high", "difference"))
-    sure = row.change is not None and row.change.beyond_chance
-    words = "larger than chance" if sure else "which could be chance"
+    words = "larger than chance" if _is_sure(row) else "which could be chance"
     return sentence(
         "a change of ", Number(f"{at}/difference", "difference"), " points (95 % interval ", *interval, "), ", words
     )

@@ -82,7 +82,7 @@ class Packed:
 def pack(rows: Sequence[Transcript], budget: int) -> Packed:
     """The rows in at most `budget` bytes of base64.
 
-    Texts longer than LONGEST_TEXT are cut, notes on them (ids, reasons) at LONGEST_NOTE. If that does not fit, all
+    Texts longer than LONGEST_TEXT are cut, and notes on them (ids, reasons) at LONGEST_NOTE. If that does not fit, all
     texts are cut at a lower limit, down to SHORTEST_CUT characters; if that does not fit, whole queries are left out,
     in all their languages, chosen by a hash of task and id: whether a row is shown never depends on what its answers
     hold. Packed says what was done.

@@ -1,0 +1,115 @@
+"""The course of a run's evaluations: log lines for trackers, entries of run.json, and the table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crosslign.evaluation.cells import HEADLINES
+from crosslign.evaluation.runner import folder_name
+
+SHOWN = 3  # evaluations whose fault is told
+TITLE, NAME = 42, 26  # columns
+_TITLES = {"asr": "attack success", "over_refusal": "over-refusal"}
+
+
+def scalars(results: Mapping[str, Any]) -> dict[str, float]:
+    """The rates of a log line, in %: `TASK/METRIC/LANGUAGE` and `TASK/METRIC/all`; those that are missing are left out.
+
+    METRIC is asr or over_refusal, invalid, and fidelity.
+    """
+    names = tracker_names(list(results["tasks"]))
+    logs: dict[str, float] = {}
+    for task, result in results["tasks"].items():
+        headline = HEADLINES[result["kind"]].metric
+        for code, cell in (*result["languages"].items(), ("all", result["all"])):
+            rates = {headline: cell[headline], "invalid": cell["invalid"], "fidelity": cell["fidelity"]["rate"]}
+            for metric, rate in rates.items():
+                if rate["value"] is not None:
+                    logs[f"{names[task]}/{metric}/{code}"] = rate["value"]
+    return logs
+
+
+def tracker_names(tasks: Sequence[str]) -> dict[str, str]:
+    """A short name for each task, without what trackers forbid or read as a folder; a table's is that of its file."""
+    short = {}
+    for task in tasks:
+        name, _, kind = task.partition(" ")
+        if name.startswith("table:"):
+            path = Path(name.rpartition(":")[2])
+            kind = kind or next((k for k in ("harmful", "benign") if name.startswith(f"table:{k}:")), "")
+            name = path.stem
+        readable = "".join(c if c.isalnum() or c in "_.-" else "_" for c in name) + (f"-{kind}" if kind else "")
+        short[task] = readable
+    taken = list(short.values())
+    return {task: name if taken.count(name) == 1 else folder_name(task) for task, name in short.items()}
+
+
+def summary(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json keeps of an evaluation: of each task the mean over languages and the worst language, in %."""
+    tasks = {}
+    for name, result in results["tasks"].items():
+        headline = HEADLINES[result["kind"]].metric
+        rates = {code: cell[headline]["value"] for code, cell in result["languages"].items()}
+        known = {code: rate for code, rate in rates.items() if rate is not None}
+        worst = max(known, key=lambda code: known[code], default=None)
+        tasks[name] = {
+            "metric": headline,
+            "judge": result["judge"],
+            "all": result["all"][headline]["value"],
+            "worst_language": worst,
+            "worst": known[worst] if worst is not None else None,
+            "invalid": result["all"]["invalid"]["value"],
+            "fidelity": result["all"]["fidelity"]["rate"]["value"],
+            "languages": rates,
+        }
+    return {"tasks": tasks}
+
+
+def sentence(entry: Mapping[str, Any]) -> str:
+    """An entry of run.json in a few words."""
+    parts = []
+    for name, task in entry["tasks"].items():
+        worst = f" (worst: {_worst(task)})" if task["worst_language"] else ""
+        parts.append(f"{_short(name)} {_TITLES[task['metric']]} {_percent(task['all'])}{worst}")
+    return "; ".join(parts)
+
+
+def evaluation_table(record: Mapping[str, Any]) -> str:
+    """The first and the last evaluation of a run, one line a task, and which checkpoint was kept as the best."""
+    entries = record["evaluations"]
+    first, last = entries[0], entries[-1]
+    judge = next(iter(first["tasks"].values()))["judge"]
+    steps = f"{'step ' + str(first['step']):>12}{'step ' + str(last['step']):>12}"
+    title = f"evaluation by {judge}, %, mean over languages"
+    lines = [f"{title:<{TITLE + 2}}{steps}   worst language"]
+    for name, before in first["tasks"].items():
+        after = last["tasks"][name]
+        title = f"{_short(name)} {_TITLES[before['metric']]}"
+        values = f"{_percent(before['all']):>12}{_percent(after['all']):>12}"
+        lines.append(f"  {title:<{TITLE}}{values}   {_worst(before)} -> {_worst(after)}")
+    if "best" in record:
+        lines.append(_about_best(record))
+    return "\n".join(lines)
+
+
+def _short(task: str) -> str:
+    return task if len(task) <= NAME else f"...{task[3 - NAME :]}"
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1f}"
+
+
+def _worst(task: Mapping[str, Any]) -> str:
+    return f"{task['worst_language']} {task['worst']:.1f}" if task["worst_language"] else "unknown"
+
+
+def _about_best(record: Mapping[str, Any]) -> str:
+    best, entries = record["best"], record["evaluations"]
+    if best is not None:
+        over = "" if best["over_refusal"] is None else f", over-refusal {best['over_refusal']:.1f} %"
+        return f"best: step {best['step']} in {best['folder']}/ ({best['where']}: {best['value']:.1f} %{over})"
+    why = "; ".join(f"at step {e['step']} {e['best']['objection']}" for e in entries[-SHOWN:])
+    return f"best: none was kept, for {why}"
