@@ -254,7 +254,7 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (("--judge", "lexicon,lexicon"), "two judges are called 'lexicon'"),
         (("--judge", "llm:x"), "needs --judge-url"),
         (("--judge", "guard"), "name the model after a colon"),
-        (("--judge", "guard:nowhere/x/qwen3guard"), "no folder nowhere/x/qwen3guard"),
+        (("--judge", "guard:nowhere/x/Qwen3Guard-Gen"), "no folder nowhere/x/Qwen3Guard-Gen"),
         (("--judge", "guard:some/model"), "its name does not tell its format"),
         (("--adapter", "nowhere"), "has no adapter_config.json"),
         (("--max-length", "10"), "Raise --max-length"),
