@@ -13,13 +13,13 @@ LANGUAGES = ("en", "sw", "bn")
 
 
 def queries(label: Label, languages: Sequence[str] = LANGUAGES, rows: int = 12) -> list[Query]:
+    category = ("b", "a")
+    text = "{} placeholder request number {}".format
     return [
-        Query(f"{label}-{i}", code, f"{code} placeholder request number {i}", "en",
-              f"en placeholder request number {i}",
-              label, "a" if i % 2 else "b")
+        Query(f"{label}-{i}", code, text(code, i), "en", text("en", i), label, category[i % 2])
         for i in range(rows)
         for code in languages
-    ]  # fmt: skip
+    ]
 
 
 def task(name: str, label: Label, languages: Sequence[str] = LANGUAGES, rows: int = 12) -> TaskData:
