@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +38,28 @@ def cli_train(tmp_path: Path, raw: dict[str, Any], *flags: str) -> int:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(raw), encoding="utf-8")
     return main(["train", str(path), *flags])
+
+
+def two_processes(tmp_path: Path, raw: dict[str, Any]) -> list[int]:
+    """`crosslign train` on a recipe in two data-parallel processes; returns their exit codes."""
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "crosslign.cli", "train", str(path)],
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "OMP_NUM_THREADS": "1",
+            },
+        )
+        for rank in range(2)
+    ]
+    return [p.wait(timeout=300) for p in processes]

@@ -130,7 +130,7 @@ def test_wrong_use_is_explained_with_exit_code_2(capsys: Capture, arguments: lis
 @pytest.mark.parametrize(
     ("arguments", "example"),
     [
-        (["--help"], "Start with `crosslign validate YOUR_TABLE`"),
+        (["--help"], "Start with `crosslign demo`"),
         (["validate", "--help"], "crosslign validate prompts.jsonl --columns en=prompt,zh=prompt_zh"),
         (["generate", "-h"], "crosslign generate --model"),
     ],

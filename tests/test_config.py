@@ -307,11 +307,16 @@ def leaves(config: BaseModel, prefix: str = "") -> set[str]:
     return found
 
 
+EVALUATED = {"evaluation": {"tasks": ["multijail"]}}
+
+
 def test_description_lists_every_key_once_with_its_default() -> None:
     rows = describe()
     keys = [key for key, _, _ in rows]
     assert len(keys) == len(set(keys))
-    assert set(keys) == leaves(parse_config(raw()))
+    # A section that can be left out has a row of its own, too.
+    whole = leaves(parse_config(raw(**EVALUATED, gate={})))
+    assert set(keys) == whole | {"evaluation", "evaluation.best", "gate"}
     defaults = {key: default for key, default, _ in rows}
     assert defaults["model.path"] == defaults["data.tables.N.path"] == "required"
     assert (defaults["objective.top_k"], defaults["data.languages"], defaults["model.dtype"]) == ("32", "null", "auto")
@@ -320,11 +325,45 @@ def test_description_lists_every_key_once_with_its_default() -> None:
 
 
 def test_defaults_that_are_described_are_the_ones_that_hold() -> None:
-    config = parse_config(raw())
     for key, default, _ in describe():
         if default == "required":
             continue
-        value: Any = config
+        optional = {"evaluation": EVALUATED, "gate": {"gate": {}}}
+        section = optional.get(key.partition(".")[0], {}) if "." in key else {}
+        value: Any = parse_config(raw(**section))
         for part in key.split("."):
             value = value[0] if part == "N" else getattr(value, part)
-        assert parse_yaml(default) == value, key
+        assert parse_yaml(default) == (value.model_dump() if isinstance(value, BaseModel) else value), key
+
+
+def test_sections_that_can_be_left_out_are_described_with_their_keys() -> None:
+    rows = {key: (default, text) for key, default, text in describe()}
+    assert rows["evaluation"][0] == "null"
+    assert rows["evaluation.tasks"][0] == "required"
+    assert rows["evaluation.best"][0] == "{metric: worst_language_asr, max_over_refusal: 10.0, max_invalid: 25.0}"
+    assert rows["evaluation.best.max_over_refusal"][0] == "10.0"
+    assert all(text for key, (_, text) in rows.items() if key.startswith("evaluation"))
+
+
+def test_an_evaluation_is_none_unless_the_recipe_or_a_flag_has_one() -> None:
+    assert parse_config(raw()).evaluation is None
+    section = parse_config(flags("--evaluation.tasks", "[builtin:demo]", "--evaluation.every-steps", "5")).evaluation
+    assert section is not None
+    assert (section.tasks, section.every_steps, section.at_start, section.limit) == (["builtin:demo"], 5, True, 50)
+    assert parse_config(flags("--evaluation", "null", **EVALUATED)).evaluation is None
+    assert parse_config(flags("--evaluation.best", "null", **EVALUATED)).evaluation.best is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ({"tasks": []}, "evaluation.tasks"),
+        ({}, "the key 'evaluation.tasks' is missing"),
+        ({"tasks": ["a", "a"]}, "a task is named twice"),
+        ({"tasks": ["a"], "every_step": 2}, "Did you mean 'every_steps'?"),
+        ({"tasks": ["a"], "best": {"max_overrefusal": 2}}, "Did you mean 'max_over_refusal'?"),
+        ({"tasks": ["a"], "best": {"max_over_refusal": 101}}, "evaluation.best.max_over_refusal"),
+    ],
+)
+def test_mistakes_in_an_evaluation_are_named(section: dict[str, Any], says: str) -> None:
+    assert says in "\n".join(refusal(raw(evaluation=section)))

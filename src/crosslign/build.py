@@ -13,6 +13,7 @@ import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,8 @@ def evaluation_plan(
         contexts,
         limit=section.limit,
         source_language=config.data.source_language,
+        judge_url=section.judge_url,
+        tested=[config.model.path, config.output_dir],
         trained_on=queries_of(tables, languages),
         best=Criterion(**section.best.model_dump()) if section.best is not None else None,
         **section.model_dump(include={"every_steps", "at_start", "max_completion_length", "batch_size"}),
@@ -363,7 +366,15 @@ def _watch(
             "model": run.source.path if lora else state,
             "revision": run.source.revision,
             "adapter": state if lora else None,
+            "dtype": run.source.dtype,
+            # As crosslign eval states it, so that the two can be compared.
+            "sampling": {
+                **dataclasses.asdict(plan.parameters),
+                "thinking": bool(config.student.chat_template_kwargs.get("enable_thinking")),
+            },
             "versions": versions(),
+            "date": datetime.now(timezone.utc).date().isoformat(),
+            "limit": config.evaluation.limit if config.evaluation is not None else None,
         }
 
     return Watch(

@@ -180,7 +180,9 @@ class EvaluationConfig(Section):
     languages: list[str] | None = None
     """Languages to evaluate; null for those that are trained on."""
     judge: str = "lexicon"
-    """Who judges the answers; lexicon is offline and a proxy."""
+    """As for crosslign eval: lexicon (offline, a proxy), qwen3guard, guard:MODEL, llm:MODEL, ..."""
+    judge_url: str | None = None
+    """Judge llm only: its OpenAI-compatible endpoint; the key is in the environment variable OPENAI_API_KEY."""
     every_steps: int = Field(0, ge=0)
     """Evaluate after every so many optimiser steps, and at the end; 0 for the end alone."""
     at_start: bool = True

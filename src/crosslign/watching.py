@@ -31,18 +31,16 @@ from crosslign.evaluation.cells import MIN_JUDGED
 from crosslign.evaluation.course import scalars, sentence, summary
 from crosslign.evaluation.generation import SamplerCompleter
 from crosslign.evaluation.judges.base import Judge
-from crosslign.evaluation.judges.lexicon import LexiconJudge
+from crosslign.evaluation.judges.specs import JudgeSettings, make_judges
 from crosslign.evaluation.runner import Evaluation, parts
 from crosslign.evaluation.runner import run as evaluate
 from crosslign.evaluation.tasks import TaskData, get_task
 from crosslign.rollouts import Sampler, SamplingParameters
 from crosslign.training import BEST, EVALUATIONS, DistillationTrainer, RunFolder, write_atomically
-from crosslign.types import CrosslignError, Query, nearest
+from crosslign.types import CrosslignError, Query
 
 BEST_RECORD = "best.json"
 
-# Judges that need nothing but their name.
-JUDGES: dict[str, Callable[[], Judge]] = {"lexicon": LexiconJudge}
 Announce = Callable[[str], None]
 
 
@@ -61,8 +59,9 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     @property
-    def rows(self) -> int:
-        return sum(len(task.queries) for task in self.tasks)
+    def parameters(self) -> SamplingParameters:
+        """Greedy."""
+        return SamplingParameters(temperature=0, max_completion_length=self.max_completion_length)
 
 
 def make_plan(
@@ -73,20 +72,27 @@ def make_plan(
     *,
     limit: int | None,
     source_language: str,
+    judge_url: str | None = None,
+    tested: Sequence[str] = (),
     trained_on: Sequence[Query] = (),
     best: Criterion | None = None,
     **settings: Any,
 ) -> Plan:
     """Load the tasks' queries and check them, the judge, and what the best checkpoint needs.
 
-    `contexts` makes the student's contexts, whose lengths are checked; `trained_on` are the run's own queries, and a
-    task that asks them too is noted. `settings`: the other fields of `Plan`.
+    `contexts` makes the student's contexts, whose lengths are checked; `tested` are names of the model that is trained,
+    which cannot be its own judge; `trained_on` are the run's own queries, and a task that asks them too is noted.
+    `settings`: the other fields of `Plan`.
 
-    Raises CrosslignError for an unknown task or judge, a language that a task lacks, a query that is too long, or a
-    limit of `best` that these tasks cannot show.
+    Raises CrosslignError for an unknown task or judge, a language that a task lacks, a query that is too long or speaks
+    for another role, or a limit of `best` that these tasks cannot show.
     """
-    if judge not in JUDGES:
-        raise CrosslignError(f"evaluation.judge: unknown judge {judge!r}. {nearest(judge, JUDGES)}")
+    if judge.startswith("llm:") and judge_url is None:
+        raise CrosslignError(f"evaluation.judge: {judge} needs evaluation.judge_url, such as http://localhost:8000/v1.")
+    try:
+        (made,) = make_judges([judge], JudgeSettings(url=judge_url), tested=tested)
+    except CrosslignError as error:
+        raise CrosslignError(f"evaluation.judge: {error}") from error
     loaded = []
     for name in tasks:
         try:
@@ -94,6 +100,7 @@ def make_plan(
         except CrosslignError as error:
             raise CrosslignError(f"evaluation: {error}") from error
     for query in (query for data in loaded for query in data.queries):
+        contexts.check_text(query)
         try:
             contexts.student(query)
         except ContextOverflow as overflow:
@@ -112,7 +119,7 @@ def make_plan(
                 f"{data.name}: {seen} of its {len(data.queries)} queries are training queries: their rates say how "
                 "well they were learnt, not how the model answers new ones."
             )
-    return Plan(tuple(loaded), JUDGES[judge](), tuple(languages), best=best, notes=tuple(notes), **settings)
+    return Plan(tuple(loaded), made, tuple(languages), best=best, notes=tuple(notes), **settings)
 
 
 def _check_best(tasks: Sequence[TaskData], best: Criterion) -> None:
@@ -220,16 +227,9 @@ class Watch:
         )
 
     def _completer(self, step: int) -> SamplerCompleter:
-        plan = self.plan
-        greedy = SamplingParameters(temperature=0, max_completion_length=plan.max_completion_length)
-        identity = {
-            **self.manifest(step),
-            "step": step,
-            "temperature": 0,
-            "max_completion_length": plan.max_completion_length,
-        }
+        identity = {**self.manifest(step), "step": step}
         return SamplerCompleter(
-            self.sampler, self.contexts, greedy, identity, batch_size=plan.batch_size, seed=self.seed
+            self.sampler, self.contexts, self.plan.parameters, identity, batch_size=self.plan.batch_size, seed=self.seed
         )
 
     def _keep_best(self, new: Candidate, entry: dict[str, Any], logs: dict[str, float]) -> dict[str, Any]:

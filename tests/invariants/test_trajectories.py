@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from helpers import losses, metrics, run
+from helpers import losses, metrics, run, two_processes
 from safetensors.torch import load_file
 
 from crosslign.training import DistillationTrainer
@@ -91,26 +86,6 @@ def test_two_processes_equal_one(recipe: dict[str, Any], tmp_path: Path) -> None
         "gradient_accumulation_steps": 1,
         "ddp_backend": "gloo",
     }
-    path = tmp_path / "two.yaml"
-    path.write_text(yaml.safe_dump(raw))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "crosslign.cli", "train", str(path)],
-            env={
-                **os.environ,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": "2",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                "OMP_NUM_THREADS": "1",
-            },
-        )
-        for rank in range(2)
-    ]
-    assert [p.wait(timeout=300) for p in processes] == [0, 0]
+    assert two_processes(tmp_path, raw) == [0, 0]
     assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-3)
     assert [r["tokens"] for r in metrics(tmp_path / "two")] == [r["tokens"] for r in metrics(one)]

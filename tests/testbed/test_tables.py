@@ -20,7 +20,7 @@ def tables() -> Tables:
 
 def test_shares(tables: Tables) -> None:
     counts = Counter(row.request.concept.kind for row in tables.targets)
-    assert counts == {"harmful": 270, "lookalike": 90, "out_of_scope": 30, "benign": 210}
+    assert counts == {"harmful": 378, "lookalike": 126, "out_of_scope": 42, "benign": 294}
     assert len(tables.anchors) == 160
 
 

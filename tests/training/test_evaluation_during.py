@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_llama, write_csv
-from helpers import cli_train, losses, metrics, run
+from helpers import cli_train, losses, metrics, run, two_processes
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from crosslign import build, watching
 from crosslign.config import parse_config
-from crosslign.evaluation.folder import read_folder
+from crosslign.evaluation.folder import compare, read_folder
 from crosslign.training import DistillationTrainer
 from crosslign.types import CrosslignError, JudgeItem, Outcome, Verdict
 
@@ -67,7 +67,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Make `judge: lexicon` a scripted one."""
 
     def use(*steps: tuple[Mapping[str, int], int] | None) -> None:
-        monkeypatch.setitem(watching.JUDGES, "lexicon", lambda: ScriptedJudge(steps))
+        monkeypatch.setattr(watching, "make_judges", lambda *args, **kwargs: [ScriptedJudge(steps)])
 
     return use
 
@@ -114,7 +114,7 @@ class Reckless:
 def test_the_trajectory_is_the_same_with_and_without_evaluation(
     evaluated: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finetuning: str
 ) -> None:
-    monkeypatch.setitem(watching.JUDGES, "lexicon", Reckless)
+    monkeypatch.setattr(watching, "make_judges", lambda *args, **kwargs: [Reckless()])
     evaluated["model"] = {**evaluated["model"], "finetuning": finetuning}
     evaluated["evaluation"] = {**evaluated["evaluation"], "every_steps": 1}
     # In training mode and out of it the tiny model does the same; gradient checkpointing looks at the mode.
@@ -126,8 +126,9 @@ def test_the_trajectory_is_the_same_with_and_without_evaluation(
     ]
     assert timeless[0] == timeless[1]
     assert same(weights(without), weights(with_))
-    for name in ("optimizer.pt", "rng_state.pth"):
-        assert (without / "checkpoint-4" / name).exists()
+    states = [torch.load(f / "checkpoint-4" / "rng_state.pth", weights_only=False) for f in (without, with_)]
+    assert torch.equal(states[0]["cpu"], states[1]["cpu"])
+    assert states[0]["python"] == states[1]["python"]
     assert not (without / "evaluations").exists()
     assert not (without / "best").exists()
     assert "evaluations" not in record(without)
@@ -159,7 +160,7 @@ def test_every_random_state_and_every_mode_is_left_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), before[2])
 
 
-def test_rates_are_logged_for_each_language_and_results_are_written(evaluated: dict[str, Any]) -> None:
+def test_rates_are_logged_for_each_language_and_results_are_written(evaluated: dict[str, Any], tmp_path: Path) -> None:
     seen: list[dict[str, float]] = []
 
     class Tracker(TrainerCallback):
@@ -191,6 +192,11 @@ def test_rates_are_logged_for_each_language_and_results_are_written(evaluated: d
         assert row["eval/held_back-harmful/asr/all"] == harmful["all"]["asr"]["value"]
         assert results["manifest"]["step"] == row["step"]
         assert set(results["manifest"]["groups"]["trained"]) == {"bn", "sw"}
+    # The first and the last are an evaluation before and one after, for crosslign compare.
+    before, after = (read_folder(folder / "evaluations" / f"step-{step}") for step in (0, 4))
+    assert before.results["manifest"]["sampling"] == after.results["manifest"]["sampling"]
+    changes = compare(before, after, tmp_path / "comparison")["tasks"].values()
+    assert all(task["languages"]["sw"]["n_paired"] == ROWS for task in changes)
     history = [row for row in trainer.state.log_history if "eval_seconds" in row]
     assert [row["step"] for row in history] == [0, 2, 4]
 
@@ -271,8 +277,8 @@ def test_resume_equals_no_interruption(
     assert comparable(resumed) == comparable(whole)
     assert [r["loss"] for r in steps(resumed)] == [r["loss"] for r in steps(whole)]
     assert same(weights(resumed), weights(whole))
-    if record(whole)["best"] is not None:
-        assert same(weights(resumed / "best"), weights(whole / "best"))
+    assert record(whole)["best"] is not None
+    assert same(weights(resumed / "best"), weights(whole / "best"))
 
 
 def test_the_best_before_an_interruption_is_still_the_best_after_it(
@@ -351,17 +357,15 @@ def test_a_judge_that_abstains_on_everything_is_told_and_nothing_is_kept(
     assert not [key for row in of_evaluations(folder) for key in row if "/asr/" in key]
 
 
-def test_a_broken_model_that_answers_with_garbage_is_not_the_best(evaluated: dict[str, Any]) -> None:
+def test_a_broken_model_that_answers_with_garbage_is_not_the_best(
+    evaluated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Garbage(Reckless):
         def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]:
             return [Verdict("invalid") for _ in items]
 
-    watching.JUDGES["garbage"] = Garbage
-    try:
-        evaluated["evaluation"] = {**evaluated["evaluation"], "judge": "garbage"}
-        folder = run(evaluated)
-    finally:
-        del watching.JUDGES["garbage"]
+    monkeypatch.setattr(watching, "make_judges", lambda *args, **kwargs: [Garbage()])
+    folder = run(evaluated)
     assert record(folder)["best"] is None
     assert "invalid answers is 100.0 %" in record(folder)["evaluations"][-1]["best"]["objection"]
 
@@ -418,11 +422,12 @@ def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"tasks": ["multijial"]}, "unknown task 'multijial'. Did you mean 'multijail'?"),
         ({"tasks": ["table:harmful:nowhere.csv"]}, "nowhere.csv"),
         ({"judge": "lexikon"}, "unknown judge 'lexikon'. Did you mean 'lexicon'?"),
+        ({"judge": "llm:some-model"}, "needs evaluation.judge_url"),
         ({"languages": ["sw", "ko"]}, "has no language 'ko'"),
         ({"languages": ["swahilish"]}, "swahilish"),
         ({"limit": 4}, "a rate needs 10"),
     ],
-    ids=["task", "table", "judge", "language", "no language", "limit"],
+    ids=["task", "table", "judge", "endpoint", "language", "no language", "limit"],
 )
 def test_what_cannot_be_evaluated_stops_the_run_before_weights(
     evaluated: dict[str, Any],
@@ -448,6 +453,20 @@ def test_a_best_checkpoint_needs_both_kinds_of_queries(evaluated: dict[str, Any]
     assert build.prepare(parse_config({**evaluated, "evaluation": {**section, "best": None}})).evaluation is not None
 
 
+def test_the_model_that_is_trained_is_not_its_own_judge(evaluated: dict[str, Any]) -> None:
+    section = {**evaluated["evaluation"], "judge": f"guard:{evaluated['model']['path']}"}
+    with pytest.raises(CrosslignError, match="must not grade itself"):
+        build.prepare(parse_config({**evaluated, "evaluation": section}))
+
+
+def test_a_query_that_holds_a_control_token_is_named_before_weights(evaluated: dict[str, Any], tmp_path: Path) -> None:
+    rows = [{"id": f"h-{i}", "label": "harmful", "en": "x", "sw": "x <|im_end|>", "bn": "x"} for i in range(ROWS)]
+    write_csv(tmp_path / "held_back.csv", rows)
+    section = {**evaluated["evaluation"], "best": None}
+    with pytest.raises(CrosslignError, match=r"control token '<\|im_end\|>'"):
+        build.prepare(parse_config({**evaluated, "evaluation": section}))
+
+
 def test_a_query_that_is_too_long_is_named_before_weights(evaluated: dict[str, Any], tmp_path: Path) -> None:
     long = [{"id": f"harmful-{i}", "label": "harmful", "en": "x", "sw": "x" * 5000, "bn": "x"} for i in range(ROWS)]
     write_csv(tmp_path / "held_back.csv", long)
@@ -461,6 +480,22 @@ def test_queries_that_are_trained_on_too_are_noted(evaluated: dict[str, Any], ta
     plan = build.prepare(parse_config({**evaluated, "evaluation": section})).evaluation
     assert plan is not None
     assert any("24 of its 24 queries are training queries" in note for note in plan.notes)
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_first_evaluates_while_the_other_waits(evaluated: dict[str, Any], tmp_path: Path) -> None:
+    one = run({**evaluated, "output_dir": str(tmp_path / "one")}, per_device_train_batch_size=4)
+    raw = {**evaluated, "output_dir": str(tmp_path / "two")}
+    raw["training"] = {**raw["training"], "per_device_train_batch_size": 2, "ddp_backend": "gloo"}
+    assert two_processes(tmp_path, raw) == [0, 0]
+    assert [e["step"] for e in record(tmp_path / "two")["evaluations"]] == [0, 2, 4]
+    assert [row["step"] for row in of_evaluations(tmp_path / "two")] == [0, 2, 4]
+    # Before training both have the same model.
+    first = [
+        json.loads((f / "evaluations" / "step-0" / "results.json").read_text())["tasks"]
+        for f in (one, tmp_path / "two")
+    ]
+    assert first[0] == first[1]
 
 
 def test_losses_are_still_read_from_the_log_of_a_run_without_evaluation(recipe: dict[str, Any]) -> None:

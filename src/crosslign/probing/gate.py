@@ -119,6 +119,6 @@ def _refusal(section: GateConfig, outcome: _Outcome, text: str) -> str:
     return (
         f"the teacher gate is not passed, so nothing was trained: flip rate below "
         f"{100 * section.min_flip_rate:.0f} % in {below}.\n\n{text}\n\n"
-        "Find a better teacher template with `crosslign probe RECIPE --templates instruct,judged,dialogue`, leave these "
-        "languages out, or lower gate.min_flip_rate."
+        "Find a better teacher template with `crosslign probe RECIPE --templates instruct,judged,dialogue`, leave "
+        "these languages out, or lower gate.min_flip_rate."
     )

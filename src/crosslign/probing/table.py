@@ -23,7 +23,7 @@ _HEAD = (
 _MEANING = f"""\
 flips: of the queries that the student answers unsafely, those that the teacher context answers safely; the others stay
 unsafe or become invalid. spoils: safe answers that become unsafe. nats/token: divergence on the student's completions.
-DPSW on first {FIRST_TOKENS}: share of the weight, in brackets with equal weights. fidelity: answers in the query's language."""
+DPSW on first {FIRST_TOKENS}: share of the weight (with equal weights). fidelity: answers in the query's language."""
 
 
 def report_text(report: Mapping[str, Any]) -> str:

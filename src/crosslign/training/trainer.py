@@ -49,6 +49,7 @@ class DistillationTrainer(Trainer):
     """
 
     loss_is_scaled_for_ga = True
+    control: Any
 
     def __init__(
         self,
@@ -154,7 +155,10 @@ class DistillationTrainer(Trainer):
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Measure with the evaluator and log it; every process gets the first one's results."""
+        """Measure with the evaluator and log it; every process gets the first one's results.
+
+        The others wait for it, at most `training.ddp_timeout` seconds.
+        """
         if self.evaluator is None:
             raise CrosslignError("this run has nothing to evaluate: its recipe has no section `evaluation`.")
         found = [dict(self.evaluator(self.state.global_step)) if self.is_world_process_zero() else {}]
