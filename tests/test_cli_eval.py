@@ -338,3 +338,27 @@ def test_a_task_is_evaluated_once(model_folder: Path, table: Path, tmp_path: Pat
     twice = [TaskRequest(f"table:{table}")] * 2
     with pytest.raises(CrosslignError, match="there twice"):
         prepare(EvaluationRequest(ModelSource(str(model_folder)), twice, tmp_path / "out"))
+
+
+def test_utility_is_measured_once_and_stands_in_the_results(
+    model_folder: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = write_csv(
+        tmp_path / "maths.csv", [{"id": f"q{i}", "answer": str(i), "en": f"{i}?", "sw": f"ni {i}?"} for i in range(3)]
+    )
+    flags = ("--utility", "mgsm", "--utility-path", f"mgsm={questions}", "--utility-limit", "2")
+    flags += ("--languages", "en,sw")
+    assert evaluate(model_folder, table, tmp_path / "out", *flags) == 0
+    assert "mgsm (utility)" in capsys.readouterr().out
+    utility = results_of(tmp_path / "out")["utility"]
+    assert {code: cell["n"] for code, cell in utility["mgsm"].items()} == {"en": 2, "sw": 2}
+    assert len((tmp_path / "out" / "utility-answers.jsonl").read_text(encoding="utf-8").splitlines()) == 4
+
+    def load(*_: Any) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(evaluating, "load_with_adapter", load)
+    assert evaluate(model_folder, table, tmp_path / "out", *flags) == 0
+    assert results_of(tmp_path / "out")["utility"] == utility
+    assert evaluate(model_folder, table, tmp_path / "new", *flags, "--utility-path", "mgsm=nowhere.csv") == 1
+    assert "nowhere.csv" in capsys.readouterr().err

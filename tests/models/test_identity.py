@@ -1,0 +1,83 @@
+"""A model's mark changes with what decides its completions, and with nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from crosslign.models import ModelSource, identity, weights_mark
+from crosslign.types import CrosslignError
+
+
+def edit_json(path: Path) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tie_word_embeddings": True}))
+
+
+def nudge(path: Path) -> None:
+    tensors = load_file(path)
+    save_file({name: tensor + 1e-3 for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+@pytest.fixture
+def model(tmp_path: Path, model_folder: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in model_folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: nudge(f / "model.safetensors"),
+        lambda f: edit_json(f / "config.json"),
+        lambda f: edit_json(f / "tokenizer_config.json"),
+        lambda f: (f / "chat_template.jinja").write_text("{{ messages }}"),
+    ],
+)
+def test_what_decides_completions_changes_the_mark(model: Path, change: Callable[[Path], object]) -> None:
+    source = ModelSource(str(model))
+    before = weights_mark(source)
+    assert weights_mark(source) == before
+    change(model)
+    assert weights_mark(source) != before
+
+
+def test_logs_and_checkpoints_do_not(model: Path) -> None:
+    before = weights_mark(ModelSource(str(model)))
+    (model / "run.json").write_text("{}")
+    (model / "checkpoint-1").mkdir()
+    (model / "checkpoint-1" / "model.safetensors").write_bytes(b"x")
+    assert weights_mark(ModelSource(str(model))) == before
+
+
+def test_samples_of_a_large_file_see_its_size_and_a_training_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "SAMPLE_BYTES", 16)
+    monkeypatch.setattr(identity, "SAMPLES", 4)
+    (tmp_path / "config.json").write_text("{}")
+    weights = torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    marks = set()
+    for tensor in (weights, weights + 1e-3, weights[:-1].clone()):
+        save_file({"w": tensor}, tmp_path / "model.safetensors")
+        marks.add(weights_mark(ModelSource(str(tmp_path))))
+    assert len(marks) == 3
+
+
+def test_a_hub_model_is_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / "snapshots" / "0123abc"
+    snapshot.mkdir(parents=True)
+    monkeypatch.setattr(identity, "cached_file", lambda *args, **kwargs: str(snapshot / "config.json"))
+    assert weights_mark(ModelSource("owner/name")) == "0123abc"
+
+
+def test_a_hub_model_out_of_reach_is_told() -> None:
+    with pytest.raises(CrosslignError, match=r"configuration of 'owner/not-there' could not be loaded"):
+        weights_mark(ModelSource("owner/not-there"))
