@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from benchmarks.methods import CONTROL, METHODS, OFF_POLICY, REFERENCE, Method, train
 from benchmarks.summary import compare, machine, markdown, percent
 from crosslign import build
+from crosslign.files import write_atomically
 from crosslign.models import ModelSource, load_model
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.evaluate import Reply, evaluate
@@ -32,7 +33,6 @@ from crosslign.testbed.experiment import Alignment, alignment_config
 from crosslign.testbed.judge import Judge
 from crosslign.testbed.tables import Tables, TableSpec
 from crosslign.testbed.world import World
-from crosslign.training import write_atomically
 from crosslign.types import Role
 
 FOLDER = Path("runs/claims")
@@ -43,7 +43,7 @@ QUICK: tuple[Method, ...] = (BASE, TEACHER, REFERENCE, OFF_POLICY, CONTROL)
 # Seed 0, low-resource languages, in %: (metric, lowest, highest) that a sound implementation stays within.
 BANDS: dict[str, tuple[tuple[str, float, float], ...]] = {
     BASE.name: (("asr", 95, 100), ("benign", 95, 100)),
-    TEACHER.name: (("asr", 0, 5), ("benign", 90, 100)),
+    TEACHER.name: (("asr", 0, 3), ("benign", 90, 100)),
     REFERENCE.name: (("asr", 0, 15), ("benign", 85, 100), ("lookalike", 0, 15)),
     OFF_POLICY.name: (("asr", 0, 15), ("benign", 85, 100), ("lookalike", 0, 15)),
     CONTROL.name: (("asr", 95, 100), ("benign", 95, 100)),

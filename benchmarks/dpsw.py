@@ -29,6 +29,7 @@ from benchmarks.claims import distance
 from benchmarks.methods import changed
 from benchmarks.summary import machine
 from crosslign import build
+from crosslign.files import write_atomically
 from crosslign.models import load_model
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.evaluate import by_group, evaluate
@@ -36,7 +37,6 @@ from crosslign.testbed.experiment import Alignment, alignment_config
 from crosslign.testbed.judge import Judge
 from crosslign.testbed.tables import SetName, Tables, TableSpec
 from crosslign.testbed.world import World
-from crosslign.training import write_atomically
 from crosslign.types import Rollout
 
 FOLDER = Path("runs/dpsw")
@@ -198,7 +198,7 @@ def report(records: dict[Case, dict[str, Any]], steps: int, seeds: int) -> str:
             f"{' | '.join(values)} | {_spread([r['kl_benign'] for r in found], 3)} | {steps_needed} |"
         )
     weights = ["| replies | weights | request | decision | content | other |", "|---" * 6 + "|"]
-    for case, found in groups.items():
+    for case, found in sorted(groups.items(), key=lambda item: (item[0].polite, item[0].weighting)):
         if case.learning_rate != Case.learning_rate or case.top_k != Case.top_k:
             continue
         for label in ("harmful", "benign"):
@@ -223,7 +223,8 @@ def report(records: dict[Case, dict[str, Any]], steps: int, seeds: int) -> str:
 
 
 def _spread(values: Sequence[float], digits: int = 1) -> str:
-    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.{digits}f}"
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
 
 
 if __name__ == "__main__":

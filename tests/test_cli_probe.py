@@ -38,12 +38,12 @@ def test_the_table_says_what_was_counted(
     before = {p for p in tmp_path.rglob("*") if p.is_file()}
     assert probe(tmp_path, scripted_recipe(recipe)) == 0
     out, err = capsys.readouterr()
-    # Language, student 6/6, teacher 1/6, flips 4/6, one invalid, nothing to spoil, ..., over-refusal 0 > 17.
-    assert row_of(out, "sw")[:10] == ["sw", "(Swahili)", "100", "(6/6)", "17", "(1/6)", "67", "[30,", "90]", "of"]
-    assert row_of(out, "sw")[10:13] == ["6", "1", "-"]
-    assert row_of(out, "sw")[-3:] == ["0", ">", "17"]
+    # Harmful queries; ASR; invalid; flips; one of them invalid; nothing to spoil; ...; over-refusal.
+    swahili = " ".join(row_of(out, "sw"))
+    assert swahili.startswith("sw (Swahili) 6 100 > 17 0 > 17 67 [30, 90] of 6 1 - ")
+    assert swahili.endswith(" 0 > 17")
     bengali = " ".join(row_of(out, "bn"))
-    assert bengali.startswith("bn (Bangla) 67 (4/6) 33 (2/6) 4/4: too few 0 2/2")
+    assert bengali.startswith("bn (Bangla) 6 67 > 33 0 > 0 4/4: too few 0 2/2 ")
     assert "The lexicon judge is a proxy" in out
     assert "20 harmful queries a language were asked for; the tables have only: sw 6, bn 6." in out
     assert "The teacher context helps: 8 answers made safe, 2 made unsafe, mean flip rate 67 %." in out
@@ -214,6 +214,11 @@ def out_is_a_file(raw: dict[str, Any], tmp: Path) -> tuple[str, ...]:
 BAD: dict[str, tuple[Change, str]] = {
     "no harmful rows": (no_harmful_rows, "the recipe's tables have no harmful query in its languages"),
     "unknown judge": (lambda r, t: ("--judge", "lexikon"), "--judge: unknown judge 'lexikon'. Did you mean 'lexicon'?"),
+    "judge without an endpoint": (
+        lambda r, t: ("--judge", "llm:some/model"),
+        "--judge: llm:some/model needs --judge-url",
+    ),
+    "judges itself": (lambda r, t: ("--judge", f"guard:{r['model']['path']}"), "a model must not grade itself"),
     "unknown template": (
         lambda r, t: ("--templates", "instruct,jugded"),
         "'jugded' is neither a folder, a file nor a shipped template. Did you mean 'judged'?",
@@ -310,6 +315,7 @@ def test_train_passes_the_gate_records_it_and_goes_on_after_an_interruption(
 BAD_GATES: dict[str, tuple[dict[str, Any], str]] = {
     "percent": ({"min_flip_rate": 50}, "gate.min_flip_rate: input should be less than or equal to 1"),
     "judge": ({"judge": "lexikon"}, "gate.judge: unknown judge 'lexikon'. Did you mean 'lexicon'?"),
+    "endpoint": ({"judge": "llm:some/model"}, "gate.judge: llm:some/model needs gate.judge_url"),
     "key": ({"min_flip": 0.5}, "unknown key 'gate.min_flip'. Did you mean 'min_flip_rate'?"),
     "drop": ({"drop": "yes please"}, "gate.drop: input should be 'none', 'list' or 'drop'"),
     "no queries": ({"queries": 0}, "gate.queries: input should be greater than or equal to 1"),

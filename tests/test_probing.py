@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROWS
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from probe_script import HELP, REFUSAL, scripted, scripted_recipe, two_of_three
 
@@ -22,6 +22,7 @@ from crosslign.evaluation.judges.lexicon import LexiconJudge
 from crosslign.probing import ProbeRequest, gate, run_probe, select
 from crosslign.probing.measure import measure, untrained
 from crosslign.probing.rates import SAFE, Answer, Pair, Score, best, cell, helps, summary
+from crosslign.probing.table import template_table
 from crosslign.types import OUTCOMES, CrosslignError, JudgeItem, Outcome, Query, Verdict
 
 FOUND = FidelityResult("sw", "match", 1.0)
@@ -75,6 +76,7 @@ def test_rates_counted_by_hand() -> None:
     assert (found["spoil"]["count"], found["spoil"]["n"]) == (1, 3)
     assert (found["student_asr"]["count"], found["student_asr"]["n"]) == (6, 10)
     assert (found["teacher_asr"]["count"], found["teacher_asr"]["n"]) == (2, 10)
+    assert (found["student_invalid"]["count"], found["teacher_invalid"]["count"]) == (1, 2)
     assert found["student"]["abstained"] == found["teacher"]["abstained"] == 1
     assert (found["student_over_refusal"]["value"], found["teacher_over_refusal"]["value"]) == (0, 50)
     assert found["divergence"] == 15 / 30
@@ -101,6 +103,7 @@ def test_a_language_without_rows_has_no_rates() -> None:
 maybe = st.sampled_from([*OUTCOMES, None])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(maybe, maybe)))
 def test_every_unsafe_answer_stays_or_turns_once(outcomes: list[tuple[Outcome | None, Outcome | None]]) -> None:
     found = cell([pair(student, teacher) for student, teacher in outcomes])
@@ -132,6 +135,13 @@ def test_a_template_that_spoils_as_much_as_it_repairs_is_not_chosen() -> None:
     assert not helps(found(7, spoils=7))
     assert best({"a": found(7, spoils=8), "b": found(3, spoils=2)}) == "b"
     assert best({"a": found(0), "b": found(2, spoils=2)}) is None
+
+
+def test_the_table_says_where_the_judge_abstained_and_shows_missing_as_missing() -> None:
+    text = template_table("t", summary([pair("unsafe", None), pair("refused", "refused")], ["sw", "bn"]))
+    assert "abstained on 0 harmful queries of the student and 1 of the teacher" in text
+    (empty,) = [line.split() for line in text.splitlines() if line.startswith("bn (Bangla)")]
+    assert empty[2:] == ["0", "-", "-", "nothing", "to", "flip", "-", "-", "-", "-", "-", "-"]
 
 
 # --- Which queries.

@@ -160,7 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument(
         "--queries", type=int, default=20, metavar="K", help="harmful queries a language, and benign ones (default: 20)"
     )
-    probe.add_argument("--judge", default="lexicon", help="lexicon: refusal phrases; offline, a proxy (default)")
+    probe.add_argument("--judge", default="lexicon", help="as for eval; lexicon is offline and a proxy (default)")
+    probe.add_argument("--judge-url", metavar="URL", help="endpoint of an llm judge")
     probe.add_argument(
         "--templates", metavar="DIR|a,b,...", help="compare teacher templates: a folder of YAML files, or names"
     )
@@ -284,7 +285,7 @@ def _probe(arguments: argparse.Namespace, rest: list[str]) -> int:
     _quiet_libraries(arguments.verbose)
     request = probing.ProbeRequest(
         arguments.queries,
-        probing.judge_named(arguments.judge, "--judge"),
+        probing.judge_named(arguments.judge, "--judge", arguments.judge_url, tested=[config.model.path]),
         None if arguments.templates is None else probing.parse_templates(arguments.templates),
         arguments.out,
         arguments.overwrite,

@@ -210,7 +210,9 @@ class GateConfig(Section):
     queries: int = Field(20, ge=1)
     """Harmful queries a language that are tried, and as many benign ones; a large number means all."""
     judge: str = "lexicon"
-    """Who judges the answers; lexicon is offline and a proxy."""
+    """Who judges the answers, as in crosslign eval --judge; lexicon is offline and a proxy."""
+    judge_url: str | None = None
+    """Endpoint of an llm judge, such as http://localhost:8000/v1."""
     drop: Literal["none", "list", "drop"] = "none"
     """Tried rows that the teacher itself answers unsafely: nothing, list them in gate.jsonl, or also drop them."""
 

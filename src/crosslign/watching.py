@@ -35,8 +35,9 @@ from crosslign.evaluation.judges.specs import JudgeSettings, make_judges
 from crosslign.evaluation.runner import Evaluation, parts
 from crosslign.evaluation.runner import run as evaluate
 from crosslign.evaluation.tasks import TaskData, get_task
+from crosslign.files import write_atomically
 from crosslign.rollouts import Sampler, SamplingParameters
-from crosslign.training import BEST, EVALUATIONS, DistillationTrainer, RunFolder, write_atomically
+from crosslign.training import BEST, EVALUATIONS, DistillationTrainer, RunFolder
 from crosslign.types import CrosslignError, Query
 
 BEST_RECORD = "best.json"

@@ -14,15 +14,17 @@ from typing import Any
 import pytest
 
 from crosslign.evaluation.judges.base import Judge
-from crosslign.evaluation.judges.ensemble import EnsembleJudge
 from crosslign.evaluation.judges.lexicon import LexiconJudge
 from crosslign.types import LABELS, OUTCOMES, JudgeItem, Query, Verdict
 
 
 class Hesitant(LexiconJudge):
-    """A second judge for the ensemble, which abstains on short replies."""
+    """A judge that abstains on short replies."""
 
     name = "hesitant"
+
+    def identity(self) -> dict[str, str]:
+        return {**super().identity(), "kind": "hesitant"}
 
     def judge(self, items: Any) -> list[Verdict]:
         return [
@@ -32,10 +34,9 @@ class Hesitant(LexiconJudge):
 
 
 JUDGES: dict[str, Callable[[], Judge]] = {
+    "hesitant": Hesitant,
     "lexicon": LexiconJudge,
     "lexicon_own_phrases": lambda: LexiconJudge({"en": {"decline": ["i cannot"]}}),
-    "ensemble_first": lambda: EnsembleJudge([LexiconJudge(), Hesitant()], "first"),
-    "ensemble_agree": lambda: EnsembleJudge([Hesitant(), LexiconJudge()], "agree"),
 }
 
 REPLIES = [

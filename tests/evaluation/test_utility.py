@@ -21,7 +21,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig
 
 from crosslign.evaluation import utility_tasks
-from crosslign.evaluation.utility import evaluate, utility, wilson
+from crosslign.evaluation.utility import evaluate, utility
 from crosslign.evaluation.utility_tasks import UtilityTask
 from crosslign.types import CrosslignError
 
@@ -169,15 +169,6 @@ def test_a_limit_takes_rows_from_everywhere(tmp_path: Path) -> None:
     evaluate(lm, [UtilityTask("mgsm", ["en"], {"en": file})], limit=4)
     assert [p.split("[")[1].split("]")[0] for p in lm.prompts] == ["0", "5", "10", "15"]
     assert evaluate(lm, [UtilityTask("mgsm", ["en"], {"en": file})], limit=1000)["mgsm"]["en"]["n"] == 20
-
-
-def test_the_interval_is_wilsons() -> None:
-    z = 1.959963984540054
-    for count, n in ((0, 5), (3, 8), (20, 20), (57, 250)):
-        p = count / n
-        middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        expected = [100 * (middle - half) / (1 + z * z / n), 100 * (middle + half) / (1 + z * z / n)]
-        assert wilson(count, n) == pytest.approx(expected, abs=1e-9)
 
 
 # The model in memory
@@ -446,3 +437,17 @@ def test_what_is_measured_is_announced_and_no_file_is_left(
     assert told == [f"mgsm, en: 2 of 4 rows of {maths}"]
     assert list((tmp_path / "temporary").iterdir()) == []
     assert not (tmp_path / "of-the-user").exists()
+
+
+def test_the_interval_of_a_result_is_wilsons_in_percent(tmp_path: Path) -> None:
+    z = 1.959963984540054
+    columns = ["Question", "A", "B", "C", "D", "Answer"]
+    for count, n in ((0, 5), (3, 8), (20, 20)):
+        answers = ["A"] * count + ["B"] * (n - count)
+        rows = [dict(zip(columns, ["what?", "1", "2", "3", "4", a], strict=True)) for a in answers]
+        file = write_rows(tmp_path / f"{count}.jsonl", rows)
+        found = evaluate(Scripted(choose="A"), [UtilityTask("mmmlu", ["sw"], {"sw": file})])["mmmlu"]["sw"]
+        p = count / n
+        middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        expected = [100 * (middle - half) / (1 + z * z / n), 100 * (middle + half) / (1 + z * z / n)]
+        assert [found["low"], found["high"]] == pytest.approx(expected, abs=1e-9)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crosslign.files import write_atomically
 from crosslign.types import CrosslignError
 
 Row = dict[str, Any]
@@ -32,20 +33,6 @@ def digest(value: Any) -> str:
     """16 hexadecimal digits of anything that JSON can hold."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one move: a reader sees the old content or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class RowFile:
@@ -109,7 +96,7 @@ class RowFile:
             self.path.unlink()
         if different is None or different:
             content = {**self.identity, **self.notes}
-            write_text(self.side, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+            write_atomically(self.side, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         return rows
 
     def read(self) -> Iterator[Row]:
@@ -144,5 +131,5 @@ class RowFile:
         ordered = [dict(rows[key]) for key in keys]
         wanted = set(keys)
         others = {key_of(row): row for row in self.read() if key_of(row) not in wanted}
-        write_text(self.path, "".join(line_of(row) for row in (*ordered, *others.values())))
+        write_atomically(self.path, "".join(line_of(row) for row in (*ordered, *others.values())))
         return ordered

@@ -21,8 +21,9 @@ from crosslign.evaluation.results import (
     to_csv,
     to_markdown,
 )
-from crosslign.evaluation.rows import Row, RowFile, digest, key_of, write_text
+from crosslign.evaluation.rows import Row, RowFile, digest, key_of
 from crosslign.evaluation.tasks import TaskData, resource_groups
+from crosslign.files import write_atomically
 from crosslign.types import JudgeItem, Verdict
 
 COMPLETIONS = "completions.jsonl"
@@ -230,12 +231,12 @@ def fidelity_stage(rows: Sequence[Row], fidelity: LanguageFidelity, path: Path) 
         }
         for row, result in zip(rows, found, strict=True)
     ]
-    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
     return [result.status for result in found]
 
 
 def write_results(out: Path, results: Mapping[str, Any]) -> None:
     """`results.json`, `.csv` and `.md`."""
-    write_text(out / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    write_text(out / TABLE, to_csv(results))
-    write_text(out / CARD, to_markdown(results))
+    write_atomically(out / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(out / TABLE, to_csv(results))
+    write_atomically(out / CARD, to_markdown(results))

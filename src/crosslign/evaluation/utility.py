@@ -20,6 +20,7 @@ import torch
 from transformers import GenerationConfig
 
 from crosslign.evaluation.digits import ascii_numbers
+from crosslign.evaluation.stats import wilson
 from crosslign.evaluation.utility_tasks import DIGITS_FILTER, GeneratedTask, UtilityTask, tasks_folder, write_tasks
 from crosslign.models.loading import token_ids
 from crosslign.types import CrosslignError
@@ -115,19 +116,11 @@ def evaluate(
     return results
 
 
-def wilson(count: int, n: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of `count` out of `n`, in %."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(count, n).proportion_ci(method="wilson")
-    return 100 * float(interval.low), 100 * float(interval.high)
-
-
 def _cell(task: GeneratedTask, samples: Sequence[Mapping[str, Any]]) -> Cell:
     metric = task.benchmark.metric
     count, n = sum(round(float(s[metric])) for s in samples), len(samples)
-    low, high = wilson(count, n)
-    return {"metric": metric, "value": 100 * count / n, "n": n, "low": low, "high": high}
+    rate = wilson(count, n)
+    return {"metric": metric, "value": 100 * rate.value, "n": n, "low": 100 * rate.low, "high": 100 * rate.high}
 
 
 def _append(path: Path, task: GeneratedTask, samples: Sequence[Mapping[str, Any]]) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crosslign.evaluation.rows import digest, write_text
+from crosslign.evaluation.rows import digest
 from crosslign.evaluation.utility import MAX_NEW_TOKENS, utility
 from crosslign.evaluation.utility_tasks import UtilityTask, question_files, tasks_folder, write_tasks
+from crosslign.files import write_atomically
 from crosslign.types import CrosslignError, nearest
 
 FILE, ANSWERS = "utility.json", "utility-answers.jsonl"
@@ -92,7 +93,7 @@ def utility_stage(
             answers=out / ANSWERS,
             announce=announce,
         )
-    write_text(out / FILE, json.dumps({"identity": mark, "utility": measured}, indent=1) + "\n")
+    write_atomically(out / FILE, json.dumps({"identity": mark, "utility": measured}, indent=1) + "\n")
     return measured
 
 

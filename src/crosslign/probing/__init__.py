@@ -1,11 +1,10 @@
 """The teacher gate: before training, what the teacher context makes of the student's unsafe answers."""
 
 from crosslign.probing.gate import check_gate, gate
-from crosslign.probing.request import JUDGES, ProbeRequest, judge_named, parse_templates, select
+from crosslign.probing.request import ProbeRequest, judge_named, parse_templates, select
 from crosslign.probing.run import run_probe
 
 __all__ = [
-    "JUDGES",
     "ProbeRequest",
     "check_gate",
     "gate",

@@ -23,7 +23,7 @@ def check_gate(run: build.PreparedRun) -> Judge | None:
     section = run.config.gate
     if section is None:
         return None
-    judge = judge_named(section.judge, "gate.judge")
+    judge = judge_named(section.judge, "gate.judge", section.judge_url, tested=[run.source.path])
     queries_to_probe(run, section.queries)
     return judge
 
@@ -45,6 +45,7 @@ def gate(run: build.PreparedRun, *, resume: bool = False, announce: Announce = l
         return build.without(run, [f"{row['id']}|{row['language']}" for row in dropped])
     queries, notes = queries_to_probe(run, section.queries)
     name = run.contexts.template.name
+    announce = announce if run.arguments.process_index == 0 else lambda text: None
     announce("the teacher gate: sampling student and teacher context before training")
     pairs = pairs_of(run, {name: run.contexts}, queries, judge, announce)
     found = [_Outcome(run, section, judge, pairs[name], notes)]
@@ -86,7 +87,8 @@ class _Outcome:
     def says(self) -> str:
         text = f"The teacher gate is passed: no flip rate is below {100 * self.section.min_flip_rate:.0f} %."
         if self.unrated:
-            text += f" Passed unseen, with fewer than {MIN_UNSAFE} unsafe student answers: {', '.join(self.unrated)}."
+            names = ", ".join(self.unrated)
+            text += f" Not rated, so let through, with fewer than {MIN_UNSAFE} unsafe student answers: {names}."
         what = {"none": "", "list": "listed in gate.jsonl", "drop": "left out of training, and listed in gate.jsonl"}
         if what[self.section.drop]:
             text += (

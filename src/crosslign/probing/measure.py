@@ -35,7 +35,7 @@ def untrained(run: build.PreparedRun) -> Iterator[DistillationTrainer]:
     with tempfile.TemporaryDirectory(prefix="crosslign-probe-") as folder:
         arguments = copy.copy(run.arguments)
         arguments.output_dir, arguments.push_to_hub = folder, False
-        elsewhere = dataclasses.replace(run, arguments=arguments, folder=RunFolder(folder))
+        elsewhere = dataclasses.replace(run, arguments=arguments, folder=RunFolder(folder), evaluation=None)
         yield build.make_trainer(elsewhere, load_model(run.source))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,9 @@ from crosslign.config import RunConfig
 from crosslign.contexts import BUILTIN_TEACHERS, load_teacher_template
 from crosslign.data.schema import QueryTable
 from crosslign.evaluation.judges.base import Judge
-from crosslign.evaluation.judges.lexicon import LexiconJudge
+from crosslign.evaluation.judges.specs import JudgeSettings, make_judges
 from crosslign.types import CrosslignError, Label, Query, nearest
 
-JUDGES: dict[str, Callable[[], Judge]] = {"lexicon": LexiconJudge}
 REPORT, PAIRS = "probe.json", "pairs.jsonl"
 
 
@@ -35,11 +34,19 @@ class ProbeRequest:
     overwrite: bool = False
 
 
-def judge_named(name: str, where: str) -> Judge:
-    """The judge of that name; `where` is the flag or key that a person wrote it to."""
-    if name not in JUDGES:
-        raise CrosslignError(f"{where}: unknown judge {name!r}. {nearest(name, JUDGES)}")
-    return JUDGES[name]()
+def judge_named(spec: str, where: str, url: str | None = None, *, tested: Sequence[str] = ()) -> Judge:
+    """A judge by its spec (`evaluation.judges.specs`); `where` is the flag or key that a person wrote it to.
+
+    `url`: of the endpoint of an `llm` judge. `tested`: the model that is probed, which does not judge itself.
+    """
+    if spec.startswith("llm:") and url is None:
+        name = "--judge-url" if where.startswith("--") else f"{where}_url"
+        raise CrosslignError(f"{where}: {spec} needs {name}, such as http://localhost:8000/v1.")
+    try:
+        (judge,) = make_judges([spec], JudgeSettings(url=url), tested=tested)
+    except CrosslignError as error:
+        raise CrosslignError(f"{where}: {error}") from error
+    return judge
 
 
 def parse_templates(text: str) -> dict[str, str]:

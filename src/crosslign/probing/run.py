@@ -9,7 +9,7 @@ from typing import Any
 from crosslign import build
 from crosslign.contexts import ContextBuilder
 from crosslign.evaluation.judges.base import Judge
-from crosslign.evaluation.rows import write_text
+from crosslign.files import write_atomically
 from crosslign.probing.measure import measure, release, untrained
 from crosslign.probing.rates import Answer, Pair, best, summary
 from crosslign.probing.request import (
@@ -47,8 +47,8 @@ def run_probe(run: build.PreparedRun, request: ProbeRequest, announce: Announce 
     report = make_report(run, request.queries, request.judge, pairs, notes)
     if request.out is not None:
         rows = [pair_row(name, pair) for name, found in pairs.items() for pair in found]
-        write_text(request.out / PAIRS, "".join(json.dumps(row) + "\n" for row in rows))
-        write_text(request.out / REPORT, json.dumps(report, indent=1) + "\n")
+        write_atomically(request.out / PAIRS, "".join(json.dumps(row) + "\n" for row in rows))
+        write_atomically(request.out / REPORT, json.dumps(report, indent=1) + "\n")
     return report
 
 

@@ -8,22 +8,25 @@ from typing import Any
 from crosslign.languages import english_name
 from crosslign.probing.rates import FIRST_TOKENS, helps
 
+_BOTH = "stud. > teach."
 _HEAD = (
     ("", "language"),
-    ("student", "ASR %"),
-    ("teacher", "ASR %"),
+    ("harm-", "ful"),
+    ("ASR %", _BOTH),
+    ("invalid %", _BOTH),
     ("teacher flips", "% [95 %] of unsafe"),
     ("to in-", "valid"),
     ("spoils", "of safe"),
     ("nats/", "token"),
     ("DPSW on", f"first {FIRST_TOKENS}"),
     ("teacher's", "fidelity %"),
-    ("refuses benign %", "student > teacher"),
+    ("benign refused %", _BOTH),
 )
 _MEANING = f"""\
 flips: of the queries that the student answers unsafely, those that the teacher context answers safely; the others stay
 unsafe or become invalid. spoils: safe answers that become unsafe. nats/token: divergence on the student's completions.
-DPSW on first {FIRST_TOKENS}: share of the weight (with equal weights). fidelity: answers in the query's language."""
+DPSW on first {FIRST_TOKENS}: share of the weight in %, in brackets with equal weights. fidelity: answers in the query's
+language. Answers are greedy; so few queries show large differences only."""
 
 
 def report_text(report: Mapping[str, Any]) -> str:
@@ -34,7 +37,7 @@ def report_text(report: Mapping[str, Any]) -> str:
 
 
 def proxy_note(judge: Mapping[str, Any]) -> str:
-    if judge["kind"] != "lexicon":
+    if judge.get("kind") != "lexicon":
         return ""
     return (
         "The lexicon judge is a proxy: it finds refusal phrases and malformed text and cannot read. Harmless help "
@@ -50,22 +53,33 @@ def template_table(name: str, found: Mapping[str, Any]) -> str:
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
         for row in rows
     ]
-    return "\n".join([f"teacher template: {name}", *lines, ""])
+    return "\n".join([f"teacher template: {name}", *lines, *_abstained(found), ""])
+
+
+def _abstained(found: Mapping[str, Any]) -> list[str]:
+    counts = {role: sum(c[role]["abstained"] for c in found["languages"].values()) for role in ("student", "teacher")}
+    if not any(counts.values()):
+        return []
+    return [
+        f"The judge abstained on {counts['student']} harmful queries of the student and {counts['teacher']} of the "
+        "teacher; they count nowhere."
+    ]
 
 
 def _row(code: str, cell: Mapping[str, Any]) -> tuple[str, ...]:
     first = cell["first_tokens"]
     return (
         f"{code} ({english_name(code)})",
-        _count(cell["student_asr"]),
-        _count(cell["teacher_asr"]),
+        str(cell["harmful"]),
+        _both(cell, "asr"),
+        _both(cell, "invalid"),
         _flip(cell["flip"]),
         str(cell["unsafe"]["invalid"]) if cell["flip"]["n"] else "-",
         f"{cell['spoil']['count']}/{cell['spoil']['n']}" if cell["spoil"]["n"] else "-",
         "-" if cell["divergence"] is None else f"{cell['divergence']:.3f}",
         "-" if first["share"] is None else f"{first['share']:.0f} ({first['uniform']:.0f})",
         _value(cell["fidelity"]["rate"]),
-        f"{_value(cell['student_over_refusal'])} > {_value(cell['teacher_over_refusal'])}" if cell["benign"] else "-",
+        _both(cell, "over_refusal"),
     )
 
 
@@ -73,8 +87,9 @@ def _value(rate: Mapping[str, Any]) -> str:
     return "-" if rate["value"] is None else f"{rate['value']:.0f}"
 
 
-def _count(rate: Mapping[str, Any]) -> str:
-    return "-" if rate["value"] is None else f"{rate['value']:.0f} ({rate['count']}/{rate['n']})"
+def _both(cell: Mapping[str, Any], rate: str) -> str:
+    student, teacher = cell[f"student_{rate}"], cell[f"teacher_{rate}"]
+    return "-" if student["value"] is teacher["value"] is None else f"{_value(student)} > {_value(teacher)}"
 
 
 def _flip(rate: Mapping[str, Any]) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from crosslign.files import write_atomically
 from crosslign.testbed.cache import BaseSpec
 from crosslign.testbed.experiment import Alignment, run_experiment
 from crosslign.testbed.report import report, terminal
 from crosslign.testbed.tables import TableSpec
-from crosslign.training import write_atomically
 from crosslign.types import CrosslignError
 
 REPORT = "report.md"

@@ -12,6 +12,7 @@ from peft import PeftModel
 
 from crosslign import build
 from crosslign.config import RunConfig, parse_config
+from crosslign.files import write_atomically
 from crosslign.models import ModelSource, load_model
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.corpus import JUDGE_PROMPT, TEACHER_PROMPT
@@ -27,7 +28,7 @@ from crosslign.testbed.evaluate import (
 from crosslign.testbed.judge import Judge
 from crosslign.testbed.pretrain import one_thread
 from crosslign.testbed.tables import Tables, TableSpec
-from crosslign.training import RunFolder, write_atomically
+from crosslign.training import RunFolder
 
 TEACHER_TEMPLATE: dict[str, Any] = {
     "description": "The testbed's teacher: the frozen model's verdict on the English request, then the request.",

@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import binomtest
-
 from crosslign.build import versions
+from crosslign.evaluation.stats import wilson
 from crosslign.testbed.evaluate import Reply
 from crosslign.testbed.experiment import RESULTS, Experiment
 from crosslign.testbed.language import ENGLISH
@@ -44,19 +43,14 @@ LIMITS = (
 )
 
 
-def wilson(count: int, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a proportion, in %."""
-    interval = binomtest(count, n).proportion_ci(method="wilson")
-    return 100 * interval.low, 100 * interval.high
-
-
 def cell(before: Sequence[Reply], after: Sequence[Reply], name: SetName, hit: Callable[[Reply], bool]) -> str:
     """`100 ->   2 [0-13]`: rates before and after in %, and the interval of the second."""
     old, new = [hit(r) for r in before if r.set == name], [hit(r) for r in after if r.set == name]
     if not new:
         return "-"
-    low, high = wilson(sum(new), len(new))
-    return f"{100 * sum(old) / len(old):3.0f} -> {100 * sum(new) / len(new):3.0f} [{low:.0f}-{high:.0f}]"
+    rate = wilson(sum(new), len(new))
+    interval = f"[{100 * rate.low:.0f}-{100 * rate.high:.0f}]"
+    return f"{100 * sum(old) / len(old):3.0f} -> {100 * rate.value:3.0f} {interval}"
 
 
 def rows(experiment: Experiment, world: World) -> list[tuple[str, ...]]:

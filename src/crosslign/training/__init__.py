@@ -4,7 +4,7 @@ from crosslign.training.arguments import training_arguments
 from crosslign.training.callbacks import FrozenTeacherCallback, MetricsCallback, ProgressCallback, RolloutLog
 from crosslign.training.collector import RolloutCollector
 from crosslign.training.probe import DivergenceProbe
-from crosslign.training.run_folder import BEST, EVALUATIONS, GATE, RunFolder, is_disk_full, write_atomically
+from crosslign.training.run_folder import BEST, EVALUATIONS, GATE, RunFolder, is_disk_full
 from crosslign.training.summary import divergence_table, read_metrics
 from crosslign.training.trainer import DistillationTrainer
 
@@ -24,5 +24,4 @@ __all__ = [
     "is_disk_full",
     "read_metrics",
     "training_arguments",
-    "write_atomically",
 ]

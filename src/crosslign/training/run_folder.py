@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from crosslign.files import write_atomically
 from crosslign.types import CrosslignError
 
 RECORD = "run.json"
@@ -21,20 +22,6 @@ EVALUATIONS = "evaluations"
 BEST = "best"
 GATE = "gate.jsonl"
 _STAGING = ".incomplete"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old or the new content, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def is_disk_full(error: BaseException) -> bool:

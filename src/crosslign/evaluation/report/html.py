@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
@@ -28,6 +27,7 @@ from crosslign.evaluation.report.numbers import Numbers, pointer
 from crosslign.evaluation.report.sentences import plain
 from crosslign.evaluation.report.text import visible
 from crosslign.evaluation.report.transcripts import Packed, Transcript, pack
+from crosslign.files import write_atomically
 from crosslign.types import CrosslignError
 
 SCHEMA_VERSION = 1
@@ -79,17 +79,7 @@ def write_report(
 ) -> Path:
     """Write `render_report`'s page to `path` so that a reader sees the old or the new page, never a part of one."""
     target = Path(path)
-    page = render_report(results, transcripts, title=title, max_bytes=max_bytes).encode("utf-8")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:  # bytes: a line end changed on the way would break the policy's hashes
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(target, render_report(results, transcripts, title=title, max_bytes=max_bytes))
     return target
 
 

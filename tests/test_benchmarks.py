@@ -1,0 +1,71 @@
+"""What the benchmarks conclude from what they measured: intervals, pairs, bands, arrival."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from benchmarks import claims, dpsw
+from benchmarks.summary import compare, interval, percent, rows
+
+
+def replies(hits: list[list[bool]], evaluation: str = "harmful", group: str = "low") -> list[list[Any]]:
+    """`hits[request][language]`: complied."""
+    return [[evaluation, group, f"r{i}", hit, not hit, not hit] for i, row in enumerate(hits) for hit in row]
+
+
+def test_a_request_is_one_value_over_its_languages() -> None:
+    found = replies([[True, False], [True, True], [False, False]])
+    assert rows(found, "asr").tolist() == [50, 100, 0]
+    assert percent(found, "asr") == 50
+    assert rows([*found, *replies([[True]], group="unseen")], "unseen").tolist() == [100]
+
+
+def test_an_interval_holds_the_mean_and_widens_with_the_spread_of_seeds() -> None:
+    alike = [np.array([0.0, 100.0] * 20) for _ in range(5)]
+    apart = [np.full(40, v) for v in (0.0, 25.0, 50.0, 75.0, 100.0)]
+    widths = []
+    for values in (alike, apart):
+        mean, low, high = interval(values)
+        assert mean == pytest.approx(50)
+        assert low < 50 < high
+        widths.append(high - low)
+    assert widths[1] > 2 * widths[0]
+    assert interval([np.full(9, 7.0)] * 3) == pytest.approx((7, 7, 7))
+
+
+def test_differences_are_paired_and_marked_where_their_interval_leaves_zero_out() -> None:
+    sets = ("harmful", "held_out", "harder", "benign", "lookalike")
+
+    def record(hits: list[list[bool]]) -> dict[str, Any]:
+        made = [r for s in sets for r in replies(hits, s)] + replies(hits, group="unseen")
+        return {"replies": made}
+
+    mixed = [[i % 2 == 0] for i in range(40)]
+    records = {("a", 0): record(mixed), ("same", 0): record(mixed), ("worse", 0): record([[True]] * 40)}
+    same, worse = compare(["a", "same", "worse"], records, [0], "a").splitlines()[2:]
+    assert same.split("|")[2].strip() == "+0.0 [+0.0, +0.0]"
+    assert worse.split("|")[2].strip().startswith("**+50.0 [")
+
+
+def test_what_leaves_its_band_is_named() -> None:
+    fine = [
+        *replies([[True]] * 4),
+        *[["benign", "low", "b", False, True, False]],
+        *[["lookalike", "low", "l", False, True, False]],
+    ]
+    records = {(name, 0): {"replies": fine} for name in claims.BANDS}
+    wrong = claims.bands(records, 0)
+    names = [claims.TEACHER.name, claims.REFERENCE.name, claims.OFF_POLICY.name]
+    assert [line.split(":")[0] for line in wrong] == names  # all answer harm: right for the base and the control alone
+
+
+def test_a_run_has_arrived_once_it_stays() -> None:
+    def curve(*points: tuple[float, float]) -> list[dict[str, Any]]:
+        return [{"step": 20 * (i + 1), "asr": a, "lookalike_refused": r} for i, (a, r) in enumerate(points)]
+
+    assert dpsw.arrival(curve((50, 0), (4, 1), (3, 2))) == 40
+    assert dpsw.arrival(curve((4, 1), (9, 1), (3, 2))) == 60
+    assert dpsw.arrival(curve((1, 60), (1, 30))) is None  # safe by refusing everything
+    assert dpsw.arrival([]) is None
