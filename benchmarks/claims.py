@@ -37,7 +37,7 @@ from crosslign.types import Role
 
 FOLDER = Path("runs/claims")
 TABLE = Path("benchmarks/claims.md")
-STEPS = 200  # half of the demo's: enough to tell methods apart
+STEPS = 400  # half of the demo's: enough to tell methods apart
 BASE, TEACHER = Method("base"), Method("teacher context")
 QUICK: tuple[Method, ...] = (BASE, TEACHER, REFERENCE, OFF_POLICY, CONTROL)
 # Seed 0, low-resource languages, in %: (metric, lowest, highest) that a sound implementation stays within.

@@ -63,7 +63,7 @@ OFF_POLICY = Method("off-policy, DPSW", OFF)
 UNIFORM = Method("on-policy, uniform weights", objective(weighting="uniform"))
 METHODS: tuple[Method, ...] = (
     REFERENCE,
-    Method("the same, 400 steps: the demo", {"training": {"max_steps": Alignment().steps}}),
+    Method(f"the same, {Alignment().steps} steps: the demo", {"training": {"max_steps": Alignment().steps}}),
     UNIFORM,
     Method("on-policy, teacher's weights alone", objective(weighting="teacher")),
     Method("on-policy, student's weights alone", objective(weighting="student")),
@@ -73,6 +73,8 @@ METHODS: tuple[Method, ...] = (
     Method("on-policy, DPSW, forward KL", objective(divergence="forward_kl")),
     Method("on-policy, DPSW, JSD", objective(divergence="jsd")),
     Method("on-policy, DPSW, temperature 1", objective(temperature=1.0)),
+    Method("on-policy, DPSW, K = 4", objective(top_k=4)),
+    Method("on-policy, DPSW, K = 512", objective(top_k=512)),
     Method("SFT on the teacher's answers", supervised=True),
     CONTROL,
     Method("control: English query, no judgement", _template("english : {source_query} request : {query}", "none")),
