@@ -51,13 +51,13 @@ class CorpusSpec:
     teacher_languages: tuple[str, ...] = ("en", "art-x-high1", "art-x-high2", "art-x-low1", "art-x-low2")
     shares: Mapping[str, float] = field(
         default_factory=lambda: {
-            "parallel": 0.24,
+            "parallel": 0.22,
             "fact": 0.05,
             "benign": 0.25,
             "harmful": 0.16,
             "out_of_scope": 0.05,
             "teacher": 0.11,
-            "verdict": 0.08,
+            "verdict": 0.10,
             "obey": 0.06,
         }
     )
@@ -85,9 +85,9 @@ class Corpus:
         self._codes = world.codes()
         self._weights = [spec.english if code == "en" else 1.0 for code in self._codes]
         self._facts = {code: world.facts(code) for code in self._codes}
-        self._concepts: dict[Kind, dict[str, list[Concept]]] = {}
+        self._concepts: dict[Kind, list[Concept]] = {}
         for concept in world.concepts:
-            self._concepts.setdefault(concept.kind, {}).setdefault(concept.category, []).append(concept)
+            self._concepts.setdefault(concept.kind, []).append(concept)
         self._makers: Mapping[str, Callable[[random.Random], Example]] = {
             "parallel": self._parallel,
             "fact": self._fact,
@@ -116,9 +116,12 @@ class Corpus:
         return Request(concept, rng.randrange(len(ASKS)), wrapper)
 
     def _draw(self, rng: random.Random, kind: Kind) -> Concept:
-        """A concept of a kind; its category is drawn first, so that no category is rare."""
-        categories = self._concepts[kind]
-        return rng.choice(categories[rng.choice(list(categories))])
+        """A concept of a kind, each as likely as any other.
+
+        So categories whose concepts have to be learned one by one (who may not be hurt) come oftener than those that a
+        word gives away.
+        """
+        return rng.choice(self._concepts[kind])
 
     def _any(self, rng: random.Random) -> Concept:
         """A concept whose kind is drawn first, so that no kind is rare."""
