@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.step_sides import Configuration, Ours, Side, Theirs, batches, quiet, run_config
+from benchmarks.step_sides import Configuration, Ours, Side, Theirs, batches, has_trl, quiet, run_config
 from benchmarks.summary import machine
 from crosslign import build
 from crosslign.files import write_atomically

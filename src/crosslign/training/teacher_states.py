@@ -14,6 +14,7 @@ from crosslign.models import FrozenTeacher, SharedPrefix, SplitModel, StateStore
 from crosslign.training.batching import Batching
 from crosslign.types import Rollout
 
+HEADER_BYTES = 256  # of a stored file, about
 # A shorter common start than this costs more than it saves.
 MIN_PREFIX = 8
 
@@ -123,3 +124,8 @@ class TeacherStates:
 def comes_again(rollout: Rollout) -> bool:
     """The frozen teacher's completion of a query is sampled once and used in every epoch."""
     return rollout.sampled_by == "teacher" and bool(rollout.completion.token_ids)
+
+
+def stored_bytes(completions: int, tokens: int, width: int, dtype: torch.dtype) -> int:
+    """Most that the states of so many completions take on disk, each of at most so many tokens."""
+    return completions * (tokens * width * dtype.itemsize + HEADER_BYTES)
