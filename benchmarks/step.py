@@ -15,6 +15,8 @@ whole process.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
 import os
 import resource
@@ -29,9 +31,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.step_sides import Configuration, Ours, Side, Theirs, batches, has_trl, quiet, run_config
+from benchmarks.step_sides import Configuration, Ours, Side, Theirs, batches, quiet, run_config
 from benchmarks.summary import machine
 from crosslign import build
+from crosslign.data.load import TableSpec, require_table
 from crosslign.files import write_atomically
 
 HEAP_REUSE = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736", "MALLOC_TOP_PAD_": "268435456"}
@@ -97,7 +100,7 @@ CHAT = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 END = "<|im_end|>"
-MEMORY_STEPS = 2  # the optimiser's state is there from the second step on
+MEMORY_STEPS = 1  # after the warm-up step, so the optimiser's state is there
 
 
 def random_model(shape: str, folder: Path, queries: str) -> None:
@@ -118,8 +121,6 @@ def random_model(shape: str, folder: Path, queries: str) -> None:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    from crosslign.data.load import TableSpec, require_table
-
     tokenizer.train_from_iterator(
         [row.texts["en"] for row in require_table(TableSpec(queries), "en", None).rows], trainer
     )
@@ -167,7 +168,7 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
         if "ours" in job["sides"]:
             sides["ours"] = Ours(made, run)
         if "theirs" in job["sides"]:
-            sides["theirs"] = Theirs(made, run, folder, output)
+            sides["theirs"] = Theirs(made, run, output)
         given = batches(run, made, job["batches"] + 1)
         for side in sides.values():
             side.step(given[0])  # warm up: optimiser state, heap
@@ -176,10 +177,10 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
             for name in list(sides)[:: 1 if number % 2 else -1]:
                 seconds[name].append(_timed(sides[name], batch, made.cuda))
     peak = torch.cuda.max_memory_allocated() if made.cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "peak": peak / 1e9, "padding": _padding(given)}
+    return {"seconds": seconds, "peak": peak / 1e9, "padding": padding(given)}
 
 
-def _padding(given: Sequence[Sequence[Any]]) -> float:
+def padding(given: Sequence[Sequence[Any]]) -> float:
     """Share of positions that are padding when a batch is padded, student and teacher together."""
     real = padded = 0
     for batch in given:
@@ -254,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if settings.job:
         print(json.dumps(measure(json.loads(settings.job))))
         return 0
-    if not has_trl():
+    if importlib.util.find_spec("trl") is None:
         print("benchmarks.step compares with TRL, which is not installed. Install it: pip install -e '.[bench]'.")
         return 2
     real = real_models(settings.model)
@@ -292,8 +293,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _versions() -> str:
-    import importlib.metadata
-
     return f"{machine()}, trl {importlib.metadata.version('trl')}"
 
 

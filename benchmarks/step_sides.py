@@ -13,12 +13,7 @@ import torch
 from crosslign import build
 from crosslign.config import RunConfig, parse_config
 from crosslign.models import load_model
-from crosslign.types import Completion, CrosslignError, Query, Rollout
-
-try:
-    from trl.experimental.sdft import SDFTConfig, SDFTTrainer
-except ImportError:  # the extra `bench` is not installed
-    SDFTConfig = SDFTTrainer = None
+from crosslign.types import Completion, Query, Rollout
 
 SEED = 0
 
@@ -125,12 +120,9 @@ class Ours:
 class Theirs:
     """SDFTTrainer's own step (sampling, padding, both forwards, loss, backward), fed with our token ids."""
 
-    def __init__(self, made: Configuration, run: build.PreparedRun, folder: Path, output: Path) -> None:
-        if SDFTTrainer is None:
-            raise CrosslignError(
-                "benchmarks.step compares with TRL, which is not installed. Install it: pip install -e '.[bench]'."
-            )
+    def __init__(self, made: Configuration, run: build.PreparedRun, output: Path) -> None:
         from datasets import Dataset
+        from trl.experimental.sdft import SDFTConfig
 
         model = load_model(run.source)
         settings = SDFTConfig(
@@ -187,6 +179,7 @@ def _same_lora(run: build.PreparedRun) -> Any:
 
 def _fed_with_ids() -> Any:
     """SDFTTrainer whose prompts are token ids already, and whose completions may be given."""
+    from trl.experimental.sdft import SDFTTrainer
 
     class FedWithIds(SDFTTrainer):
         fixed = True
@@ -198,19 +191,11 @@ def _fed_with_ids() -> Any:
         def _generate(self, prompt_ids: Any) -> Any:
             return (prompt_ids, self.completions) if self.fixed else super()._generate(prompt_ids)
 
-    def teacher_prompt(prompt: Any, privileged_context: Any) -> Any:
-        return privileged_context
-
-    class Made(FedWithIds):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self.teacher_context_builder._compose_teacher_prompt = teacher_prompt
+            self.teacher_context_builder._compose_teacher_prompt = lambda prompt, privileged: privileged
 
-    return Made
-
-
-def has_trl() -> bool:
-    return SDFTTrainer is not None
+    return FedWithIds
 
 
 def quiet() -> None:
