@@ -151,6 +151,7 @@ def _follow(trainer: Any, kind: Kind) -> None:
 
     trainer.remove_callback(FrozenTeacherCallback)
     trainer.teacher.view = view
+    trainer.teacher_states.prefix = None  # its keys and values would be those of the start
     trainer.add_callback(_Follow(moving, EMA_RATE if kind == "ema" else 1.0))
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks import claims, dpsw
+from benchmarks import claims, dpsw, step
 from benchmarks.summary import compare, interval, percent, rows
+
+from crosslign.types import Completion, Context, Query, Rollout
 
 
 def replies(hits: list[list[bool]], evaluation: str = "harmful", group: str = "low") -> list[list[Any]]:
@@ -69,3 +71,32 @@ def test_a_run_has_arrived_once_it_stays() -> None:
     assert dpsw.arrival(curve((4, 1), (9, 1), (3, 2))) == 60
     assert dpsw.arrival(curve((1, 60), (1, 30))) is None  # safe by refusing everything
     assert dpsw.arrival([]) is None
+
+
+def test_a_steps_ratio_is_the_median_of_pairs_and_not_the_ratio_of_medians() -> None:
+    seconds = {
+        "ours": [[1.0, 0.5, 0.1], [2.0, 1.0, 0.3], [9.0, 4.0, 0.1]],
+        "theirs": [[4.0, 1.0, 0.2], [4.0, 4.0, 0.3], [9.0, 2.0, 0.4]],
+    }
+    assert step.ratio(seconds) == 0.5
+    assert step.ratio(seconds, column=1) == 0.5
+    assert step.ratio(seconds, column=2) == 0.5
+
+
+def test_padding_is_the_share_that_a_padded_batch_adds() -> None:
+    query = Query("q", "sw", "swali", "en", "question")
+
+    def rollout(student: int, teacher: int) -> Rollout:
+        contexts = (Context(query, role, (), (1,) * n) for role, n in (("student", student), ("teacher", teacher)))
+        return Rollout(query, *contexts, Completion((1, 2), True), "student", "student")
+
+    # 4 + 6 of 2 x 6 student positions, 8 + 12 of 2 x 12 teacher positions.
+    assert step.padding([[rollout(2, 6), rollout(4, 10)]]) == pytest.approx(1 - 30 / 36)
+
+
+def test_the_benchmark_of_a_step_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert step.main(["--configurations", "qwen-8x64"]) == 2
+    assert "pip install -e '.[bench]'" in capsys.readouterr().out

@@ -253,6 +253,15 @@ def test_instruction_comes_first_and_is_the_same_for_all_queries_of_a_language(t
         assert contexts.judgement(QUERY).messages[0] == contexts.judgement(other).messages[0]
 
 
+@pytest.mark.parametrize("teacher", ["instruct", "judged"])
+def test_instructions_name_the_target_language_last_so_that_all_languages_share_them(teacher: str) -> None:
+    contexts = builder(teacher=teacher)
+    judgement = "Safe." if contexts.needs_judgement else None
+    queries = (QUERY, Query("q2", "bn", "\u09aa\u09cd\u09b0\u09b6\u09cd\u09a8", "en", "Goodbye"))
+    first, second = (contexts.teacher(q, judgement).messages[0].content for q in queries)
+    assert first.removesuffix("Swahili.") == second.removesuffix("Bangla.") != first
+
+
 # --- Thinking.
 
 

@@ -33,8 +33,12 @@ from crosslign.models import (
     FrozenTeacher,
     LoraSettings,
     ModelSource,
+    SplitModel,
+    StateStore,
     add_lora,
+    causal_lm,
     check_source,
+    free_bytes,
     freeze,
     load_model,
     load_tokenizer,
@@ -54,6 +58,7 @@ from crosslign.training import (
     RolloutLog,
     RunFolder,
     is_disk_full,
+    stored_bytes,
     training_arguments,
 )
 from crosslign.types import CrosslignError, Query
@@ -336,6 +341,7 @@ def make_trainer(run: PreparedRun, model: Any, announce: Announce = lambda text:
         pad_token_id=ids.pad,
         languages=languages_of(config, run.tables),
         on_rollouts=rollout_log,
+        store=_state_store(config, teacher, split),
         processing_class=run.tokenizer,
         evaluator=watch,
         callbacks=[
@@ -347,6 +353,35 @@ def make_trainer(run: PreparedRun, model: Any, announce: Announce = lambda text:
     )
     _quiet(trainer)
     return trainer
+
+
+def _state_store(config: RunConfig, teacher: FrozenTeacher, split: SplitModel) -> StateStore | None:
+    if not config.teacher.cache_hidden:
+        return None
+    if not split.exact:
+        logger.warning("teacher.cache_hidden has no effect: this model gives full logits only, too large to keep.")
+        return None
+    return StateStore(cache_folder(config) / f"hidden-{teacher.fingerprint}")
+
+
+def _say_stored_size(run: PreparedRun, trainer: DistillationTrainer, announce: Announce) -> None:
+    """How much disk the teacher's hidden states may take, before the first is written."""
+    store = trainer.teacher_states.store
+    if store is None:
+        return
+    strategy = trainer.collector.strategy
+    kept = sum(strategy.plan(q, 0).reusable for q in queries_of(run.tables, languages_of(run.config, run.tables)))
+    if not kept:
+        announce(f"teacher.cache_hidden has no effect: {run.config.strategy.name} uses no completion twice.")
+        return
+    lm = causal_lm(trainer.model)
+    tokens = run.config.sampling.max_completion_length
+    width, dtype = lm.config.get_text_config().hidden_size, lm.get_input_embeddings().weight.dtype
+    most = stored_bytes(kept, tokens, width, dtype) / 1e9
+    announce(
+        f"keeping the teacher's hidden states in {store.folder}: at most {most:.2g} GB for {kept} completions of at "
+        f"most {tokens} tokens; {free_bytes(store.folder) / 1e9:.3g} GB are free"
+    )
 
 
 def _watch(
@@ -423,6 +458,8 @@ def train(
     if main and run.evaluation is not None:
         for note in run.evaluation.notes:
             announce(f"evaluation: {note}")
+    if main:
+        _say_stored_size(run, trainer, announce)
     checkpoint = run.folder.checkpoints()[-1] if resume else None
     record = _record(run, trainer)
     if main and checkpoint is not None:
@@ -443,7 +480,7 @@ def train(
             run.folder.publish(lambda folder: trainer.save_model(folder, _internal_call=True))
             if run.arguments.push_to_hub:
                 trainer.push_to_hub()
-            cache = trainer.collector.cache
+            cache, store = trainer.collector.cache, trainer.teacher_states.store
             measured = {"queries": len(probe.rollouts), "before": before, "after": probe.measure()}
             run.folder.update(
                 {
@@ -453,6 +490,7 @@ def train(
                     "final_loss": _last_loss(trainer),
                     "probe": measured,
                     "cache": {"hits": cache.hits, "misses": cache.misses},
+                    **({"hidden_cache": {"hits": store.hits, "misses": store.misses}} if store is not None else {}),
                 }
             )
     except KeyboardInterrupt:

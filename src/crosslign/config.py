@@ -92,6 +92,8 @@ class TeacherConfig(Section):
     """Options of the chat template for the teacher's context and its judgement."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Full fine-tuning only: the type of the teacher's copy; null for the student's."""
+    cache_hidden: bool = False
+    """Off-policy: keep the teacher's hidden states on disk for later epochs and runs; the size is said at the start."""
 
 
 class TableConfig(Section):

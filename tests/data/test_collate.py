@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosslign.data.collate import PromptCompletionBatch, collate, completion_mask
+from crosslign.data.collate import PromptCompletionBatch, collate, completion_mask, pack
 from crosslign.types import Completion, Context, Query, Rollout
 
 PAD = 0
@@ -109,3 +109,27 @@ def test_tensors_have_the_types_models_expect() -> None:
     batch = collate([[1]], [[2, 3]], PAD)
     assert {batch.input_ids.dtype, batch.attention_mask.dtype, batch.index.dtype} == {torch.long}
     assert mask_of([[1]]).dtype == torch.bool
+
+
+@quick
+@given(st.lists(ROW, min_size=1, max_size=4))
+def test_a_packed_row_holds_what_the_padded_rows_hold(rows: list[tuple[list[int], ...]]) -> None:
+    prompts, completions = [row[0] for row in rows], [row[2] for row in rows]
+    padded, packed = collate(prompts, completions, PAD), pack(prompts, completions)
+    mask = mask_of(completions)
+    assert packed.attention_mask is None
+    assert packed.input_ids[0].tolist() == padded.input_ids[padded.attention_mask.bool()].tolist()
+    assert (
+        packed.position_ids[0].tolist() == (padded.attention_mask.cumsum(1) - 1)[padded.attention_mask.bool()].tolist()
+    )
+    own = padded.input_ids.gather(1, padded.index)
+    assert packed.input_ids[0][packed.index][mask].tolist() == own[mask].tolist()
+    positions = packed.position_ids[0][packed.index]
+    assert positions[mask].tolist() == padded.index[mask].tolist()
+
+
+def test_two_packed_rows_are_as_written_by_hand() -> None:
+    batch = pack([[7, 8], [9]], [[1, 2, 3], [4]])
+    assert batch.input_ids.tolist() == [[7, 8, 1, 2, 9]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0]]
+    assert batch.index.tolist() == [[1, 2, 3], [4, 0, 0]]

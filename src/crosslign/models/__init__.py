@@ -13,13 +13,17 @@ from crosslign.models.loading import (
     load_tokenizer,
     token_ids,
 )
+from crosslign.models.prefix import SharedPrefix, shared_prefix
+from crosslign.models.state_store import StateStore, free_bytes, state_key
 from crosslign.models.teacher import FrozenTeacher, LoraSettings, TeacherMovedError, add_lora, fingerprint
 
 __all__ = [
     "FrozenTeacher",
     "LoraSettings",
     "ModelSource",
+    "SharedPrefix",
     "SplitModel",
+    "StateStore",
     "TeacherMovedError",
     "TokenIds",
     "adapter_sha256",
@@ -30,11 +34,14 @@ __all__ = [
     "disable_dropout",
     "end_of_turn_ids",
     "fingerprint",
+    "free_bytes",
     "freeze",
     "load_model",
     "load_tokenizer",
     "load_with_adapter",
+    "shared_prefix",
     "split_model",
+    "state_key",
     "token_ids",
     "weights_mark",
 ]

@@ -30,12 +30,14 @@ class SplitModel:
     Both callables take the model as an argument, so that one split serves student and teacher.
 
     Fields:
-        hidden: (model, input_ids `[B, S]`, attention_mask `[B, S]`, index `[B, T]`) -> `[B, T, H]`.
+        hidden: (model, input_ids `[B, S]`, attention_mask `[B, S]`, index `[B, T]`, position_ids) -> `[B, T, H]`.
+            Several sequences packed into one row: input_ids `[1, S]`, attention_mask None, position_ids `[1, S]`
+            restarting at 0 for each; index is then the position in that row.
         head: model -> function from `[..., H]` to logits `[..., V]`.
         exact: False for the fallback, in which "hidden states" are the model's logits already.
     """
 
-    hidden: Callable[[Any, Tensor, Tensor, Tensor], Tensor]
+    hidden: Callable[..., Tensor]
     head: Callable[[Any], Callable[[Tensor], Tensor]]
     exact: bool = True
 
@@ -47,12 +49,13 @@ def split_model(model: Any) -> SplitModel:
     """
     candidate = SplitModel(_body_hidden, _head)
     try:
-        difference, scale = _compare(model, candidate)
+        ours, theirs = _compare(model, candidate)
     except (AttributeError, TypeError, NotImplementedError) as error:
         reason = f"{type(error).__name__}: {error}"
     else:
-        if difference <= 1e-3 * max(scale, 1.0) or (difference <= 0.01 * scale and _is_half(model)):
+        if is_close(ours, theirs, model):
             return candidate
+        difference, scale = (ours - theirs).abs().max().item(), theirs.abs().max().item()
         reason = f"head and body give logits that differ by {difference:.2g} (scale {scale:.2g})"
     logger.warning(
         "%s: cannot be split into body and head (%s); using its full logits, which needs more memory.",
@@ -62,12 +65,15 @@ def split_model(model: Any) -> SplitModel:
     return SplitModel(_logits_as_hidden, lambda _: _identity, exact=False)
 
 
-def _is_half(model: Any) -> bool:
-    return model.get_input_embeddings().weight.dtype in (torch.float16, torch.bfloat16)
+def is_close(ours: Tensor, theirs: Tensor, model: Any) -> bool:
+    """Whether two ways of computing the same differ by no more than rounding in the model's precision."""
+    difference, scale = (ours - theirs).abs().max().item(), theirs.abs().max().item()
+    half = model.get_input_embeddings().weight.dtype in (torch.float16, torch.bfloat16)
+    return difference <= 1e-3 * max(scale, 1.0) or (difference <= 0.01 * scale and half)
 
 
 @torch.no_grad()
-def _compare(model: Any, split: SplitModel) -> tuple[float, float]:
+def _compare(model: Any, split: SplitModel) -> tuple[Tensor, Tensor]:
     weight = model.get_input_embeddings().weight
     ids = torch.arange(10, device=weight.device).view(2, 5) % weight.shape[0]
     mask = torch.ones_like(ids)
@@ -79,17 +85,27 @@ def _compare(model: Any, split: SplitModel) -> tuple[float, float]:
         theirs = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
     finally:
         model.train(was_training)
-    return (ours - theirs).abs().max().item(), theirs.abs().max().item()
+    return ours, theirs
 
 
-def _gather(states: Tensor, index: Tensor) -> Tensor:
-    return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
+def gather(states: Tensor, index: Tensor) -> Tensor:
+    """States `[B, S, H]`, or `[1, S, H]` of packed sequences, at positions `[B, T]`: `[B, T, H]`."""
+    if states.shape[0] == index.shape[0]:
+        index = index + torch.arange(states.shape[0], device=index.device)[:, None] * states.shape[1]
+    return states.flatten(0, 1)[index]
 
 
-def _body_hidden(model: Any, input_ids: Tensor, attention_mask: Tensor, index: Tensor) -> Tensor:
+def _body_hidden(
+    model: Any, input_ids: Tensor, attention_mask: Tensor | None, index: Tensor, position_ids: Tensor | None = None
+) -> Tensor:
     body = causal_lm(model).get_decoder()
-    states = body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-    return _gather(states, index)
+    return gather(body(**_arguments(input_ids, attention_mask, position_ids)).last_hidden_state, index)
+
+
+def _arguments(input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> dict[str, Any]:
+    # Not every model takes positions, so they are named only where they are needed.
+    positions = {} if position_ids is None else {"position_ids": position_ids}
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False, **positions}
 
 
 def _head(model: Any) -> Callable[[Tensor], Tensor]:
@@ -113,9 +129,10 @@ def _head(model: Any) -> Callable[[Tensor], Tensor]:
     return project
 
 
-def _logits_as_hidden(model: Any, input_ids: Tensor, attention_mask: Tensor, index: Tensor) -> Tensor:
-    logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
-    return _gather(logits, index)
+def _logits_as_hidden(
+    model: Any, input_ids: Tensor, attention_mask: Tensor | None, index: Tensor, position_ids: Tensor | None = None
+) -> Tensor:
+    return gather(model(**_arguments(input_ids, attention_mask, position_ids)).logits, index)
 
 
 def _identity(hidden: Tensor) -> Tensor:

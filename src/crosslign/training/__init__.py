@@ -6,6 +6,7 @@ from crosslign.training.collector import RolloutCollector
 from crosslign.training.probe import DivergenceProbe
 from crosslign.training.run_folder import BEST, EVALUATIONS, GATE, RunFolder, is_disk_full
 from crosslign.training.summary import divergence_table, read_metrics
+from crosslign.training.teacher_states import stored_bytes
 from crosslign.training.trainer import DistillationTrainer
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "divergence_table",
     "is_disk_full",
     "read_metrics",
+    "stored_bytes",
     "training_arguments",
 ]

@@ -1,30 +1,34 @@
 """Multilingual Self-Distillation on `transformers.Trainer`.
 
 What is overridden: rollouts are sampled when the batches of an accumulation window are fetched
-(`get_batch_samples`), the loss compares student and frozen teacher (`compute_loss`), and log lines get the named parts.
-Everything else (loops, accumulation, mixed precision, checkpoints, resuming, trackers, hub) is the Trainer's.
+(`get_batch_samples`), a micro-batch is stepped in groups of similar length (`training_step`), the loss compares student
+and frozen teacher (`compute_loss`), and log lines get the named parts. Everything else (loops, accumulation, mixed
+precision, checkpoints, resuming, trackers, hub) is the Trainer's.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import SequentialSampler, default_collate
 from transformers import Trainer, TrainingArguments
 
-from crosslign.data.collate import collate, completion_mask
+from crosslign.data.collate import completion_mask
 from crosslign.data.mixture import QueryMixture
-from crosslign.models import FrozenTeacher, SplitModel
+from crosslign.models import FrozenTeacher, SharedPrefix, SplitModel, StateStore, shared_prefix
 from crosslign.objective import Objective, WeightedDivergence
+from crosslign.training.batching import Batching
 from crosslign.training.collector import RolloutCollector
 from crosslign.training.metrics import StepMetrics
+from crosslign.training.teacher_states import TeacherStates
 from crosslign.types import CrosslignError, Rollout
 
 
@@ -44,6 +48,7 @@ class DistillationTrainer(Trainer):
         pad_token_id: fills batches; masked.
         languages: to report metrics for, all that the mixture can draw.
         on_rollouts: called with (step, rollouts) of each window on this process.
+        store: keeps the teacher's hidden states of rollouts that come again; None for no such store.
         evaluator: called with the number of steps done when the trainer evaluates, on the first process while the
             others wait; returns a log line, whose names begin with `eval_`.
     """
@@ -64,6 +69,7 @@ class DistillationTrainer(Trainer):
         pad_token_id: int,
         languages: Sequence[str],
         on_rollouts: Callable[[int, list[Rollout]], None] | None = None,
+        store: StateStore | None = None,
         evaluator: Callable[[int], Mapping[str, float]] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -74,6 +80,16 @@ class DistillationTrainer(Trainer):
         self.split = split
         self.objective = objective
         self.pad_token_id = pad_token_id
+        self.batching = Batching.of(model, pad_token_id)
+        self.teacher_states = TeacherStates(
+            teacher,
+            split,
+            self.batching,
+            self.args.device,
+            autocast=self.accelerator.autocast,
+            prefix=None if self.batching.packed else self._shared_prefix(),
+            store=store,
+        )
         self.metrics = StepMetrics(languages)
         self.on_rollouts = on_rollouts
         self.evaluator = evaluator
@@ -94,10 +110,11 @@ class DistillationTrainer(Trainer):
             rollouts = self.collector.collect(queries, self.state.global_step, self.args.process_index)
         if self.on_rollouts is not None:
             self.on_rollouts(self.state.global_step, rollouts)
+        common = self.teacher_states.common(rollouts)
         # Which micro-batch a sequence is in does not change the step, so similar lengths share one: less padding. The
         # longest come first, so that running out of memory shows at once.
         remaining = iter(sorted(rollouts, key=_length, reverse=True))
-        windows = [{"rollouts": [next(remaining) for _ in batch]} for batch in positions]
+        windows = [{"rollouts": [next(remaining) for _ in batch], "common": common} for batch in positions]
         count = torch.tensor(sum(bool(r.completion.token_ids) for r in rollouts), device=device)
         return windows, self.accelerator.reduce(count, reduction="sum").clamp_min(1)
 
@@ -109,7 +126,7 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         rollouts: list[Rollout] = inputs["rollouts"]
-        result, mask = self.score(model, rollouts)
+        result, mask = self.score(model, rollouts, inputs.get("teacher_hidden"))
         self.metrics.add(rollouts, result, mask)
         local = (mask.sum(-1) > 0).sum()
         total = num_items_in_batch if num_items_in_batch is not None else local.clamp_min(1)
@@ -117,27 +134,31 @@ class DistillationTrainer(Trainer):
         loss = result.loss * local / total * self.accelerator.num_processes
         return (loss, {"weighted_divergence": result}) if return_outputs else loss
 
-    def score(self, model: Any, rollouts: Sequence[Rollout]) -> tuple[WeightedDivergence, Tensor]:
+    def score(
+        self, model: Any, rollouts: Sequence[Rollout], teacher_hidden: Sequence[Tensor] | None = None
+    ) -> tuple[WeightedDivergence, Tensor]:
         """Student and teacher on the rollouts' tokens: the weighted divergence and the mask `[batch, tokens]`.
 
-        `model` is the student, wrapped for distributed training or not.
+        `model` is the student, wrapped for distributed training or not; its rows share one forward pass.
+        `teacher_hidden` holds the teacher's states `[L, hidden]` of each rollout if they are known already.
         """
-        device = self.args.device
-        mask = completion_mask(rollouts).to(device)
+        mask = completion_mask(rollouts).to(self.args.device)
         student = self.accelerator.unwrap_model(model)
-        completions = [r.completion.token_ids for r in rollouts]
-        batches = [
-            collate([c.token_ids for c in contexts], completions, self.pad_token_id)
-            for contexts in ([r.teacher_context for r in rollouts], [r.student_context for r in rollouts])
-        ]
-        (teacher_inputs, student_inputs) = (
-            (b.input_ids.to(device), b.attention_mask.to(device), b.index.to(device)) for b in batches
-        )
-        with self._timed("teacher"), self.teacher.view() as frozen, self.accelerator.autocast():
-            teacher_hidden = self.split.hidden(frozen, *teacher_inputs)
+        batch = self.batching.collate(
+            [r.student_context.token_ids for r in rollouts], [r.completion.token_ids for r in rollouts]
+        ).to(self.args.device)
+        if teacher_hidden is None:
+            with self._timed("teacher"):
+                teacher_hidden = self.teacher_states.compute(rollouts)
         with self.accelerator.autocast():
-            student_hidden = _redirected(model, student, self.split.hidden, student_inputs)
-            result = self.objective(student_hidden, teacher_hidden, self.split.head(student), self._teacher_head, mask)
+            student_hidden = _redirected(
+                model,
+                student,
+                self.split.hidden,
+                (batch.input_ids, batch.attention_mask, batch.index, batch.position_ids),
+            )
+            padded = pad_sequence(list(teacher_hidden), batch_first=True)
+            result = self.objective(student_hidden, padded, self.split.head(student), self._teacher_head, mask)
         return result, mask
 
     def _teacher_head(self, hidden: Tensor) -> Tensor:
@@ -145,14 +166,34 @@ class DistillationTrainer(Trainer):
         with self.teacher.view() as frozen:
             return self.split.head(frozen)(hidden)
 
+    def _shared_prefix(self) -> SharedPrefix | None:
+        with self.teacher.view() as frozen:
+            return shared_prefix(frozen, self.split)
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        teacher_before = self.metrics.seconds["teacher"]
+        """Step a micro-batch in groups of similar length, each with its own backward pass.
+
+        Exact: weights are normalised within a sequence and the loss is divided by the count of the whole window, so
+        the groups' losses and gradients add up. Of several processes, only the last group's backward synchronises.
+        """
         start = time.perf_counter()
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        teacher_before = self.metrics.seconds["teacher"]
+        # What has no token has no gradient; but a process without any must still take part in the synchronisation.
+        rollouts = [r for r in inputs["rollouts"] if r.completion.token_ids] or inputs["rollouts"][:1]
+        with self._timed("teacher"):
+            hidden = self.teacher_states(rollouts, inputs.get("common", ()))
+        lengths = [len(r.student_context.token_ids) + len(r.completion.token_ids) for r in rollouts]
+        groups = self.batching.groups(lengths)
+        losses = []
+        for number, rows in enumerate(groups):
+            part = {"rollouts": [rollouts[i] for i in rows], "teacher_hidden": [hidden[i] for i in rows]}
+            last = number == len(groups) - 1
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                losses.append(super().training_step(model, part, num_items_in_batch))
         # Everything but the teacher's forward pass is the student's: forward, objective, backward.
         teacher = self.metrics.seconds["teacher"] - teacher_before
         self.metrics.seconds["student"] += time.perf_counter() - start - teacher
-        return loss
+        return torch.stack(losses).sum()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Measure with the evaluator and log it; every process gets the first one's results.
@@ -199,7 +240,7 @@ def _length(rollout: Rollout) -> int:
     return len(rollout.teacher_context.token_ids) + len(rollout.completion.token_ids)
 
 
-def _redirected(wrapped: Any, inner: Any, hidden: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
+def _redirected(wrapped: Any, inner: Any, hidden: Callable[..., Tensor], inputs: tuple[Tensor | None, ...]) -> Tensor:
     """Run `hidden(inner, *inputs)` as the forward pass of `wrapped`.
 
     DistributedDataParallel prepares gradient synchronisation in its own `forward`, which calls `inner.forward`; so that
@@ -209,7 +250,7 @@ def _redirected(wrapped: Any, inner: Any, hidden: Callable[..., Tensor], inputs:
         return hidden(inner, *inputs)
     original = inner.forward
 
-    def forward(*args: Tensor) -> Tensor:
+    def forward(*args: Tensor | None) -> Tensor:
         inner.forward = original
         return hidden(inner, *args)
 

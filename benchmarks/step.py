@@ -1,0 +1,300 @@
+"""A training step against TRL's SDFTTrainer: `python -m benchmarks.step`.
+
+Both sides get the same model, contexts and completions: mixed-language queries, the `instruct` teacher, completions of
+full length. Ours computes DPSW; TRL computes no weights. One core, fp32, AdamW, clipping, no gradient checkpointing.
+
+Time: both sides in one process, taking turns, in pairs; the ratio is the median of the pairs' ratios. The heap is
+reused (`HEAP_REUSE`): first-touch page faults are dear on virtual machines and would flatter whoever allocates less.
+The ratio with the default allocator stands beside it. Memory: one fresh process a side, default allocator, peak of the
+whole process.
+
+    --model FOLDER     real weights and tokenizer for the configurations of that shape, in place of random ones
+    --queries FILE     a query table, in place of the built-in demo queries
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.step_sides import Configuration, Ours, Side, Theirs, batches, quiet, run_config
+from benchmarks.summary import machine
+from crosslign import build
+from crosslign.data.load import TableSpec, require_table
+from crosslign.files import write_atomically
+
+HEAP_REUSE = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736", "MALLOC_TOP_PAD_": "268435456"}
+CONFIGURATIONS = (
+    Configuration("smollm2-8x128", "smollm2", "full", 8, 128),
+    Configuration("smollm2-4x256", "smollm2", "full", 4, 256),
+    Configuration("qwen-8x64", "qwen", "lora", 8, 64),
+    Configuration("smollm2-8x32-generated", "smollm2", "full", 8, 32, generated=True),
+    Configuration("qwen-8x32-generated", "qwen", "lora", 8, 32, generated=True),
+    Configuration("smollm2-8x128-topk", "smollm2", "full", 8, 128, mode="topk_logits"),
+    Configuration("qwen7b-8x256-cuda", "qwen7b", "lora", 8, 256, cuda=True),
+)
+DEFAULT = tuple(c.name for c in CONFIGURATIONS if c.mode == "full_logits")
+SHAPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "smollm2": (
+        "SmolLM2-135M's shape",
+        {
+            "model_type": "llama",
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "vocab_size": 49152,
+            "max_position_embeddings": 8192,
+            "rope_theta": 100000.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen": (
+        "Qwen2.5-0.5B's shape",
+        {
+            "model_type": "qwen2",
+            "hidden_size": 896,
+            "intermediate_size": 4864,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "vocab_size": 151936,
+            "max_position_embeddings": 32768,
+            "rope_theta": 1000000.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen7b": (
+        "Qwen2.5-7B's shape",
+        {
+            "model_type": "qwen2",
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "vocab_size": 152064,
+            "max_position_embeddings": 32768,
+            "rope_theta": 1000000.0,
+            "tie_word_embeddings": False,
+        },
+    ),
+}
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+END = "<|im_end|>"
+MEMORY_STEPS = 1  # after the warm-up step, so the optimiser's state is there
+
+
+def random_model(shape: str, folder: Path, queries: str) -> None:
+    """Random weights of a shape, and a byte-level BPE trained on the queries' English texts."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    values = dict(SHAPES[shape][1])
+    config = AutoConfig.for_model(values.pop("model_type"), **values, bos_token_id=1, eos_token_id=0, pad_token_id=0)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=20000,
+        special_tokens=[END, "<|im_start|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(
+        [row.texts["en"] for row in require_table(TableSpec(queries), "en", None).rows], trainer
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
+    fast.chat_template = CHAT
+    fast.save_pretrained(folder)
+
+
+def real_models(folders: Sequence[str]) -> dict[str, Path]:
+    """Shape -> folder, told by the hidden size in `config.json`."""
+    found = {}
+    for folder in map(Path, folders):
+        size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"]
+        found.update({name: folder for name, (_, values) in SHAPES.items() if values["hidden_size"] == size})
+    return found
+
+
+# In the measuring processes.
+
+
+def _cpu() -> tuple[float, float, float]:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return time.perf_counter(), usage.ru_utime, usage.ru_stime
+
+
+def _timed(side: Side, batch: Any, cuda: bool) -> list[float]:
+    """Wall, user and system seconds of one step."""
+    start = _cpu()
+    side.step(batch)
+    if cuda:
+        torch.cuda.synchronize()
+    return [b - a for a, b in zip(start, _cpu(), strict=True)]
+
+
+def measure(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Seconds of each step of both sides taking turns, or one side's peak memory in GB."""
+    torch.set_num_threads(1 if not job["cuda"] else torch.get_num_threads())
+    quiet()
+    made = next(c for c in CONFIGURATIONS if c.name == job["configuration"])
+    folder = Path(job["folder"])
+    with tempfile.TemporaryDirectory() as temporary:
+        output = Path(temporary)
+        run = build.prepare(run_config(made, folder, job["queries"], output))
+        sides: dict[str, Side] = {}
+        if "ours" in job["sides"]:
+            sides["ours"] = Ours(made, run)
+        if "theirs" in job["sides"]:
+            sides["theirs"] = Theirs(made, run, output)
+        given = batches(run, made, job["batches"] + 1)
+        for side in sides.values():
+            side.step(given[0])  # warm up: optimiser state, heap
+        seconds: dict[str, list[list[float]]] = {name: [] for name in sides}
+        for number, batch in enumerate(given[1:]):
+            for name in list(sides)[:: 1 if number % 2 else -1]:
+                seconds[name].append(_timed(sides[name], batch, made.cuda))
+    peak = torch.cuda.max_memory_allocated() if made.cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "peak": peak / 1e9, "padding": padding(given)}
+
+
+def padding(given: Sequence[Sequence[Any]]) -> float:
+    """Share of positions that are padding when a batch is padded, student and teacher together."""
+    real = padded = 0
+    for batch in given:
+        for role in ("student_context", "teacher_context"):
+            lengths = [len(getattr(r, role).token_ids) + len(r.completion.token_ids) for r in batch]
+            real, padded = real + sum(lengths), padded + max(lengths) * len(lengths)
+    return 1 - real / padded
+
+
+# In the first process.
+
+
+def _run(job: Mapping[str, Any], heap_reuse: bool) -> dict[str, Any]:
+    environment = {k: v for k, v in os.environ.items() if k not in HEAP_REUSE}
+    if not job["cuda"]:
+        environment.update({"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+    environment.update(HEAP_REUSE if heap_reuse else {})
+    command = [sys.executable, "-m", "benchmarks.step", "--job", json.dumps(job)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def ratio(seconds: Mapping[str, Sequence[Sequence[float]]], column: int = 0) -> float:
+    """Median over pairs of ours / theirs."""
+    pairs = zip(seconds["ours"], seconds["theirs"], strict=True)
+    return statistics.median(ours[column] / theirs[column] for ours, theirs in pairs)
+
+
+def row(made: Configuration, job: Mapping[str, Any], few: int) -> list[str]:
+    """One line of the table."""
+    both = {**job, "sides": ["ours", "theirs"]}
+    timed = _run(both, heap_reuse=True)
+    default = _run({**both, "batches": few}, heap_reuse=False)
+    peaks = [_run({**job, "sides": [s], "batches": MEMORY_STEPS}, heap_reuse=False)["peak"] for s in ("ours", "theirs")]
+    cells = [made.name, f"{timed['padding']:.0%}"]
+    for name in ("ours", "theirs"):
+        wall, user, system = (statistics.median(step[c] for step in timed["seconds"][name]) for c in range(3))
+        cells.append(f"{wall:.2f} ({user:.2f} + {system:.2f})")
+    cells += [f"**{ratio(timed['seconds']):.2f}**", f"{ratio(default['seconds']):.2f}"]
+    return [*cells, f"{peaks[0]:.2f}", f"{peaks[1]:.2f}", f"**{peaks[0] / peaks[1]:.2f}**"]
+
+
+HEADER = (
+    "configuration",
+    "padding",
+    "ours, s (user + system)",
+    "SDFTTrainer, s (user + system)",
+    "time ratio",
+    "the same, default allocator",
+    "ours, peak GB",
+    "SDFTTrainer, peak GB",
+    "memory ratio",
+)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (HEADER, ["---"] * len(HEADER), *rows))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configurations", nargs="+", default=DEFAULT, choices=[c.name for c in CONFIGURATIONS])
+    parser.add_argument("--queries", default="builtin:demo", help="query table")
+    parser.add_argument("--model", action="append", default=[], help="folder with real weights; may be given twice")
+    parser.add_argument("--batches", type=int, default=10, help="timed pairs")
+    parser.add_argument(
+        "--default-allocator-batches", type=int, default=3, help="timed pairs with the default allocator"
+    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("step.md"))
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    settings = parser.parse_args(arguments)
+    if settings.job:
+        print(json.dumps(measure(json.loads(settings.job))))
+        return 0
+    if importlib.util.find_spec("trl") is None:
+        print("benchmarks.step compares with TRL, which is not installed. Install it: pip install -e '.[bench]'.")
+        return 2
+    real = real_models(settings.model)
+    rows, notes = [], []
+    with tempfile.TemporaryDirectory() as temporary:
+        for made in (c for c in CONFIGURATIONS if c.name in settings.configurations):
+            if made.cuda and not torch.cuda.is_available():
+                notes.append(f"`{made.name}` was not run: no GPU.")
+                continue
+            folder = real.get(made.shape, Path(temporary, made.shape))
+            if not folder.exists():
+                random_model(made.shape, folder, settings.queries)
+            job = {
+                "configuration": made.name,
+                "folder": str(folder),
+                "queries": settings.queries,
+                "batches": settings.batches,
+                "cuda": made.cuda,
+            }
+            rows.append(row(made, job, settings.default_allocator_batches))
+            weights = "real weights" if made.shape in real else "random weights, byte-level BPE of the English queries"
+            notes.append(f"`{made.name}`: {SHAPES[made.shape][0]}, {weights}; {made.finetuning} fine-tuning.")
+            print(table(rows), flush=True)
+    command = "python -m benchmarks.step " + " ".join(sys.argv[1:])
+    queries = "the built-in demo queries" if settings.queries == "builtin:demo" else Path(settings.queries).name
+    lines = [
+        "# A training step against TRL's SDFTTrainer",
+        f"Medians of {settings.batches} pairs, {queries} in mixed languages. {_versions()}.",
+        table(rows),
+        "\n".join(f"- {note}" for note in notes),
+        f"`{command.strip()}`; the columns are explained in `benchmarks/step.py`.",
+    ]
+    write_atomically(settings.out, "\n\n".join(lines) + "\n")
+    return 0
+
+
+def _versions() -> str:
+    return f"{machine()}, trl {importlib.metadata.version('trl')}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
