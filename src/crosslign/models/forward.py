@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crosslign.heads import Head, OutputHead
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,12 +33,12 @@ class SplitModel:
 
     Fields:
         hidden: (model, input_ids `[B, S]`, attention_mask `[B, S]`, index `[B, T]`) -> `[B, T, H]`.
-        head: model -> function from `[..., H]` to logits `[..., V]`.
+        head: model -> function from `[..., H]` to logits `[..., V]`, an OutputHead unless `exact` is False.
         exact: False for the fallback, in which "hidden states" are the model's logits already.
     """
 
     hidden: Callable[[Any, Tensor, Tensor, Tensor], Tensor]
-    head: Callable[[Any], Callable[[Tensor], Tensor]]
+    head: Callable[[Any], Head]
     exact: bool = True
 
 
@@ -92,25 +94,13 @@ def _body_hidden(model: Any, input_ids: Tensor, attention_mask: Tensor, index: T
     return _gather(states, index)
 
 
-def _head(model: Any) -> Callable[[Tensor], Tensor]:
+def _head(model: Any) -> Head:
     lm = causal_lm(model)
-    linear = lm.get_output_embeddings()
     config = lm.config.get_text_config()
+    factor = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    divisor = getattr(config, "logits_scaling", None) or 1.0  # Granite
     softcap = getattr(config, "final_logit_softcapping", None)  # Gemma-2, Gemma-3
-    divisor = getattr(config, "logits_scaling", None)  # Granite
-    factor = getattr(config, "logit_scale", None)  # Cohere
-
-    def project(hidden: Tensor) -> Tensor:
-        logits = linear(hidden)
-        if divisor:
-            logits = logits / divisor
-        if factor:
-            logits = logits * factor
-        if softcap:
-            logits = torch.tanh(logits / softcap) * softcap
-        return logits
-
-    return project
+    return OutputHead(lm.get_output_embeddings(), scale=factor / divisor, softcap=softcap or None)
 
 
 def _logits_as_hidden(model: Any, input_ids: Tensor, attention_mask: Tensor, index: Tensor) -> Tensor:

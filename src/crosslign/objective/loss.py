@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from crosslign.heads import Head
 from crosslign.objective.divergences import Divergence, token_divergence
-from crosslign.objective.weighting import Weighting, normalise, token_weight
-
-Head = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class WeightedDivergence:
-    """The result of the objective.
-
-    Fields:
-        loss: scalar; differentiable in the student.
-        divergence: `[batch, tokens]`, nats, 0 where masked; detached.
-        weight: `[batch, tokens]`, mean 1 over the valid tokens of a sequence (or all 0), 0 where masked; detached.
-        raw_weight: `[batch, tokens]`, the weight before normalisation, in [0, 1], 0 where masked; detached. Its mean
-            says how much there is to learn: near 0 once the student follows the teacher.
-    """
-
-    loss: Tensor
-    divergence: Tensor
-    weight: Tensor
-    raw_weight: Tensor
+from crosslign.objective.result import WeightedDivergence, combine
+from crosslign.objective.weighting import Weighting, token_weight
 
 
 def weighted_divergence(
@@ -73,17 +54,7 @@ def weighted_divergence(
     student, teacher = student_logits[mask], teacher_logits[mask]
     valid_divergence = token_divergence(student, teacher, divergence=divergence, temperature=temperature, beta=beta)
     valid_weight = token_weight(student, teacher, weighting=weighting, top_k=top_k, temperature=temperature)
-    position = mask.nonzero(as_tuple=True)
-    blank = torch.zeros(mask.shape, dtype=valid_divergence.dtype, device=valid_divergence.device)
-    divergence_grid = blank.index_put(position, valid_divergence)
-    raw_weight = blank.index_put(position, valid_weight)
-    weight = normalise(raw_weight, mask)
-    length = mask.sum(-1)
-    # A zero weight times an infinite divergence is 0, not NaN.
-    product = torch.where(weight > 0, weight * divergence_grid, 0)
-    per_sequence = product.sum(-1) / length.clamp_min(1)
-    loss = per_sequence.sum() / (length > 0).sum().clamp_min(1)
-    return WeightedDivergence(loss, divergence_grid.detach(), weight, raw_weight)
+    return combine(valid_divergence, valid_weight, mask)
 
 
 @dataclass(frozen=True)

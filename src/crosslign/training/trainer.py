@@ -21,6 +21,7 @@ from transformers import Trainer, TrainingArguments
 
 from crosslign.data.collate import collate, completion_mask
 from crosslign.data.mixture import QueryMixture
+from crosslign.heads import Head, described
 from crosslign.models import FrozenTeacher, SplitModel
 from crosslign.objective import Objective, WeightedDivergence
 from crosslign.training.collector import RolloutCollector
@@ -137,11 +138,18 @@ class DistillationTrainer(Trainer):
             teacher_hidden = self.split.hidden(frozen, *teacher_inputs)
         with self.accelerator.autocast():
             student_hidden = _redirected(model, student, self.split.hidden, student_inputs)
-            result = self.objective(student_hidden, teacher_hidden, self.split.head(student), self._teacher_head, mask)
+            result = self.objective(
+                student_hidden, teacher_hidden, self.split.head(student), self._teacher_head(), mask
+            )
         return result, mask
 
-    def _teacher_head(self, hidden: Tensor) -> Tensor:
-        # Inside the view: the head may carry an adapter.
+    def _teacher_head(self) -> Head:
+        with self.teacher.view() as frozen:
+            head = self.split.head(frozen)
+        return head if described(head) else self._inside_view
+
+    def _inside_view(self, hidden: Tensor) -> Tensor:
+        # A head that is no plain layer may carry an adapter, which only the view takes off.
         with self.teacher.view() as frozen:
             return self.split.head(frozen)(hidden)
 
