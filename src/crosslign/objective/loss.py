@@ -1,16 +1,22 @@
-"""The objective of Multilingual Self-Distillation: reference path, from logits or from hidden states and heads."""
+"""The objective of Multilingual Self-Distillation: reference path from logits, and the choice of a path."""
 
 from __future__ import annotations
 
+import functools
+import logging
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from crosslign.heads import Head
+from crosslign.heads import Head, OutputHead, described
 from crosslign.objective.divergences import Divergence, token_divergence
+from crosslign.objective.fused import fused_weighted_divergence
 from crosslign.objective.result import WeightedDivergence, combine
 from crosslign.objective.weighting import Weighting, token_weight
+
+logger = logging.getLogger(__name__)
 
 
 def weighted_divergence(
@@ -57,12 +63,17 @@ def weighted_divergence(
     return combine(valid_divergence, valid_weight, mask)
 
 
+Implementation = Literal["fused", "reference"]
+
+
 @dataclass(frozen=True)
 class Objective:
-    """`weighted_divergence` with its options fixed, from hidden states and output heads.
+    """The weighted divergence with its options fixed, from hidden states and output heads. This is what the trainer
+    calls.
 
-    This is what the trainer calls. Only this class knows that logits are made on the way, so a path that never holds
-    them can take its place.
+    `implementation` says how: `fused` holds the logits of a few tokens at a time (`fused_weighted_divergence`),
+    `reference` those of the whole batch (`weighted_divergence`). A head that cannot be taken apart (a LoRA layer, a
+    function) needs the reference path; `fused` then takes it too, and warns once.
     """
 
     divergence: Divergence = "reverse_kl"
@@ -70,20 +81,45 @@ class Objective:
     top_k: int = 32
     temperature: float = 1.0
     beta: float = 0.5
+    implementation: Implementation = "fused"
+
+    def __post_init__(self) -> None:
+        if self.implementation not in get_args(Implementation):
+            valid = ", ".join(get_args(Implementation))
+            raise ValueError(f"implementation is {self.implementation!r}; valid: {valid}")
 
     def __call__(
         self, student_hidden: Tensor, teacher_hidden: Tensor, student_head: Head, teacher_head: Head, mask: Tensor
     ) -> WeightedDivergence:
         """Hidden states `[batch, tokens, hidden]` of the completion's positions, and the heads that project them."""
+        options: dict[str, Any] = {
+            "divergence": self.divergence,
+            "weighting": self.weighting,
+            "top_k": self.top_k,
+            "temperature": self.temperature,
+            "beta": self.beta,
+        }
+        if self.implementation == "fused":
+            unknown = [h for h in (student_head, teacher_head) if described(h) is None]
+            if not unknown:
+                return fused_weighted_divergence(
+                    student_hidden, teacher_hidden, student_head, teacher_head, mask, **options
+                )
+            _warn_of_fallback(_name(unknown[0]))
         with torch.no_grad():
             teacher_logits = teacher_head(teacher_hidden)
-        return weighted_divergence(
-            student_head(student_hidden),
-            teacher_logits,
-            mask,
-            divergence=self.divergence,
-            weighting=self.weighting,
-            top_k=self.top_k,
-            temperature=self.temperature,
-            beta=self.beta,
-        )
+        return weighted_divergence(student_head(student_hidden), teacher_logits, mask, **options)
+
+
+def _name(head: Head) -> str:
+    inner = head.linear if isinstance(head, OutputHead) else head
+    return getattr(inner, "__qualname__", type(inner).__name__)
+
+
+@functools.cache  # once for each kind of head, not at every step
+def _warn_of_fallback(name: str) -> None:
+    logger.warning(
+        "the output head (%s) is not a plain linear layer, so the logits of whole batches are held: more memory, and "
+        "slower. objective.implementation: reference does the same without this warning.",
+        name,
+    )
