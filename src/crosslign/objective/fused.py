@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from crosslign.heads import Head, OutputHead, described
 from crosslign.objective.blocks import MEASURES, SCRATCH, Chunk, Measured
@@ -136,8 +135,9 @@ class _FusedDivergence(torch.autograd.Function):
         return loss, run.values, run.weights
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the fused objective is differentiable once: its gradient has no graph (create_graph)")
         gradients = (
             (gradient * grad_loss).to(dtype) if gradient is not None else None
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
