@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft.tuners.lora import Linear as LoraLinear
+from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from crosslign.heads import OutputHead, described
@@ -58,9 +58,9 @@ def test_an_unknown_implementation_is_an_error() -> None:
 
 
 def lora() -> Any:
-    layer = LoraLinear(linear(), "default", r=2, lora_alpha=4).double()
-    nn.init.normal_(layer.lora_B["default"].weight)
-    return OutputHead(layer)
+    model: Any = inject_adapter_in_model(LoraConfig(r=2, target_modules=["0"]), nn.Sequential(linear()))
+    nn.init.normal_(model[0].lora_B["default"].weight)
+    return OutputHead(model[0].double())
 
 
 def hooked() -> OutputHead:
