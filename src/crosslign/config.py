@@ -165,6 +165,8 @@ class ObjectiveConfig(Section):
     """Divides the logits of both sides in the loss (not the sampling temperature)."""
     beta: float = Field(0.5, gt=0, lt=1)
     """jsd only: share of the teacher in the mixture."""
+    implementation: Literal["fused", "reference"] = "fused"
+    """fused: logits of a few tokens at a time; reference: of the whole batch, to compare with. The same numbers."""
 
 
 class BestConfig(Section):

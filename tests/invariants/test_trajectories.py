@@ -33,6 +33,21 @@ def test_accumulation_of_1x8_equals_8x1(recipe: dict[str, Any], tmp_path: Path) 
         assert ours[key] == pytest.approx(theirs[key], abs=1e-5)
 
 
+@pytest.mark.parametrize("changes", [{}, {"finetuning": "full"}], ids=["lora", "full"])
+def test_the_fused_objective_trains_as_the_reference_path_does(
+    recipe: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    recipe["model"] = {**recipe["model"], **changes}
+    rows = {}
+    for path in ("fused", "reference"):
+        folder = run({**recipe, "output_dir": str(tmp_path / path), "objective": {"implementation": path}})
+        rows[path] = metrics(folder)
+    for name in ("loss", "grad_norm", "divergence", "weight", "divergence/sw", "loss/bn"):
+        values = [[r[name] for r in rows[path]] for path in rows]
+        assert values[0] == pytest.approx(values[1], rel=1e-4, abs=1e-7)
+    assert rows["fused"][0]["loss"] > 0
+
+
 @pytest.mark.parametrize(
     ("strategy", "steps", "cut_at"), [("on_policy", 4, 3), ("mixed", 4, 3), ("on_policy", 9, 8)], ids=str
 )

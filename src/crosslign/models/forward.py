@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crosslign.heads import Head, OutputHead
+
 logger = logging.getLogger(__name__)
 
 
@@ -33,12 +35,12 @@ class SplitModel:
         hidden: (model, input_ids `[B, S]`, attention_mask `[B, S]`, index `[B, T]`, position_ids) -> `[B, T, H]`.
             Several sequences packed into one row: input_ids `[1, S]`, attention_mask None, position_ids `[1, S]`
             restarting at 0 for each; index is then the position in that row.
-        head: model -> function from `[..., H]` to logits `[..., V]`.
+        head: model -> function from `[..., H]` to logits `[..., V]`, an OutputHead unless `exact` is False.
         exact: False for the fallback, in which "hidden states" are the model's logits already.
     """
 
     hidden: Callable[..., Tensor]
-    head: Callable[[Any], Callable[[Tensor], Tensor]]
+    head: Callable[[Any], Head]
     exact: bool = True
 
 
@@ -108,25 +110,13 @@ def _arguments(input_ids: Tensor, attention_mask: Tensor | None, position_ids: T
     return {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False, **positions}
 
 
-def _head(model: Any) -> Callable[[Tensor], Tensor]:
+def _head(model: Any) -> Head:
     lm = causal_lm(model)
-    linear = lm.get_output_embeddings()
     config = lm.config.get_text_config()
+    factor = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    divisor = getattr(config, "logits_scaling", None) or 1.0  # Granite
     softcap = getattr(config, "final_logit_softcapping", None)  # Gemma-2, Gemma-3
-    divisor = getattr(config, "logits_scaling", None)  # Granite
-    factor = getattr(config, "logit_scale", None)  # Cohere
-
-    def project(hidden: Tensor) -> Tensor:
-        logits = linear(hidden)
-        if divisor:
-            logits = logits / divisor
-        if factor:
-            logits = logits * factor
-        if softcap:
-            logits = torch.tanh(logits / softcap) * softcap
-        return logits
-
-    return project
+    return OutputHead(lm.get_output_embeddings(), scale=factor / divisor, softcap=softcap or None)
 
 
 def _logits_as_hidden(

@@ -28,6 +28,16 @@ Divergence = Literal["reverse_kl", "forward_kl", "jsd"]
 DIVERGENCES: tuple[Divergence, ...] = get_args(Divergence)
 
 
+def check_divergence(divergence: str, temperature: float, beta: float) -> None:
+    """Raise ValueError for an unknown divergence, a temperature <= 0 or a beta outside (0, 1)."""
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"divergence is {divergence!r}; valid: {', '.join(DIVERGENCES)}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+    if divergence == "jsd" and not 0 < beta < 1:
+        raise ValueError(f"beta must lie strictly between 0 and 1, not {beta}")
+
+
 def token_divergence(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -47,12 +57,7 @@ def token_divergence(
         raise ValueError(
             f"student and teacher logits differ in shape: {tuple(student_logits.shape)}, {tuple(teacher_logits.shape)}"
         )
-    if divergence not in DIVERGENCES:
-        raise ValueError(f"divergence is {divergence!r}; valid: {', '.join(DIVERGENCES)}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
-    if divergence == "jsd" and not 0 < beta < 1:
-        raise ValueError(f"beta must lie strictly between 0 and 1, not {beta}")
+    check_divergence(divergence, temperature, beta)
     dtype = torch.float64 if student_logits.dtype == torch.float64 else torch.float32
     return _TokenDivergence.apply(
         student_logits.to(dtype), teacher_logits.detach().to(dtype), divergence, temperature, beta

@@ -1,35 +1,22 @@
-"""The objective of Multilingual Self-Distillation: reference path, from logits or from hidden states and heads."""
+"""The objective of Multilingual Self-Distillation: reference path from logits, and the choice of a path."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import logging
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from crosslign.heads import Head, OutputHead, described
 from crosslign.objective.divergences import Divergence, token_divergence
-from crosslign.objective.weighting import Weighting, normalise, token_weight
+from crosslign.objective.fused import fused_weighted_divergence
+from crosslign.objective.result import WeightedDivergence, combine
+from crosslign.objective.weighting import Weighting, token_weight
 
-Head = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class WeightedDivergence:
-    """The result of the objective.
-
-    Fields:
-        loss: scalar; differentiable in the student.
-        divergence: `[batch, tokens]`, nats, 0 where masked; detached.
-        weight: `[batch, tokens]`, mean 1 over the valid tokens of a sequence (or all 0), 0 where masked; detached.
-        raw_weight: `[batch, tokens]`, the weight before normalisation, in [0, 1], 0 where masked; detached. Its mean
-            says how much there is to learn: near 0 once the student follows the teacher.
-    """
-
-    loss: Tensor
-    divergence: Tensor
-    weight: Tensor
-    raw_weight: Tensor
+logger = logging.getLogger(__name__)
 
 
 def weighted_divergence(
@@ -73,25 +60,20 @@ def weighted_divergence(
     student, teacher = student_logits[mask], teacher_logits[mask]
     valid_divergence = token_divergence(student, teacher, divergence=divergence, temperature=temperature, beta=beta)
     valid_weight = token_weight(student, teacher, weighting=weighting, top_k=top_k, temperature=temperature)
-    position = mask.nonzero(as_tuple=True)
-    blank = torch.zeros(mask.shape, dtype=valid_divergence.dtype, device=valid_divergence.device)
-    divergence_grid = blank.index_put(position, valid_divergence)
-    raw_weight = blank.index_put(position, valid_weight)
-    weight = normalise(raw_weight, mask)
-    length = mask.sum(-1)
-    # A zero weight times an infinite divergence is 0, not NaN.
-    product = torch.where(weight > 0, weight * divergence_grid, 0)
-    per_sequence = product.sum(-1) / length.clamp_min(1)
-    loss = per_sequence.sum() / (length > 0).sum().clamp_min(1)
-    return WeightedDivergence(loss, divergence_grid.detach(), weight, raw_weight)
+    return combine(valid_divergence, valid_weight, mask)
+
+
+Implementation = Literal["fused", "reference"]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """`weighted_divergence` with its options fixed, from hidden states and output heads.
+    """The weighted divergence with its options fixed, from hidden states and output heads. This is what the trainer
+    calls.
 
-    This is what the trainer calls. Only this class knows that logits are made on the way, so a path that never holds
-    them can take its place.
+    `implementation` says how: `fused` holds the logits of a few tokens at a time (`fused_weighted_divergence`),
+    `reference` those of the whole batch (`weighted_divergence`). A head that cannot be taken apart (a LoRA layer, a
+    function) needs the reference path; `fused` then takes it too, and warns once.
     """
 
     divergence: Divergence = "reverse_kl"
@@ -99,20 +81,45 @@ class Objective:
     top_k: int = 32
     temperature: float = 1.0
     beta: float = 0.5
+    implementation: Implementation = "fused"
+
+    def __post_init__(self) -> None:
+        if self.implementation not in get_args(Implementation):
+            valid = ", ".join(get_args(Implementation))
+            raise ValueError(f"implementation is {self.implementation!r}; valid: {valid}")
 
     def __call__(
         self, student_hidden: Tensor, teacher_hidden: Tensor, student_head: Head, teacher_head: Head, mask: Tensor
     ) -> WeightedDivergence:
         """Hidden states `[batch, tokens, hidden]` of the completion's positions, and the heads that project them."""
+        options: dict[str, Any] = {
+            "divergence": self.divergence,
+            "weighting": self.weighting,
+            "top_k": self.top_k,
+            "temperature": self.temperature,
+            "beta": self.beta,
+        }
+        if self.implementation == "fused":
+            unknown = [h for h in (student_head, teacher_head) if described(h) is None]
+            if not unknown:
+                return fused_weighted_divergence(
+                    student_hidden, teacher_hidden, student_head, teacher_head, mask, **options
+                )
+            _warn_of_fallback(_name(unknown[0]))
         with torch.no_grad():
             teacher_logits = teacher_head(teacher_hidden)
-        return weighted_divergence(
-            student_head(student_hidden),
-            teacher_logits,
-            mask,
-            divergence=self.divergence,
-            weighting=self.weighting,
-            top_k=self.top_k,
-            temperature=self.temperature,
-            beta=self.beta,
-        )
+        return weighted_divergence(student_head(student_hidden), teacher_logits, mask, **options)
+
+
+def _name(head: Head) -> str:
+    inner = head.linear if isinstance(head, OutputHead) else head
+    return getattr(inner, "__qualname__", type(inner).__name__)
+
+
+@functools.cache  # once for each kind of head, not at every step
+def _warn_of_fallback(name: str) -> None:
+    logger.warning(
+        "the output head (%s) is not a plain linear layer, so the logits of whole batches are held: more memory, and "
+        "slower. objective.implementation: reference does the same without this warning.",
+        name,
+    )

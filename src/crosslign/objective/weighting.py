@@ -24,6 +24,14 @@ Weighting = Literal["dpsw", "teacher", "student", "uniform"]
 WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
 
 
+def check_weighting(weighting: str, top_k: int) -> None:
+    """Raise ValueError for an unknown weighting or a top_k < 1."""
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting is {weighting!r}; valid: {', '.join(WEIGHTINGS)}")
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}")
+
+
 def teacher_confidence(teacher_logits: Tensor, top_k: int) -> Tensor:
     """`w_T`, `[..., V] -> [...]`, in [0, 1]. K = min(top_k, V); for K = 1 there is no entropy and w_T = 1."""
     k = min(top_k, teacher_logits.shape[-1])
@@ -65,10 +73,7 @@ def token_weight(
 
     Raises ValueError for an unknown weighting or a top_k < 1.
     """
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting is {weighting!r}; valid: {', '.join(WEIGHTINGS)}")
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    check_weighting(weighting, top_k)
     dtype = torch.float64 if student_logits.dtype == torch.float64 else torch.float32
     weight = torch.ones(student_logits.shape[:-1], dtype=dtype, device=student_logits.device)
     if weighting in ("dpsw", "teacher"):

@@ -23,6 +23,7 @@ from transformers import Trainer, TrainingArguments
 
 from crosslign.data.collate import completion_mask
 from crosslign.data.mixture import QueryMixture
+from crosslign.heads import Head, described
 from crosslign.models import FrozenTeacher, SharedPrefix, SplitModel, StateStore, shared_prefix
 from crosslign.objective import Objective, WeightedDivergence
 from crosslign.training.batching import Batching
@@ -158,11 +159,16 @@ class DistillationTrainer(Trainer):
                 (batch.input_ids, batch.attention_mask, batch.index, batch.position_ids),
             )
             padded = pad_sequence(list(teacher_hidden), batch_first=True)
-            result = self.objective(student_hidden, padded, self.split.head(student), self._teacher_head, mask)
+            result = self.objective(student_hidden, padded, self.split.head(student), self._teacher_head(), mask)
         return result, mask
 
-    def _teacher_head(self, hidden: Tensor) -> Tensor:
-        # Inside the view: the head may carry an adapter.
+    def _teacher_head(self) -> Head:
+        with self.teacher.view() as frozen:
+            head = self.split.head(frozen)
+        return head if described(head) else self._inside_view
+
+    def _inside_view(self, hidden: Tensor) -> Tensor:
+        # A head that is no plain layer may carry an adapter, which only the view takes off.
         with self.teacher.view() as frozen:
             return self.split.head(frozen)(hidden)
 

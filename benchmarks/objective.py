@@ -1,0 +1,232 @@
+"""The fused objective against TRL 1.16: `python -m benchmarks.objective [--model FOLDER] [--queries TABLE]`.
+
+Time on one core, alternating in one process with heap reuse, medians of pairs; memory in fresh processes; the error of
+the gradient against float64. Ours computes the weights too, the others none. Writes benchmarks/objective.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import peers
+from benchmarks.peers import States
+from benchmarks.states import QWEN, SMOLLM2, Shape, masked, random_states, real_states
+from benchmarks.summary import machine
+from benchmarks.timing import alternate, fresh_process, median_ratio, median_seconds, peak_above, reuse_heap
+from crosslign.objective import Divergence, fused_weighted_divergence, weighted_divergence
+
+MODULE = "benchmarks.objective"
+OUT = Path(__file__).with_name("objective.md")
+MASKED = 0.4
+MEMORY_SHAPE = replace(QWEN, tokens=128)
+GPU_SHAPE = Shape("Qwen2.5-7B", 152_064, 3_584, 16, 256)
+ERROR_TOKENS = 64
+
+
+def fused(states: States, divergence: Divergence) -> torch.Tensor:
+    heads = states.student_head, states.teacher_head
+    return fused_weighted_divergence(states.student, states.teacher, *heads, states.mask, divergence=divergence).loss
+
+
+def ours(states: States, divergence: Divergence) -> Callable[[], None]:
+    def run() -> None:
+        states.forget_gradients()
+        fused(states, divergence).backward()
+
+    return run
+
+
+SIDES: Mapping[str, Callable[[States, Divergence], Callable[[], None]]] = {
+    "ours": ours,
+    "dense": peers.dense,
+    "chunked": peers.chunked,
+    "topk": peers.topk,
+}
+# (what, divergence, masked, trained, shorter: half the rows, sides)
+CASES: tuple[tuple[str, Divergence, bool, bool, bool, tuple[str, ...]], ...] = (
+    ("reverse KL, frozen head", "reverse_kl", False, False, False, ("ours", "dense", "chunked", "topk")),
+    ("the same, 40 % masked", "reverse_kl", True, False, False, ("ours", "dense", "chunked")),
+    ("JSD, frozen head", "jsd", False, False, True, ("ours", "dense", "chunked")),
+    ("reverse KL, trained head", "reverse_kl", False, True, True, ("ours", "dense", "chunked")),
+)
+
+
+def subset(states: States, rows: int) -> States:
+    """The first rows."""
+    student = states.student.detach()[:rows].clone().requires_grad_()
+    return replace(states, student=student, teacher=states.teacher[:rows], mask=states.mask[:rows])
+
+
+def timings(shape: Shape, states: States, rounds: int) -> list[str]:
+    """Markdown rows, one a case."""
+    rows = []
+    for number, (title, divergence, with_mask, trained, shorter, sides) in enumerate(CASES):
+        fewer = replace(shape, rows=shape.rows // 2) if shorter and shape is QWEN else shape
+        case = subset(states, fewer.rows)
+        case.mask = masked(fewer, MASKED if with_mask else 0)
+        case.student_head.requires_grad_(trained)
+        functions = {name: SIDES[name](case, divergence) for name in sides}
+        functions["products"] = peers.products(case, trained)
+        found = alternate(functions, rounds, warm=number == 0)
+        case.student_head.requires_grad_(False)
+        case.forget_gradients()
+        ratios = {name: f"{median_ratio(found['ours'], found[name]):.2f}" for name in sides if name != "ours"}
+        share = f"{median_ratio(found['products'], found['ours']):.2f}"
+        taken = {name: median_seconds(found[name]) for name in ("ours", "dense", "chunked")}
+        cells = [shape.name, title, str(fewer.positions)]
+        cells += [ratios.get(name, "") for name in ("dense", "chunked", "topk")]
+        cells += [share, *(f"{t.user:.2f} + {t.system:.2f}" for t in taken.values())]
+        rows.append("| " + " | ".join(cells) + " |")
+        print(rows[-1], flush=True)
+    return rows
+
+
+def pair(arguments: list[str]) -> dict[str, float]:
+    """One timed side with the default allocator, in this process: the first call and a second one."""
+    shape, side = arguments
+    states = random_states(QWEN if shape == "qwen" else SMOLLM2)
+    found = alternate({side: SIDES[side](states, "reverse_kl")}, 2)[side]
+    return {"user": found[1].user, "system": found[1].system}
+
+
+def memory(arguments: list[str]) -> dict[str, float]:
+    """Peak above the loaded tensors of one side, in this process."""
+    side, tokens = arguments
+    rows = max(int(tokens) // MEMORY_SHAPE.tokens, 1)
+    states = random_states(replace(MEMORY_SHAPE, rows=rows))
+    return {"bytes": peak_above(SIDES[side](states, "reverse_kl"))}
+
+
+def gradient_error(states: States) -> str:
+    """Largest error of the hidden states' gradient over its largest entry, against float64: ours and the naive path."""
+    part = replace(subset(states, 1), mask=states.mask[:1, :ERROR_TOKENS])
+    part.student = part.student.detach()[:, :ERROR_TOKENS].clone().requires_grad_()
+    part.teacher = part.teacher[:, :ERROR_TOKENS]
+    wide = part.student.detach().double().requires_grad_()
+    weight = part.student_head.weight.detach().double()
+    loss = weighted_divergence(wide @ weight.T, part.teacher.double() @ weight.T, part.mask).loss
+    (exact,) = torch.autograd.grad(loss, wide)
+    errors = []
+    for loss in (fused(part, "reverse_kl"), _naive(part)):
+        (gradient,) = torch.autograd.grad(loss, part.student)
+        errors.append(float((gradient.double() - exact).abs().max() / exact.abs().max()))
+    return f"{errors[0]:.1e} (ours), {errors[1]:.1e} (naive), ratio {errors[0] / errors[1]:.2f}"
+
+
+def _naive(states: States) -> torch.Tensor:
+    """The textbook formulas in float32, differentiated automatically, with our weights."""
+    with torch.no_grad():
+        logits = states.teacher_head(states.teacher)
+    own = states.student_head(states.student)
+    weight = weighted_divergence(own.detach(), logits, states.mask).weight
+    log_p, log_q = own.log_softmax(-1), logits.log_softmax(-1)
+    return (weight * (log_p.exp() * (log_p - log_q)).sum(-1)).sum() / states.mask.sum()
+
+
+def on_gpu() -> list[str]:
+    """Milliseconds and peak memory on a CUDA device, bfloat16."""
+    if not torch.cuda.is_available():
+        return ["Not run: no GPU."]
+    states = random_states(GPU_SHAPE, device="cuda", dtype=torch.bfloat16)
+    lines = ["| side | ms | GB above the tensors |", "|---|---|---|"]
+    for side in ("ours", "dense", "chunked"):
+        run = SIDES[side](states, "reverse_kl")
+        try:
+            times, peak = _cuda(run)
+        except torch.cuda.OutOfMemoryError:
+            lines.append(f"| {side} | out of memory | |")
+            continue
+        lines.append(f"| {side} | {times:.1f} | {peak / 1e9:.2f} |")
+    return [*lines, "", f"{torch.cuda.get_device_name()}, {GPU_SHAPE}, medians of 10"]
+
+
+def _cuda(run: Callable[[], None]) -> tuple[float, int]:
+    for _ in range(3):
+        run()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    times = []
+    for _ in range(10):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()  # type: ignore[no-untyped-call]
+        run()
+        end.record()  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    return sorted(times)[5], torch.cuda.max_memory_allocated() - before
+
+
+INTERNAL: Mapping[str, Callable[[list[str]], dict[str, Any]]] = {"--pair": pair, "--memory": memory}
+
+
+def report(arguments: argparse.Namespace) -> str:
+    torch.set_num_threads(1)
+    lines = [
+        "# The objective: time, memory, precision",
+        "",
+        f"`python -m benchmarks.objective{' --model MODEL' if arguments.model else ''}"
+        f"{' --queries TABLE' if arguments.queries else ''} --rounds {arguments.rounds}`; {machine()}.",
+        "",
+        "Ratios are ours / TRL 1.16, alternating in one process with heap reuse, medians of pairs; seconds are user + "
+        "system of one core. Share: the unavoidable matrix products of the valid positions, alone, over ours.",
+        "",
+        "| model | case | positions | / dense | / chunked | / topk | share | ours, s | dense, s | chunked, s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    errors = []
+    for shape in (SMOLLM2, QWEN):
+        real = arguments.model if shape is QWEN else None
+        states = real_states(real, arguments.queries, shape.rows, shape.tokens) if real else random_states(shape)
+        lines += timings(shape, states, arguments.rounds)
+        kind = "a real model's hidden states" if real else "seeded random hidden states"
+        errors.append(f"- {shape.name}, {kind}: {gradient_error(states)}")
+        del states
+    lines += [
+        "",
+        "## Default allocator",
+        "",
+        "Fresh processes, second call, reverse KL, frozen head; user + system.",
+        "",
+    ]
+    for name in ("smollm2", "qwen"):
+        sides = {s: fresh_process(MODULE, "--pair", name, s) for s in ("ours", "dense")}
+        written = ", ".join(f"{s} {v['user']:.2f} + {v['system']:.2f} s" for s, v in sides.items())
+        ratio = sum(sides["ours"].values()) / sum(sides["dense"].values())
+        lines.append(f"- {name}: {written}; ratio {ratio:.2f}")
+    peaks = {s: fresh_process(MODULE, "--memory", s, "1024")["bytes"] for s in ("ours", "dense", "chunked")}
+    written = ", ".join(f"{s} {b / 1e6:.0f} MB" for s, b in peaks.items())
+    lines += ["", "## Memory", "", "Peak above the loaded tensors, N = 1024, V = 151,936, frozen head, fresh process:"]
+    lines += [f"{written}; ours / dense {peaks['ours'] / peaks['dense']:.3f}.", "", "## Gradient error", ""]
+    lines += ["Largest error of the hidden states' gradient over its largest entry, against float64:", "", *errors]
+    lines += ["", "## CUDA", "", *on_gpu()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    if len(sys.argv) > 1 and sys.argv[1] in INTERNAL:
+        print(json.dumps(INTERNAL[sys.argv[1]](sys.argv[2:])))
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="folder of a real model of Qwen2.5-0.5B's shape")
+    parser.add_argument("--queries", type=Path, help="query table for its prompts (default: the demo's)")
+    parser.add_argument("--rounds", type=int, default=3, help="pairs of each case (default: 3)")
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    peers.require_trl()
+    reuse_heap(MODULE)
+    arguments.out.write_text(report(arguments), encoding="utf-8")
+    print(arguments.out.read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

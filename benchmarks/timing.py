@@ -1,0 +1,95 @@
+"""Timing two sides fairly: alternation, medians of pairs, user and system seconds apart, memory of a fresh process.
+
+On a virtual machine the first touch of fresh memory is dear, which flatters whoever allocates less. With `reuse_heap`
+the C library keeps freed memory, so both sides pay for their arithmetic alone. Memory is the opposite: kept memory
+would hide a peak, so it is measured in a fresh process with the default allocator.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HEAP_REUSE = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
+    "MALLOC_TOP_PAD_": str(1 << 28),
+}
+
+
+def reuse_heap(module: str) -> None:
+    """Start `python -m module` anew with heap reuse and one thread, unless this process is that one already."""
+    wanted = {**HEAP_REUSE, "OMP_NUM_THREADS": "1"}
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        command = [sys.executable, "-m", module, *sys.argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **wanted})  # noqa: S606 - ourselves, with our arguments
+
+
+def fresh_process(module: str, *arguments: str, heap_reuse: bool = False) -> dict[str, float]:
+    """What `python -m module ARGUMENTS` prints as its last line, a JSON object; default allocator unless asked."""
+    environment = {k: v for k, v in os.environ.items() if k not in HEAP_REUSE}
+    environment |= {"OMP_NUM_THREADS": "1", **(HEAP_REUSE if heap_reuse else {})}
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)  # noqa: S603
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Processor seconds of this process."""
+
+    user: float
+    system: float
+
+    @property
+    def total(self) -> float:
+        return self.user + self.system
+
+
+def seconds(function: Callable[[], object]) -> Seconds:
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    function()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    return Seconds(after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime)
+
+
+def alternate(
+    functions: Mapping[str, Callable[[], object]], rounds: int, warm: bool = False
+) -> dict[str, list[Seconds]]:
+    """Each function once a round, in turn; `warm` runs all once before, untimed."""
+    result: dict[str, list[Seconds]] = {name: [] for name in functions}
+    for number in range(-1 if warm else 0, rounds):
+        for name, function in functions.items():
+            taken = seconds(function)
+            if number >= 0:
+                result[name].append(taken)
+    return result
+
+
+def median_ratio(ours: Sequence[Seconds], theirs: Sequence[Seconds]) -> float:
+    """Median over rounds of ours / theirs."""
+    return statistics.median(a.total / b.total for a, b in zip(ours, theirs, strict=True))
+
+
+def median_seconds(samples: Sequence[Seconds]) -> Seconds:
+    return Seconds(statistics.median(s.user for s in samples), statistics.median(s.system for s in samples))
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def peak_above(function: Callable[[], object]) -> int:
+    """Bytes of resident memory that a call needs at its peak above what was resident before (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _status("VmRSS")
+    function()
+    return _status("VmHWM") - before

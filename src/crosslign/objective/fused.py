@@ -1,0 +1,292 @@
+"""The weighted divergence from hidden states and heads, without ever holding more logits than those of a few tokens.
+
+Per chunk of tokens: both projections, the divergence, the weights' statistics, and the gradient in the student's
+logits `g_t`, multiplied at once into the hidden state's, `g_t W`. With `a_t` the factor of token t in the loss,
+
+    loss = (1 / B) sum_i sum_t a_it D_it,      a_it = w_it / sum_j w_ij        (w: raw weights, constants of the graph)
+
+the sum over a sequence's raw weights is known only after its last chunk. The gradient of the hidden states needs no
+waiting: its rows `g_t W` are kept as they are and multiplied with `a_t / B` at the end, which is exact. The gradient of
+the head, `sum_t a_t g_t h_t^T / B`, has no rows to scale, so its chunks hold whole sequences, whose factors are known
+once the chunk is measured. A sequence longer than a chunk is summed with its raw weights in a second accumulator and
+added, divided by their sum, when it ends: exact again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosslign.heads import Head, OutputHead, described
+from crosslign.objective.blocks import MEASURES, SCRATCH, Chunk, Measured
+from crosslign.objective.divergences import Divergence, check_divergence
+from crosslign.objective.groups import choice_in, group_maxima, largest_in
+from crosslign.objective.layout import Piece, blocks, pieces, rows_in_budget, whole_sequences
+from crosslign.objective.products import Precision, Projection
+from crosslign.objective.result import WeightedDivergence, combine
+from crosslign.objective.weighting import Weighting, check_weighting, teacher_confidence
+
+
+@dataclass(frozen=True)
+class _Options:
+    divergence: Divergence
+    weighting: Weighting
+    top_k: int
+    temperature: float
+    beta: float
+    chunk_tokens: int | None
+
+
+def fused_weighted_divergence(
+    student_hidden: Tensor,
+    teacher_hidden: Tensor,
+    student_head: Head,
+    teacher_head: Head,
+    mask: Tensor,
+    *,
+    divergence: Divergence = "reverse_kl",
+    weighting: Weighting = "dpsw",
+    top_k: int = 32,
+    temperature: float = 1.0,
+    beta: float = 0.5,
+    chunk_tokens: int | None = None,
+) -> WeightedDivergence:
+    """`weighted_divergence` of the logits that the heads make of the hidden states; see there for the equations.
+
+    Only valid positions are computed. Memory beside the inputs: two buffers `[chunk, vocabulary]`, and with gradients
+    one of the hidden states' size; with a head that is trained, one or two of the head's. No gradient is computed
+    without grad mode, none for a head that requires none, and none for the teacher. Logits and gradients are summed in
+    float32 (float64 for float64 hidden states) whatever the inputs' types.
+
+    Args:
+        student_hidden: `[batch, tokens, hidden]`; differentiable once.
+        teacher_hidden: `[batch, tokens, hidden of the teacher]`; constants.
+        student_head, teacher_head: an `nn.Linear` or an OutputHead over one; the same vocabulary.
+        mask, divergence, weighting, top_k, temperature, beta: as for `weighted_divergence`.
+        chunk_tokens: tokens whose logits are held at a time; None chooses by the vocabulary and a memory budget.
+
+    Raises ValueError where shapes do not fit or an option is unknown, TypeError for a head that cannot be taken apart.
+    """
+    options = _Options(divergence, weighting, top_k, temperature, beta, chunk_tokens)
+    heads = [described(head) for head in (student_head, teacher_head)]
+    if heads[0] is None or heads[1] is None:
+        raise TypeError("the fused path needs an nn.Linear, or an OutputHead over one, as each head")
+    mask = mask.bool()
+    _check(student_hidden, teacher_hidden, heads[0], heads[1], mask, options)
+    linear = heads[0].linear
+    assert isinstance(linear, torch.nn.Linear)
+    job = _Job(heads[0], heads[1], _valid(teacher_hidden.detach(), mask), mask, options, torch.is_grad_enabled())
+    loss, values, weights = _FusedDivergence.apply(_valid(student_hidden, mask), linear.weight, linear.bias, job)
+    result = combine(values, weights, mask)
+    return WeightedDivergence(loss, result.divergence, result.weight, result.raw_weight)
+
+
+def _check(
+    student: Tensor, teacher: Tensor, student_head: OutputHead, teacher_head: OutputHead, mask: Tensor, o: _Options
+) -> None:
+    for name, hidden, head in (("student", student, student_head), ("teacher", teacher, teacher_head)):
+        width = head.linear.in_features  # type: ignore[attr-defined]
+        if hidden.dim() != 3 or hidden.shape[-1] != width:
+            raise ValueError(f"{name}_hidden must be [batch, tokens, {width}], not {tuple(hidden.shape)}")
+        if mask.shape != hidden.shape[:2]:
+            raise ValueError(f"mask {tuple(mask.shape)} does not fit {name}_hidden {tuple(hidden.shape)}")
+    sizes = [head.linear.out_features for head in (student_head, teacher_head)]  # type: ignore[attr-defined]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"student and teacher heads differ in vocabulary: {sizes[0]}, {sizes[1]}")
+    check_divergence(o.divergence, o.temperature, o.beta)
+    check_weighting(o.weighting, o.top_k)
+    if o.chunk_tokens is not None and o.chunk_tokens < 1:
+        raise ValueError(f"chunk_tokens must be at least 1, not {o.chunk_tokens}")
+
+
+def _valid(hidden: Tensor, mask: Tensor) -> Tensor:
+    """The rows at valid positions, `[n, hidden]`; a view if all are."""
+    return hidden.flatten(0, 1) if bool(mask.all()) else hidden[mask]
+
+
+@dataclass(frozen=True)
+class _Job:
+    student_head: OutputHead
+    teacher_head: OutputHead
+    teacher_rows: Tensor
+    mask: Tensor
+    options: _Options
+    gradients: bool
+
+
+class _FusedDivergence(torch.autograd.Function):
+    """(student rows `[n, H]`, weight, bias, job) -> (loss, divergences `[n]`, raw weights `[n]`)."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> tuple[Tensor, ...]:
+        wanted = [needed and job.gradients for needed in ctx.needs_input_grad[:3]]
+        run = _Run(rows.detach(), job, *wanted)
+        # Types are chosen explicitly.
+        with torch.autocast(rows.device.type, enabled=False):
+            for piece in run.plan:
+                run.chunk(piece)
+            loss = run.finish()
+        ctx.save_for_backward(run.rows_gradient, run.weight_gradient, run.bias_gradient)
+        ctx.dtypes = rows.dtype, weight.dtype, bias.dtype if bias is not None else None
+        ctx.mark_non_differentiable(run.values, run.weights)
+        return loss, run.values, run.weights
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the fused objective is differentiable once: its gradient has no graph (create_graph)")
+        gradients = (
+            (gradient * grad_loss).to(dtype) if gradient is not None else None
+            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
+        return (*gradients, None)
+
+
+class _Run:
+    """One evaluation: the chunk loop's buffers and results."""
+
+    def __init__(self, rows: Tensor, job: _Job, for_rows: bool, for_weight: bool, for_bias: bool) -> None:
+        self.options, self.mask = job.options, job.mask
+        self.student, self.teacher = Projection.of(job.student_head), Projection.of(job.teacher_head)
+        self.precision = precision = Precision.of(rows)
+        self.rows, self.teacher_rows = rows.to(precision.operand), job.teacher_rows.to(precision.operand)
+        count, (vocabulary, width), device = len(rows), self.student.weight.shape, rows.device
+        itemsize = precision.result.itemsize
+        self.for_head = for_weight or for_bias
+        size = job.options.chunk_tokens or rows_in_budget(
+            vocabulary, itemsize, device, floor=vocabulary * width * itemsize if for_weight else 0
+        )
+        self.lengths = self.mask.sum(-1)
+        self.plan = whole_sequences(self.lengths.tolist(), size) if self.for_head else pieces(count, size)
+        longest = max((p.stop - p.start for p in self.plan), default=0)
+        self.columns = blocks(vocabulary, longest, device)
+
+        def new(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=precision.result, device=device)
+
+        self.values, self.weights = new(count), new(count)
+        self.rows_gradient = new(count, width) if for_rows else None
+        self.weight_gradient = new(vocabulary, width).zero_() if for_weight else None
+        self.bias_gradient = new(vocabulary).zero_() if for_bias else None
+        if longest == 0:
+            return
+        self.sequence = self.mask.nonzero()[:, 0]
+        self.divisor = (self.lengths > 0).sum()
+        self.row_factor = new(count)
+        self.logits = new(2 * longest, vocabulary)
+        self.scratch = new(SCRATCH, longest * self.columns[0].stop)
+        self.shared = self.student.same(self.teacher) and rows.shape[1] == job.teacher_rows.shape[1]
+        self.infinite = self.student.infinite() or self.teacher.infinite()
+        # Sums of the sequence that is cut, with its raw weights.
+        some_open = any(p.open for p in self.plan)
+        self.open_weight = new(vocabulary, width).zero_() if some_open and for_weight else None
+        self.open_bias = new(vocabulary).zero_() if some_open and for_bias else None
+
+    def chunk(self, piece: Piece) -> None:
+        measured = self._measure(piece)
+        if self.rows_gradient is None and not self.for_head:
+            return
+        span = slice(piece.start, piece.stop)
+        # Of the softmax's logits, z / temperature, in the linear layer's output.
+        factor = measured.factor.to(self.values.dtype) * (self.student.scale / self.options.temperature)
+        self.row_factor[span] = factor
+        self._gradient(piece, measured, factor)
+        if piece.last:
+            self._close(piece)
+
+    def _measure(self, piece: Piece) -> Measured:
+        o, span, count = self.options, slice(piece.start, piece.stop), piece.stop - piece.start
+        student, teacher = self.logits[:count], self.logits[count : 2 * count]
+        choosing, confident = o.weighting in ("dpsw", "student"), o.weighting in ("dpsw", "teacher")
+        student_maxima, teacher_maxima = [], []
+        both = torch.cat([self.rows[span], self.teacher_rows[span]]) if self.shared else None
+        for columns in self.columns:
+            s, t = student[:, columns], teacher[:, columns]
+            if both is not None:
+                self.student.logits(both, columns, self.logits[: 2 * count, columns], self.precision)
+            else:
+                self.student.logits(self.rows[span], columns, s, self.precision)
+                self.teacher.logits(self.teacher_rows[span], columns, t, self.precision)
+            student_maxima.append(s.amax(-1, keepdim=True))
+            teacher_maxima.append(group_maxima(t))
+        maxima = torch.cat(teacher_maxima, 1)
+        weight = torch.ones(count, dtype=student.dtype, device=student.device)
+        if confident:
+            largest = largest_in(teacher, maxima, o.top_k) / o.temperature
+            weight *= teacher_confidence(largest, o.top_k)
+        chunk = Chunk(
+            student,
+            teacher,
+            torch.cat(student_maxima, 1).amax(-1, keepdim=True),
+            maxima.amax(-1, keepdim=True),
+            choice_in(teacher, maxima) if choosing else None,
+            self.columns,
+            self.scratch[:, : count * self.columns[0].stop],
+            o.temperature,
+            o.beta,
+            self.student.softcap,
+            self.infinite,
+        )
+        measured = MEASURES[o.divergence](chunk)
+        if choosing:
+            weight *= measured.disagreement.to(weight.dtype)
+        self.values[span] = measured.divergence.to(weight.dtype)
+        self.weights[span] = weight
+        return measured
+
+    def _gradient(self, piece: Piece, measured: Measured, factor: Tensor) -> None:
+        span, count = slice(piece.start, piece.stop), piece.stop - piece.start
+        student, teacher = self.logits[:count], self.logits[count : 2 * count]
+        rows_gradient = self.rows_gradient[span].zero_() if self.rows_gradient is not None else None
+        token = self._head_factor(piece) * factor if self.for_head else None
+        rows = self.rows[span].to(factor.dtype) * token[:, None] if token is not None else None
+        weight = self.open_weight if piece.open else self.weight_gradient
+        bias = self.open_bias if piece.open else self.bias_gradient
+        # A position of weight 0 may have an infinite divergence, whose gradient is NaN; it must not spread.
+        spread = token is not None and not bool(self.values[span].isfinite().all())
+        for columns in self.columns:
+            g = student[:, columns]
+            measured.gradient(g, teacher[:, columns])
+            if rows_gradient is not None:
+                self.precision.add_product(rows_gradient, g, self.student.weight[columns])
+            if token is None:
+                continue
+            if spread:
+                g.masked_fill_(token[:, None] == 0, 0)
+            if weight is not None and rows is not None:
+                self.precision.add_product(weight[columns], g.t(), rows)
+            if bias is not None:
+                bias[columns] += token @ g
+
+    def _head_factor(self, piece: Piece) -> Tensor:
+        """Tokens' factors in the loss, or their raw weights in a sequence that is cut."""
+        weights = self.weights[piece.start : piece.stop]
+        return weights if piece.open else weights / self._totals(piece)
+
+    def _totals(self, piece: Piece) -> Tensor:
+        """B times the sum of raw weights of each token's sequence; infinite where that is 0, so that factors are."""
+        sequence = self.sequence[piece.start : piece.stop]
+        total = self.weights.new_zeros(len(self.mask)).index_add_(0, sequence, self.weights[piece.start : piece.stop])
+        total = total[sequence]
+        return torch.where(total > 0, total, torch.inf) * self.divisor
+
+    def _close(self, piece: Piece) -> None:
+        """Add the sums of the cut sequence that ends here."""
+        length = int(self.lengths[self.sequence[piece.start]])
+        factor = 1 / self._totals(Piece(piece.stop - length, piece.stop))[0]
+        for total, part in ((self.weight_gradient, self.open_weight), (self.bias_gradient, self.open_bias)):
+            if total is not None and part is not None:
+                total.add_(part.mul_(factor))
+                part.zero_()
+
+    def finish(self) -> Tensor:
+        """The loss; scales the rows' gradient, now that every sequence's weights are known."""
+        result = combine(self.values, self.weights, self.mask)
+        if self.rows_gradient is not None and len(self.values):
+            per_token = result.weight / (self.lengths.clamp_min(1)[:, None] * self.divisor)
+            factor = per_token[self.mask] * self.row_factor
+            self.rows_gradient.mul_(factor[:, None]).masked_fill_(factor[:, None] == 0, 0)
+        return result.loss

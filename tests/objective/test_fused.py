@@ -1,0 +1,449 @@
+"""`fused_weighted_divergence` against the float64 oracle and the reference path: values, weights and all gradients."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import loss as oracle_loss
+from oracle import naive_loss
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from crosslign.heads import OutputHead
+from crosslign.objective import DIVERGENCES, WEIGHTINGS, WeightedDivergence, fused_weighted_divergence, layout
+from crosslign.objective import weighted_divergence as reference
+from crosslign.objective.products import Precision
+
+every_divergence = pytest.mark.parametrize("divergence", DIVERGENCES)
+every_combination = pytest.mark.parametrize(
+    ("divergence", "weighting"), list(itertools.product(DIVERGENCES, WEIGHTINGS))
+)
+HIDDEN = 12
+MASK = torch.tensor([[1, 1, 0, 1, 1], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0], [1, 1, 1, 1, 1]])
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks of columns in a small vocabulary."""
+    monkeypatch.setattr(layout, "_BLOCK", 64)
+    monkeypatch.setattr(layout, "_NARROWEST", 64)
+
+
+class Case:
+    """Hidden states and heads, student and teacher alike enough for the divergence to mean something."""
+
+    def __init__(
+        self,
+        mask: Tensor,
+        vocabulary: int,
+        *,
+        seed: int = 0,
+        bias: bool = False,
+        tied: bool = False,
+        dtype: torch.dtype = torch.float64,
+        hidden: int = HIDDEN,
+        sharpness: float = 3.0,
+        distance: float = 0.5,
+        trained: bool = True,
+        **after: Any,
+    ) -> None:
+        torch.manual_seed(seed)
+        self.mask = mask
+        self.student_linear = nn.Linear(hidden, vocabulary, bias=bias, dtype=dtype)
+        self.teacher_linear = self.student_linear if tied else nn.Linear(hidden, vocabulary, bias=bias, dtype=dtype)
+        with torch.no_grad():
+            self.student_linear.weight.normal_().mul_(sharpness / math.sqrt(hidden))
+            if not tied:
+                noise = torch.randn_like(self.student_linear.weight) / math.sqrt(hidden)
+                self.teacher_linear.weight.copy_(self.student_linear.weight + distance * noise)
+        for p in (*self.student_linear.parameters(), *self.teacher_linear.parameters()):
+            p.requires_grad_(trained)
+        self.student_head = OutputHead(self.student_linear, **after)
+        self.teacher_head = OutputHead(self.teacher_linear, **after)
+        student = torch.randn(*mask.shape, hidden, dtype=torch.float64)
+        teacher = student + distance * torch.randn_like(student)
+        self.student, self.teacher = student.to(dtype).requires_grad_(), teacher.to(dtype).requires_grad_()
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        return [p for p in (self.student, *self.student_linear.parameters()) if p.requires_grad]
+
+    def gradients(self, loss: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(loss * 3, self.leaves))
+
+    def fused(self, **options: Any) -> tuple[WeightedDivergence, list[Tensor]]:
+        result = fused_weighted_divergence(
+            self.student, self.teacher, self.student_head, self.teacher_head, self.mask, **options
+        )
+        return result, self.gradients(result.loss)
+
+    def reference(self, **options: Any) -> tuple[WeightedDivergence, list[Tensor]]:
+        result = reference(
+            self.student_head(self.student), self.teacher_head(self.teacher).detach(), self.mask, **options
+        )
+        return result, self.gradients(result.loss)
+
+    def wide(self) -> Case:
+        """The same numbers in float64."""
+        other = Case(self.mask, self.student_linear.out_features, hidden=self.student.shape[-1])
+        other.__dict__.update(self.__dict__)
+        for side in ("student", "teacher"):
+            linear = getattr(self, f"{side}_linear")
+            wide = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, dtype=torch.float64)
+            wide.load_state_dict(linear.state_dict())
+            wide.requires_grad_(linear.weight.requires_grad)
+            head = getattr(self, f"{side}_head")
+            setattr(other, f"{side}_linear", wide)
+            setattr(other, f"{side}_head", OutputHead(wide, head.scale, head.softcap))
+            setattr(other, side, getattr(self, side).detach().double().requires_grad_())
+        return other
+
+    def truth(self, **options: Any) -> tuple[Tensor, list[Tensor]]:
+        """The oracle's loss and gradients, in float64, by automatic differentiation of the textbook formulas."""
+        wide = self.wide()
+        logits = wide.student_head(wide.student), wide.teacher_head(wide.teacher).detach()
+        loss = naive_loss(*logits, self.mask, **options)
+        return loss.detach(), wide.gradients(loss)
+
+
+def assert_same(ours: tuple[WeightedDivergence, list[Tensor]], theirs: tuple[WeightedDivergence, list[Tensor]]) -> None:
+    for name in ("loss", "divergence", "weight", "raw_weight"):
+        a, b = getattr(ours[0], name), getattr(theirs[0], name)
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    for a, b in zip(ours[1], theirs[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-12)
+
+
+@every_combination
+@pytest.mark.parametrize("chunk", [1, 3, None])
+def test_values_and_gradients_equal_both_oracles(
+    divergence: str, weighting: str, chunk: int | None, small_blocks: None
+) -> None:
+    options: dict[str, Any] = {"divergence": divergence, "weighting": weighting, "top_k": 2, "beta": 0.3}
+    case = Case(MASK, 200, bias=True)
+    ours = case.fused(**options, chunk_tokens=chunk)
+    assert_same(ours, case.reference(**options))
+    loss, gradients = case.truth(**options)
+    torch.testing.assert_close(ours[0].loss, loss)
+    for a, b in zip(ours[1], gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-11)
+    logits = case.student_head(case.student), case.teacher_head(case.teacher)
+    value, divergences, weights, raw = oracle_loss(*logits, case.mask, **options)
+    assert ours[0].loss.item() == pytest.approx(value, rel=1e-9)
+    grids = (ours[0].divergence, divergences), (ours[0].weight, weights), (ours[0].raw_weight, raw)
+    for grid, rows in grids:
+        assert grid[case.mask.bool()].tolist() == pytest.approx(list(itertools.chain(*rows)), rel=1e-9)
+        assert (grid[~case.mask.bool()] == 0).all()
+
+
+@every_combination
+@pytest.mark.parametrize(
+    ("options", "after"),
+    [
+        ({"temperature": 0.6, "top_k": 500}, {"scale": 0.25}),
+        ({"temperature": 2.0, "top_k": 1}, {"softcap": 4.0}),
+        ({"temperature": 0.7, "beta": 0.9}, {"scale": 2.0, "softcap": 2.5}),
+    ],
+    ids=str,
+)
+def test_scaled_and_capped_heads_at_any_temperature(
+    divergence: str, weighting: str, options: dict[str, Any], after: dict[str, Any], small_blocks: None
+) -> None:
+    case = Case(MASK, 130, bias=True, **after)
+    options = {"divergence": divergence, "weighting": weighting, **options}
+    assert_same(case.fused(**options, chunk_tokens=2), case.reference(**options))
+
+
+@every_divergence
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_shared_head_serves_both_sides_and_is_trained_by_the_student_alone(divergence: str, trained: bool) -> None:
+    case = Case(MASK, 90, tied=True, trained=trained)
+    ours = case.fused(divergence=divergence, chunk_tokens=3)
+    assert len(ours[1]) == 1 + trained
+    assert_same(ours, case.reference(divergence=divergence))
+
+
+@every_divergence
+@pytest.mark.parametrize("chunk", [2, 4, 5, 7, 100])
+def test_the_heads_gradient_is_exact_wherever_chunks_cut_the_sequences(divergence: str, chunk: int) -> None:
+    case = Case(MASK, 30, bias=True)
+    assert_same(case.fused(divergence=divergence, chunk_tokens=chunk), case.reference(divergence=divergence))
+
+
+def test_each_gradient_is_given_alone_too() -> None:
+    for wanted in ("student", "weight", "bias"):
+        case = Case(MASK, 30, bias=True)
+        case.student.requires_grad_(wanted == "student")
+        case.student_linear.weight.requires_grad_(wanted == "weight")
+        case.student_linear.bias.requires_grad_(wanted == "bias")
+        ours = case.fused(chunk_tokens=2)
+        assert len(ours[1]) == 1
+        assert_same(ours, case.reference())
+
+
+@every_divergence
+def test_gradcheck_in_float64(divergence: str) -> None:
+    case = Case(torch.tensor([[1, 1], [1, 0]]), 7, bias=True, hidden=3, softcap=6.0, scale=1.3)
+    # Weights are constants of the graph, which finite differences cannot know; uniform ones are constant.
+    options: dict[str, Any] = {"divergence": divergence, "weighting": "uniform", "temperature": 1.4, "beta": 0.3}
+
+    def function(hidden: Tensor, *_: Tensor) -> Tensor:
+        heads = case.student_head, case.teacher_head
+        return fused_weighted_divergence(hidden, case.teacher, *heads, case.mask, **options, chunk_tokens=1).loss
+
+    assert torch.autograd.gradcheck(function, tuple(case.leaves))
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    lengths=st.lists(st.integers(0, 6), min_size=1, max_size=4),
+    vocabulary=st.integers(1, 150),
+    hidden=st.integers(1, 5),
+    seed=st.integers(0, 10**6),
+    divergence=st.sampled_from(DIVERGENCES),
+    weighting=st.sampled_from(WEIGHTINGS),
+    top_k=st.integers(1, 200),
+    temperature=st.floats(0.3, 3),
+    beta=st.floats(0.05, 0.95),
+    chunk=st.integers(1, 30),
+    bias=st.booleans(),
+    tied=st.booleans(),
+    trained=st.booleans(),
+    softcap=st.none() | st.floats(1, 20),
+)
+def test_any_shape_equals_the_reference(
+    lengths: list[int], vocabulary: int, hidden: int, seed: int, chunk: int, **drawn: Any
+) -> None:
+    mask = torch.arange(6) < torch.tensor(lengths)[:, None]
+    head = {name: drawn.pop(name) for name in ("bias", "tied", "trained", "softcap")}
+    case = Case(mask, vocabulary, seed=seed, hidden=hidden, **head)
+    assert_same(case.fused(**drawn, chunk_tokens=chunk), case.reference(**drawn))
+
+
+def errors(case: Case, **options: Any) -> dict[str, tuple[float, float, float]]:
+    """Largest error of loss and of each gradient against the oracle: fused, reference path, and the truth's size."""
+    loss, gradients = case.truth(**options)
+    found = {}
+    for path in ("fused", "reference"):
+        result, own = getattr(case, path)(**options)
+        pairs = [
+            ("loss", result.loss, loss),
+            *((f"gradient {i}", a, b) for i, (a, b) in enumerate(zip(own, gradients, strict=True))),
+        ]
+        for name, a, b in pairs:
+            found.setdefault(name, []).append((a.double() - b).abs().max().item())
+            if path == "reference":
+                found[name].append(b.abs().max().item())
+    return {name: tuple(values) for name, values in found.items()}  # type: ignore[misc]
+
+
+def assert_no_worse(case: Case, **options: Any) -> None:
+    for name, (fused, naive, size) in errors(case, **options).items():
+        # 1e-7 nats: rounding of a log-sum-exp near 1, which both paths have.
+        assert fused <= naive + 1e-6 * size + (1e-7 if name == "loss" else 0), name
+
+
+@every_combination
+@pytest.mark.parametrize(("sharpness", "distance"), [(3.0, 0.5), (8.0, 0.05)])
+def test_float32_error_is_no_more_than_the_reference_paths(
+    divergence: str, weighting: str, sharpness: float, distance: float
+) -> None:
+    mask = torch.arange(10) < torch.tensor([10, 4])[:, None]
+    case = Case(mask, 600, dtype=torch.float32, hidden=32, sharpness=sharpness, distance=distance)
+    assert_no_worse(case, divergence=divergence, weighting=weighting)
+
+
+@pytest.mark.slow
+@every_combination
+@pytest.mark.parametrize(("tokens", "vocabulary"), [(1, 262_144), (24, 151_936), (2_000, 4_099), (2_000, 7)])
+def test_float32_error_at_the_sizes_of_real_models(
+    divergence: str, weighting: str, tokens: int, vocabulary: int
+) -> None:
+    mask = torch.arange(tokens) < torch.tensor([tokens, tokens // 2])[:, None]
+    case = Case(mask, vocabulary, dtype=torch.float32, hidden=48, sharpness=4.0)
+    assert_no_worse(case, divergence=divergence, weighting=weighting)
+
+
+@every_divergence
+def test_bfloat16_hidden_states_are_multiplied_and_summed_in_float32(divergence: str) -> None:
+    case = Case(MASK, 300, dtype=torch.bfloat16, bias=True)
+    result, gradients = case.fused(divergence=divergence, chunk_tokens=3)
+    loss, exact = case.truth(divergence=divergence)
+    assert result.loss.dtype == torch.float32
+    torch.testing.assert_close(result.loss.double(), loss, rtol=1e-5, atol=1e-7)
+    for ours, theirs in zip(gradients, exact, strict=True):
+        assert ours.dtype == torch.bfloat16
+        torch.testing.assert_close(ours, theirs.bfloat16(), rtol=0.01, atol=1e-6)
+
+
+def test_autocast_changes_nothing_on_a_device_whose_products_it_does_not_help() -> None:
+    case = Case(MASK, 90, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result, _ = case.fused()
+    assert torch.equal(result.loss, case.fused()[0].loss)
+
+
+@every_combination
+@pytest.mark.parametrize("count", [1, 5, 50, 101])
+def test_where_student_equals_teacher_loss_and_gradient_are_exactly_zero(
+    divergence: str, weighting: str, count: int
+) -> None:
+    case = Case(torch.ones(1, count), 700, tied=True, dtype=torch.float32, hidden=40)
+    case.teacher = case.student.detach().clone()
+    result, gradients = case.fused(divergence=divergence, weighting=weighting)
+    assert result.loss == 0
+    assert (result.divergence == 0).all()
+    assert all((g == 0).all() for g in gradients)
+
+
+@every_combination
+def test_entries_that_a_bias_of_minus_infinity_rules_out_are_as_if_removed(
+    divergence: str, weighting: str, small_blocks: None
+) -> None:
+    options: dict[str, Any] = {"divergence": divergence, "weighting": weighting, "top_k": 3, "temperature": 1.2}
+    case = Case(MASK, 150, bias=True)
+    with torch.no_grad():
+        for linear in (case.student_linear, case.teacher_linear):
+            linear.bias[140:] = -math.inf
+    ours = case.fused(**options, chunk_tokens=4)
+    assert_same(ours, case.reference(**options))
+    assert all(g.isfinite().all() for g in ours[1])
+    assert (ours[1][1][140:] == 0).all()
+
+
+@every_divergence
+def test_an_infinite_divergence_of_weight_zero_leaves_every_gradient_finite(divergence: str) -> None:
+    # One-hot hidden states: the head's columns are the logits.
+    case = Case(torch.ones(1, 2), 3, bias=True, hidden=2)
+    student = [[5.0, 2.0, 0.0], [0.0, 1.0, -2000.0]]
+    teacher = [[5.0, 5.0, 0.0], [30.0, 0.0, -2000.0]]  # with K = 2 the first position's teacher has no confidence
+    with torch.no_grad():
+        case.student[0] = case.teacher[0] = torch.eye(2, dtype=torch.float64)
+        case.student_linear.weight.copy_(torch.tensor(student).T)
+        case.teacher_linear.weight.copy_(torch.tensor(teacher).T)
+        case.student_linear.bias.zero_()
+        case.teacher_linear.bias.zero_()
+        ruled_out = case.teacher_linear if divergence == "reverse_kl" else case.student_linear
+        ruled_out.bias[2] = -math.inf
+    options: dict[str, Any] = {"divergence": divergence, "weighting": "teacher", "top_k": 2}
+    result, gradients = case.fused(**options, chunk_tokens=1)
+    assert result.weight[0].tolist() == pytest.approx([0, 2])
+    assert result.divergence[0, 0].isinf() == (divergence != "jsd")  # jsd is finite where one side rules an entry out
+    assert result.loss.isfinite()
+    assert all(g.isfinite().all() for g in gradients)
+    assert (gradients[0][0, 0] == 0).all()
+    assert gradients[0][0, 1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 0), (0, 3)])
+def test_without_any_valid_token_loss_and_gradients_are_zero(shape: tuple[int, int]) -> None:
+    result, gradients = Case(torch.zeros(shape), 20, bias=True).fused()
+    assert result.loss.item() == 0
+    assert [tuple(g.shape) for g in gradients] == [(*shape, HIDDEN), (20, HIDDEN), (20,)]
+    assert all((g == 0).all() for g in gradients)
+    assert result.weight.shape == result.divergence.shape == result.raw_weight.shape == shape
+
+
+def test_a_masked_position_may_hold_anything() -> None:
+    clean, dirty = Case(MASK, 40), Case(MASK, 40)
+    with torch.no_grad():
+        dirty.student[~MASK.bool()], dirty.teacher[~MASK.bool()] = math.nan, math.inf
+    (a, first), (b, second) = clean.fused(), dirty.fused()
+    assert torch.equal(a.loss, b.loss)
+    assert torch.equal(a.weight, b.weight)
+    assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+
+
+@pytest.fixture
+def added(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    shapes: list[tuple[int, ...]] = []
+    original = Precision.add_product
+
+    def recorded(self: Precision, out: Tensor, a: Tensor, b: Tensor) -> None:
+        shapes.append(tuple(out.shape))
+        original(self, out, a, b)
+
+    monkeypatch.setattr(Precision, "add_product", recorded)
+    return shapes
+
+
+def test_no_gradient_is_computed_that_nobody_wants(added: list[tuple[int, ...]]) -> None:
+    case = Case(torch.ones(1, 4), 40)
+    case.fused()
+    assert added == [(4, HIDDEN), (40, HIDDEN)]
+    added.clear()
+    Case(torch.ones(1, 4), 40, trained=False).fused()
+    assert added == [(4, HIDDEN)]
+    added.clear()
+    with torch.no_grad():
+        heads = case.student_head, case.teacher_head
+        result = fused_weighted_divergence(case.student, case.teacher, *heads, case.mask)
+    assert not result.loss.requires_grad
+    assert added == []
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers in any tensor that an operation makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return result
+
+
+def test_no_more_logits_are_held_than_those_of_a_chunk() -> None:
+    case = Case(torch.ones(4, 50), 1_000, trained=False)
+    with Largest() as seen:
+        case.fused(chunk_tokens=8)
+    assert seen.numel <= 3 * 8 * 1_000  # two sides' logits; three blocks to work in
+    with Largest() as seen:
+        case.reference()
+    assert seen.numel >= 200 * 1_000
+
+
+def test_differentiating_twice_is_an_error() -> None:
+    case = Case(MASK, 20)
+    result = fused_weighted_divergence(case.student, case.teacher, case.student_head, case.teacher_head, case.mask)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(result.loss, case.student, create_graph=True)
+
+
+def test_what_does_not_fit_is_named() -> None:
+    case = Case(MASK, 20)
+    student, teacher, head = case.student, case.teacher, case.student_head
+    fused = fused_weighted_divergence
+    with pytest.raises(ValueError, match=r"student_hidden must be \[batch, tokens, 12\], not \(4, 5, 11\)"):
+        fused(student[..., :11], teacher, head, head, MASK)
+    with pytest.raises(ValueError, match=r"mask \(4, 5\) does not fit teacher_hidden \(4, 3, 12\)"):
+        fused(student, teacher[:, :3], head, head, MASK)
+    with pytest.raises(ValueError, match="differ in vocabulary: 20, 21"):
+        fused(student, teacher, head, nn.Linear(HIDDEN, 21), MASK)
+    with pytest.raises(ValueError, match="chunk_tokens must be at least 1, not 0"):
+        fused(student, teacher, head, head, MASK, chunk_tokens=0)
+    with pytest.raises(TypeError, match=r"nn\.Linear"):
+        fused(student, teacher, head, lambda h: h, MASK)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"divergence": "kl"}, "valid: reverse_kl, forward_kl, jsd"),
+        ({"weighting": "safety"}, "valid: dpsw, teacher, student, uniform"),
+        ({"top_k": 0}, "top_k"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"divergence": "jsd", "beta": 1.0}, "beta"),
+    ],
+)
+def test_an_unknown_option_is_an_error_even_without_valid_tokens(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Case(torch.zeros(1, 2), 5).fused(**options)

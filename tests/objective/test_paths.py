@@ -1,0 +1,96 @@
+"""`Objective` chooses between the fused and the reference path."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+from crosslign.heads import OutputHead, described
+from crosslign.objective import DIVERGENCES, WEIGHTINGS, Objective, loss
+
+MASK = torch.tensor([[True, True, False], [True, False, False]])
+
+
+@pytest.fixture(autouse=True)
+def forget_warnings() -> None:
+    loss._warn_of_fallback.cache_clear()
+
+
+def linear() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(4, 9).double()
+
+
+def hidden() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    student, teacher = torch.randn(2, 2, 3, 4, dtype=torch.float64)
+    return student.requires_grad_(), teacher
+
+
+@pytest.mark.parametrize(("divergence", "weighting"), list(itertools.product(DIVERGENCES, WEIGHTINGS)))
+def test_both_paths_get_every_option(divergence: str, weighting: str) -> None:
+    options: dict[str, Any] = {"divergence": divergence, "weighting": weighting, "temperature": 1.3, "beta": 0.2}
+    student, teacher = hidden()
+    head, other = OutputHead(linear(), softcap=2.0), OutputHead(nn.Linear(4, 9).double(), scale=0.5)
+    results = [
+        Objective(**options, top_k=3, implementation=path)(student, teacher, head, other, MASK)  # type: ignore[arg-type]
+        for path in ("fused", "reference")
+    ]
+    for name in ("loss", "divergence", "weight", "raw_weight"):
+        torch.testing.assert_close(*(getattr(r, name) for r in results), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(*(torch.autograd.grad(r.loss, student)[0] for r in results), rtol=1e-9, atol=1e-12)
+
+
+def test_fused_is_the_default_and_makes_no_call_of_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OutputHead, "__call__", lambda *_: pytest.fail("the head was called"))
+    Objective()(*hidden(), OutputHead(linear()), OutputHead(linear()), MASK)
+
+
+def test_an_unknown_implementation_is_an_error() -> None:
+    with pytest.raises(ValueError, match="valid: fused, reference"):
+        Objective(implementation="fast")  # type: ignore[arg-type]
+
+
+def lora() -> Any:
+    model: Any = inject_adapter_in_model(LoraConfig(r=2, target_modules=["0"]), nn.Sequential(linear()))
+    nn.init.normal_(model[0].lora_B["default"].weight)
+    return OutputHead(model[0].double())
+
+
+def hooked() -> OutputHead:
+    layer = linear()
+    layer.register_forward_hook(lambda module, inputs, output: output * 2)
+    return OutputHead(layer)
+
+
+class Quantised(nn.Linear):
+    """A subclass may compute something else from its weight."""
+
+
+@pytest.mark.parametrize("make", [lora, hooked, lambda: OutputHead(Quantised(4, 9).double()), lambda: linear().forward])
+def test_a_head_that_cannot_be_taken_apart_takes_the_reference_path_and_warns_once(
+    make: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = make()
+    assert described(head) is None
+    student, teacher = hidden()
+    with caplog.at_level(logging.WARNING):
+        results = [Objective()(student, teacher, head, OutputHead(linear()), MASK) for _ in range(3)]
+    assert len(caplog.records) == 1
+    assert "is not a plain linear layer" in caplog.text
+    expected = Objective(implementation="reference")(student, teacher, head, OutputHead(linear()), MASK)
+    assert torch.equal(results[0].loss, expected.loss)
+    assert len(caplog.records) == 1
+
+
+def test_a_plain_layer_and_a_described_head_are_known() -> None:
+    layer = linear()
+    assert described(layer) == OutputHead(layer)
+    head = OutputHead(layer, scale=2.0, softcap=30.0)
+    assert described(head) is head
