@@ -222,7 +222,7 @@ def completions(
     if done:
         announce(f"{name}: {len(done)} of {len(queries)} completions are there already")
     if missing:
-        with tqdm(total=len(missing), desc=name, unit="completion", disable=None) as bar:
+        with tqdm(total=len(missing), desc=name, unit="completion", disable=None, delay=1) as bar:
 
             def keep(rows: Sequence[Row]) -> None:
                 file.append(rows)
