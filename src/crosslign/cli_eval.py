@@ -161,6 +161,7 @@ def _utility_arguments(group: Any) -> None:
     group.add_argument("--utility-path", type=pairs, default={}, metavar="NAME=TABLE", help="id, answer, en, zh, ...")
     group.add_argument("--utility-languages", type=comma_list, metavar="en,...", help="default: the tasks' languages")
     group.add_argument("--utility-limit", type=int, metavar="N", help="rows in each language")
+    group.add_argument("--utility-max-tokens", type=int, metavar="N", help="of an answer in free text (default: 512)")
 
 
 def _evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -184,7 +185,6 @@ def _evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 def _request(arguments: argparse.Namespace) -> Any:
     from crosslign.evaluating import EndpointSettings, EvaluationRequest
     from crosslign.evaluation.judges.specs import JudgeSettings
-    from crosslign.evaluation.utility_stage import UtilityRequest
     from crosslign.models import ModelSource
     from crosslign.rollouts import SamplingParameters
 
@@ -215,8 +215,18 @@ def _request(arguments: argparse.Namespace) -> Any:
         seed=a.seed,
         overwrite=a.overwrite,
         trained=a.trained_languages,
-        utility=UtilityRequest(a.utility, a.utility_path, a.utility_languages, a.utility_limit) if a.utility else None,
+        utility=_utility(a),
     )
+
+
+def _utility(a: argparse.Namespace) -> Any:
+    from crosslign.evaluation.utility import MAX_NEW_TOKENS
+    from crosslign.evaluation.utility_stage import UtilityRequest
+
+    if not a.utility:
+        return None
+    longest = MAX_NEW_TOKENS if a.utility_max_tokens is None else a.utility_max_tokens
+    return UtilityRequest(a.utility, a.utility_path, a.utility_languages, a.utility_limit, max_new_tokens=longest)
 
 
 def _tasks(names: Sequence[str], paths: Sequence[str], options: Sequence[Sequence[str]]) -> list[Any]:
