@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from tqdm.auto import tqdm
 
 from crosslign.contexts import ContextBuilder, ContextOverflow
-from crosslign.evaluation.endpoint import ChatEndpoint, EndpointReply
+from crosslign.evaluation.chat import ChatEndpoint, EndpointReply
 from crosslign.evaluation.rows import Row, RowFile, key_of
 from crosslign.models import token_ids
 from crosslign.rollouts import Sampler, SamplingParameters, TransformersSampler, derive_seed
