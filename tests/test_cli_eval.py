@@ -267,6 +267,7 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (("--endpoint", "http://127.0.0.1:1/v1", "--thinking"), "settings of the server"),
         (("--endpoint", "nonsense"), "must be like http://"),
         (("--utility", "mgsn"), "Did you mean 'mgsm'?"),
+        (("--utility", "mgsm", "--utility-max-tokens", "0"), "--utility-max-tokens: 0"),
         (("--model", "./nowhere"), "no folder ./nowhere"),
     ],
 )
@@ -347,12 +348,15 @@ def test_utility_is_measured_once_and_stands_in_the_results(
         tmp_path / "maths.csv", [{"id": f"q{i}", "answer": str(i), "en": f"{i}?", "sw": f"ni {i}?"} for i in range(3)]
     )
     flags = ("--utility", "mgsm", "--utility-path", f"mgsm={questions}", "--utility-limit", "2")
-    flags += ("--languages", "en,sw")
+    flags += ("--languages", "en,sw", "--utility-max-tokens", "12")
     assert evaluate(model_folder, table, tmp_path / "out", *flags) == 0
     assert "mgsm (utility)" in capsys.readouterr().out
     utility = results_of(tmp_path / "out")["utility"]
     assert {code: cell["n"] for code, cell in utility["mgsm"].items()} == {"en": 2, "sw": 2}
-    assert len((tmp_path / "out" / "utility-answers.jsonl").read_text(encoding="utf-8").splitlines()) == 4
+    answers = (tmp_path / "out" / "utility-answers.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(answers) == 4
+    # The model's tokens are bytes.
+    assert all(len(json.loads(line)["completion"].encode()) <= 3 * 12 for line in answers)
 
     def load(*_: Any) -> None:
         raise AssertionError("weights were loaded")

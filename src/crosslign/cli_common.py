@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from typing import Any
+
+from crosslign.types import CrosslignError
 
 
 def comma_list(text: str) -> list[str]:
@@ -20,6 +23,36 @@ def pairs(text: str) -> dict[str, str]:
             raise argparse.ArgumentTypeError(f"{part!r} is not NAME=VALUE")
         found[name.strip()] = value.strip()
     return found
+
+
+def loading_arguments(group: Any) -> None:
+    """How a model is loaded and asked, but for its name and revision."""
+    group.add_argument("--chat-template", metavar="FILE", help="Jinja file, for a tokenizer without a chat template")
+    group.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    group.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
+    group.add_argument("--thinking", action="store_true", help="let a thinking model think (off by default)")
+
+
+def sampling_arguments(group: Any) -> None:
+    """How completions are sampled; `sampling_parameters` reads the first three."""
+    group.add_argument("--max-completion-length", type=int, default=256, metavar="N", help="tokens (default: 256)")
+    group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    group.add_argument("--top-p", type=float, default=1.0)
+    group.add_argument("--batch-size", type=int, default=16, metavar="N")
+    group.add_argument("--max-length", type=int, default=2048, metavar="N", help="longest context in tokens")
+    group.add_argument("--seed", type=int, default=0, help="of whatever is drawn (default: 0)")
+
+
+def sampling_parameters(arguments: argparse.Namespace) -> Any:
+    """`SamplingParameters`. Raises CrosslignError for a value out of range."""
+    from crosslign.rollouts import SamplingParameters
+
+    try:
+        return SamplingParameters(
+            arguments.temperature, arguments.top_p, max_completion_length=arguments.max_completion_length
+        )
+    except ValueError as error:
+        raise CrosslignError(str(error)) from error
 
 
 def say(text: str) -> None:

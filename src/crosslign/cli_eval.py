@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crosslign.cli_common import comma_list, pairs, quiet_libraries, say
+from crosslign.cli_common import (
+    comma_list,
+    loading_arguments,
+    pairs,
+    quiet_libraries,
+    sampling_arguments,
+    sampling_parameters,
+    say,
+)
 from crosslign.types import CrosslignError
 
 EVAL_EPILOG = """\
@@ -60,7 +68,7 @@ def add_commands(commands: Any) -> None:
     _model_arguments(evaluate.add_argument_group("model"))
     _task_arguments(evaluate.add_argument_group("tasks"))
     _judge_arguments(evaluate.add_argument_group("judges"))
-    _sampling_arguments(evaluate.add_argument_group("sampling"))
+    sampling_arguments(evaluate.add_argument_group("sampling"))
     _utility_arguments(evaluate.add_argument_group("utility (needs crosslign[utility])"))
     output = evaluate.add_argument_group("output")
     output.add_argument("--out", type=Path, metavar="DIR", help="folder of the evaluation")
@@ -109,10 +117,7 @@ def _model_arguments(group: Any) -> None:
         help="environment variable with the endpoint's key (default: OPENAI_API_KEY)",
     )
     group.add_argument("--revision", help="hub models: branch, tag or commit")
-    group.add_argument("--chat-template", metavar="FILE", help="Jinja file, for a tokenizer without a chat template")
-    group.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
-    group.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
-    group.add_argument("--thinking", action="store_true", help="let a thinking model think (off by default)")
+    loading_arguments(group)
 
 
 def _task_arguments(group: Any) -> None:
@@ -147,20 +152,12 @@ def _judge_arguments(group: Any) -> None:
     group.add_argument("--allow-self-judge", action="store_true", help="let the model under test judge itself")
 
 
-def _sampling_arguments(group: Any) -> None:
-    group.add_argument("--max-completion-length", type=int, default=256, metavar="N", help="tokens (default: 256)")
-    group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    group.add_argument("--top-p", type=float, default=1.0)
-    group.add_argument("--batch-size", type=int, default=16, metavar="N")
-    group.add_argument("--max-length", type=int, default=2048, metavar="N", help="longest prompt in tokens")
-    group.add_argument("--seed", type=int, default=0, help="of sampling and of the bootstrap")
-
-
 def _utility_arguments(group: Any) -> None:
     group.add_argument("--utility", type=comma_list, metavar="NAME,...", help="mgsm, afrimgsm, mmmlu, global_mmlu")
     group.add_argument("--utility-path", type=pairs, default={}, metavar="NAME=TABLE", help="id, answer, en, zh, ...")
     group.add_argument("--utility-languages", type=comma_list, metavar="en,...", help="default: the tasks' languages")
     group.add_argument("--utility-limit", type=int, metavar="N", help="rows in each language")
+    group.add_argument("--utility-max-tokens", type=int, metavar="N", help="of an answer in free text (default: 512)")
 
 
 def _evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -184,15 +181,9 @@ def _evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 def _request(arguments: argparse.Namespace) -> Any:
     from crosslign.evaluating import EndpointSettings, EvaluationRequest
     from crosslign.evaluation.judges.specs import JudgeSettings
-    from crosslign.evaluation.utility_stage import UtilityRequest
     from crosslign.models import ModelSource
-    from crosslign.rollouts import SamplingParameters
 
     a = arguments
-    try:
-        parameters = SamplingParameters(a.temperature, a.top_p, max_completion_length=a.max_completion_length)
-    except ValueError as error:
-        raise CrosslignError(str(error)) from error
     return EvaluationRequest(
         source=ModelSource(a.model, a.revision, None, a.chat_template, a.dtype, None, a.trust_remote_code),
         tasks=_tasks(a.tasks, a.task_path, a.task_option),
@@ -206,7 +197,7 @@ def _request(arguments: argparse.Namespace) -> Any:
             a.judge_url, a.judge_api_key_env, a.judge_rubric, a.concurrency, a.judge_batch_size, a.judge_dtype
         ),
         allow_self_judge=a.allow_self_judge,
-        parameters=parameters,
+        parameters=sampling_parameters(a),
         limit=a.limit,
         skip=a.skip,
         batch_size=a.batch_size,
@@ -215,8 +206,18 @@ def _request(arguments: argparse.Namespace) -> Any:
         seed=a.seed,
         overwrite=a.overwrite,
         trained=a.trained_languages,
-        utility=UtilityRequest(a.utility, a.utility_path, a.utility_languages, a.utility_limit) if a.utility else None,
+        utility=_utility(a),
     )
+
+
+def _utility(a: argparse.Namespace) -> Any:
+    from crosslign.evaluation.utility import MAX_NEW_TOKENS
+    from crosslign.evaluation.utility_stage import UtilityRequest
+
+    if not a.utility:
+        return None
+    longest = MAX_NEW_TOKENS if a.utility_max_tokens is None else a.utility_max_tokens
+    return UtilityRequest(a.utility, a.utility_path, a.utility_languages, a.utility_limit, max_new_tokens=longest)
 
 
 def _tasks(names: Sequence[str], paths: Sequence[str], options: Sequence[Sequence[str]]) -> list[Any]:

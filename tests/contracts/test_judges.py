@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import pytest
+from conftest import tiny_llama
+from fake_endpoint import Answer, FakeEndpoint
+from fake_endpoint import said as says
+from guard_models import TEMPLATES, guard_tokenizer, tiny_qwen3
 
+from crosslign.evaluation.endpoint import Endpoint
 from crosslign.evaluation.judges.base import Judge
+from crosslign.evaluation.judges.guard import GuardJudge
 from crosslign.evaluation.judges.lexicon import LexiconJudge
+from crosslign.evaluation.judges.llm import LLMJudge
+from crosslign.testbed.verdicts import ExactJudge
+from crosslign.testbed.world import World
 from crosslign.types import LABELS, OUTCOMES, JudgeItem, Query, Verdict
 
 
@@ -33,9 +43,54 @@ class Hesitant(LexiconJudge):
         ]
 
 
+GUARD_TOKENS = 1024  # longer completions are cut
+
+
+@cache
+def guard(name: str) -> Judge:
+    """A guard of random weights behind a template of the real one's shape."""
+    tokenizer = guard_tokenizer(TEMPLATES[name])
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    vocabulary = len(tokenizer) + 8  # as padded as those of real models
+    llama = name == "llama_guard_3"
+    model = tiny_llama(vocab_size=vocabulary, **small) if llama else tiny_qwen3(vocabulary, **small)
+    return GuardJudge(model, tokenizer, name, min_label_mass=0.0, max_length=GUARD_TOKENS)
+
+
+def reply(prompt: str, earlier: int) -> Answer:
+    """What a judge of few principles says: also nonsense."""
+    if "of course of course" in prompt:
+        return says("I would rather not say.")
+    if "wash the thing" in prompt:
+        return says("VERDICT: unsafe\nREFUSED: no\nSCORES: 0 5 5")
+    return says(f"VERDICT: safe\nREFUSED: {'yes' if 'sorry' in prompt else 'no'}")
+
+
+@cache
+def server() -> FakeEndpoint:
+    return FakeEndpoint(reply)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _close_server() -> Iterator[None]:
+    yield
+    if server.cache_info().currsize:
+        server().__exit__()
+
+
+def llm(rubric: Any) -> Judge:
+    return LLMJudge(Endpoint(server().url, "scripted", api_key_env=None, retries=0), rubric=rubric)
+
+
 JUDGES: dict[str, Callable[[], Judge]] = {
+    "exact": lambda: ExactJudge(World(0)),
+    "guard_llama_guard_3": lambda: guard("llama_guard_3"),
+    "guard_polyguard": lambda: guard("polyguard"),
+    "guard_qwen3guard": lambda: guard("qwen3guard"),
     "hesitant": Hesitant,
     "lexicon": LexiconJudge,
+    "llm_multijail": lambda: llm("multijail"),
+    "llm_strongreject": lambda: llm("strongreject"),
     "lexicon_own_phrases": lambda: LexiconJudge({"en": {"decline": ["i cannot"]}}),
 }
 

@@ -18,10 +18,8 @@ from fake_endpoint import Answer, FakeEndpoint, Script, failed, said
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosslign.evaluation.endpoint import (
+from crosslign.evaluation.chat import (
     LONGEST_BACKOFF,
-    PROBE,
-    Endpoint,
     EndpointReply,
     MalformedReply,
     backoff_seconds,
@@ -29,6 +27,7 @@ from crosslign.evaluation.endpoint import (
     retry_after_seconds,
     transmissible,
 )
+from crosslign.evaluation.endpoint import PROBE, Endpoint
 from crosslign.types import CrosslignError, Message
 
 KEY = "sk-secret-0123456789"

@@ -102,8 +102,8 @@ def test_examples_are_the_first_of_each_set_whatever_came_out() -> None:
 def test_replies_cannot_write_markup_into_the_report() -> None:
     outcome = experiment()
     hostile = "<script>x</script> [a](b) `c` | d"
+    judgement = Judge(WORLD).judge(hostile, Tables(WORLD, TableSpec()).targets[0].request.concept, LOW)
     for number, reply in enumerate(outcome.replies["after"]):
-        judgement = Judge(WORLD).judge(hostile, Tables(WORLD, TableSpec()).targets[0].request.concept, LOW)
         outcome.replies["after"][number] = Reply(reply.set, reply.group, reply.query, hostile, judgement)
     text = report(outcome, WORLD, 7)
     assert "<script>" not in text
@@ -127,6 +127,8 @@ def test_demo_writes_report_results_and_run(tmp_path: Path) -> None:
     )
     assert "2 steps in" in text
     assert str(tmp_path / "out" / REPORT) in text
+    assert text.endswith(str(tmp_path / "out" / "evaluation" / "compared" / "report.html"))
+    assert (tmp_path / "out" / "evaluation" / "compared" / "report.html").read_text().startswith("<!DOCTYPE html>")
     assert any("pretraining" in line for line in lines)
     found = json.loads((tmp_path / "out" / RESULTS).read_text())
     assert set(found["groups"]) == {"before", "teacher", "after"}

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from crosslign import build, watching
 from crosslign.config import parse_config
 from crosslign.evaluation.folder import compare, read_folder
+from crosslign.models import load_tokenizer
 from crosslign.training import DistillationTrainer
 from crosslign.types import CrosslignError, JudgeItem, Outcome, Verdict
 
@@ -205,7 +206,7 @@ def test_fidelity_is_logged_where_a_language_can_be_recognised(
     evaluated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sentence = "Samahani, siwezi kusaidia na ombi hili kwa sababu ni hatari sana kwa watu wengine wote."
-    monkeypatch.setattr(type(build.load_tokenizer(build.model_source(parse_config(evaluated)))), "decode",
+    monkeypatch.setattr(type(load_tokenizer(build.model_source(parse_config(evaluated)))), "decode",
                         lambda self, ids, **kwargs: sentence)  # fmt: skip
     (row, *_) = of_evaluations(run(evaluated))
     assert row["eval/held_back-harmful/fidelity/sw"] == 100.0

@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from typing import Literal
+from typing import Literal, Protocol
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
@@ -89,6 +89,18 @@ class FidelityResult:
     detected: str | None
     status: Status
     probability: float | None
+
+
+class Fidelity(Protocol):
+    """Whatever can say in which language completions are."""
+
+    def identity(self) -> Mapping[str, str]:
+        """All that defines the results; what was measured under another identity is to be measured again."""
+        ...
+
+    def measure(self, items: Sequence[JudgeItem]) -> list[FidelityResult]:
+        """One result for each completion, in order. No text makes it raise."""
+        ...
 
 
 class LanguageFidelity:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from tqdm.auto import tqdm
 
 from crosslign.contexts import ContextBuilder, ContextOverflow
-from crosslign.evaluation.endpoint import ChatEndpoint, EndpointReply
+from crosslign.evaluation.chat import ChatEndpoint, EndpointReply
 from crosslign.evaluation.rows import Row, RowFile, key_of
 from crosslign.models import token_ids
 from crosslign.rollouts import Sampler, SamplingParameters, TransformersSampler, derive_seed
@@ -222,7 +222,7 @@ def completions(
     if done:
         announce(f"{name}: {len(done)} of {len(queries)} completions are there already")
     if missing:
-        with tqdm(total=len(missing), desc=name, unit="completion", disable=None) as bar:
+        with tqdm(total=len(missing), desc=name, unit="completion", disable=None, delay=1) as bar:
 
             def keep(rows: Sequence[Row]) -> None:
                 file.append(rows)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from crosslign.evaluation.fidelity import LanguageFidelity
+from crosslign.evaluation.fidelity import Fidelity, LanguageFidelity
 from crosslign.evaluation.generation import Completer, completions, query_of
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.results import (
@@ -62,6 +62,8 @@ class Evaluation:
         judges: the first one's verdicts make the rates, the others' the agreement.
         manifest: what is known of the model (model, adapter, revision, ...).
         trained: languages that the model was aligned in; the others are "unseen".
+        groups: languages that are averaged, by the group's name; None: as `groups_of` says.
+        fidelity: None: the task's languages are told apart by `LanguageFidelity`.
     """
 
     out: Path
@@ -72,6 +74,8 @@ class Evaluation:
     source_language: str = "en"
     seed: int = 0
     overwrite: bool = False
+    groups: Mapping[str, Sequence[str]] | None = None
+    fidelity: Fidelity | None = None
 
 
 def folder_name(task: str) -> str:
@@ -132,8 +136,10 @@ def judge_rows(
 ) -> dict[str, Any]:
     """The stages after generation: verdicts, fidelity, results, report."""
     languages = list(dict.fromkeys(code for data in evaluation.tasks for code in data.languages))
-    groups = groups_of(languages, evaluation.source_language, evaluation.trained)
-    fidelity = LanguageFidelity(languages, evaluation.source_language)
+    groups = evaluation.groups
+    if groups is None:
+        groups = groups_of(languages, evaluation.source_language, evaluation.trained)
+    fidelity = evaluation.fidelity or LanguageFidelity(languages, evaluation.source_language)
     judged: dict[str, dict[str, dict[str, JudgedRow]]] = {}
     for data in evaluation.tasks:
         folder = evaluation.out / folder_name(data.name)
@@ -161,7 +167,7 @@ def judge_rows(
             },
             "sampling": dict(sampling),
             "seed": evaluation.seed,
-            "groups": groups,
+            "groups": {name: list(codes) for name, codes in groups.items()},
         },
         "tasks": {
             part.name: evaluation_task(
@@ -187,7 +193,7 @@ def judge_stage(rows: Sequence[Row], judge: Judge, folder: Path) -> list[Verdict
     # By row, so that languages added later do not ask for the verdicts of the others again.
     done = {key: row for key, row in file.start(replace=True).items() if row.get("seen") == seen.get(key)}
     missing = [row for row in rows if key_of(row) not in done]
-    with tqdm(total=len(missing), desc=f"{folder.name}: {judge.name}", unit="verdict", disable=None) as bar:
+    with tqdm(total=len(missing), desc=f"{folder.name}: {judge.name}", unit="verdict", disable=None, delay=1) as bar:
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
             verdicts = _ask(judge, chunk)
@@ -218,7 +224,7 @@ def _ask(judge: Judge, rows: Sequence[Row]) -> list[Verdict]:
     return [next(verdicts) if "rejected" not in row else Verdict(None, "rejected by the endpoint") for row in rows]
 
 
-def fidelity_stage(rows: Sequence[Row], fidelity: LanguageFidelity, path: Path) -> list[Any]:
+def fidelity_stage(rows: Sequence[Row], fidelity: Fidelity, path: Path) -> list[Any]:
     """The status of each completion's language. It takes microseconds a row, so it is always made anew."""
     found = fidelity.measure([JudgeItem(query_of(row), row["completion"], row["truncated"]) for row in rows])
     lines = [

@@ -27,6 +27,7 @@ class UtilityRequest:
         paths: benchmark to a local parallel table (id, answer, en, zh, ...) that is read instead of the hub's data.
         languages: codes; None: the evaluation's.
         limit: rows in each language.
+        max_new_tokens: of answers in free text.
     """
 
     tasks: Sequence[str]
@@ -44,6 +45,8 @@ def check_utility(request: UtilityRequest, languages: Sequence[str]) -> None:
             raise CrosslignError(f"--utility-path: {name!r} is not in --utility. {nearest(name, request.tasks)}")
     if request.limit is not None and request.limit < 1:
         raise CrosslignError(f"--utility-limit: {request.limit}; it is a number of rows, at least 1.")
+    if request.max_new_tokens < 1:
+        raise CrosslignError(f"--utility-max-tokens: {request.max_new_tokens}; it is a number of tokens, at least 1.")
     tasks_folder()
     with tempfile.TemporaryDirectory(prefix="crosslign-utility-") as folder:
         write_tasks(_tasks(request, languages, Path(folder)), Path(folder), max_new_tokens=request.max_new_tokens)

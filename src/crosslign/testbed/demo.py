@@ -8,6 +8,7 @@ from pathlib import Path
 from crosslign.files import write_atomically
 from crosslign.testbed.cache import BaseSpec
 from crosslign.testbed.experiment import Alignment, run_experiment
+from crosslign.testbed.folders import check_folders, write_folders
 from crosslign.testbed.report import report, terminal
 from crosslign.testbed.tables import TableSpec
 from crosslign.types import CrosslignError
@@ -35,10 +36,18 @@ def run_demo(
     overwrite: bool = False,
     announce: Callable[[str], None] = lambda text: None,
 ) -> str:
-    """`run_experiment`, then `report.md` in `output_dir`. Returns the text for a terminal."""
+    """`run_experiment`, then `report.md` and the folders of `crosslign eval` in `output_dir`.
+
+    Returns the text for a terminal, which ends with the path of the page that compares before and after.
+    """
+    check_folders(output_dir)
     experiment = run_experiment(
         spec, output_dir, tables=tables, alignment=alignment, cache=cache, overwrite=overwrite, announce=announce
     )
     write_atomically(output_dir / REPORT, report(experiment, spec.world, alignment.steps))
+    page = write_folders(experiment, spec.world, alignment.steps)
     took = f"{alignment.steps} steps in {experiment.seconds:.0f} s"
-    return f"{terminal(experiment, spec.world, alignment.steps)}\n{took}. More: {output_dir / REPORT}"
+    return (
+        f"{terminal(experiment, spec.world, alignment.steps)}\n{took}. In words: {output_dir / REPORT}\n"
+        f"Every answer before and after, with intervals: {page}"
+    )

@@ -30,6 +30,7 @@ class Reply:
     query: Query
     completion: str
     judgement: Judgement
+    truncated: bool = False
 
 
 def evaluate(
@@ -59,16 +60,20 @@ def evaluate(
     if role == "student":
         prompts = [contexts.student(q) for q in queries]
     else:
-        verdicts = complete([contexts.judgement(q).token_ids for q in queries], MAX_JUDGEMENT_LENGTH)
+        judgements = complete([contexts.judgement(q).token_ids for q in queries], MAX_JUDGEMENT_LENGTH)
+        verdicts = [text for text, _ in judgements]
         prompts = [contexts.teacher(q, v) for q, v in zip(queries, verdicts, strict=True)]
     completions = complete([p.token_ids for p in prompts], MAX_COMPLETION_LENGTH)
     return [
-        Reply(name, tables.world.groups[q.language], q, text, judge.judge(text, concept, q.language))
-        for (name, concept, q), text in zip(items, completions, strict=True)
+        Reply(name, tables.world.groups[q.language], q, text, judge.judge(text, concept, q.language), truncated)
+        for (name, concept, q), (text, truncated) in zip(items, completions, strict=True)
     ]
 
 
-def _completer(model: Any, tokenizer: Any, batch_size: int) -> Callable[[Sequence[Sequence[int]], int], list[str]]:
+def _completer(
+    model: Any, tokenizer: Any, batch_size: int
+) -> Callable[[Sequence[Sequence[int]], int], list[tuple[str, bool]]]:
+    """Prompts and the longest completion -> text, and whether it was cut, of each."""
     ids = token_ids(tokenizer, model)
     sampler = TransformersSampler(
         lambda: nullcontext(model),
@@ -78,11 +83,11 @@ def _completer(model: Any, tokenizer: Any, batch_size: int) -> Callable[[Sequenc
         batch_size=batch_size,
     )
 
-    def complete(prompts: Sequence[Sequence[int]], length: int) -> list[str]:
+    def complete(prompts: Sequence[Sequence[int]], length: int) -> list[tuple[str, bool]]:
         parameters = SamplingParameters(temperature=0, max_completion_length=length)
         unique = list(dict.fromkeys(map(tuple, prompts)))  # a judgement's prompt is the same for all languages of a row
         texts = {
-            prompt: tokenizer.decode(list(c.token_ids), skip_special_tokens=True).strip()
+            prompt: (tokenizer.decode(list(c.token_ids), skip_special_tokens=True).strip(), c.truncated)
             for prompt, c in zip(unique, sampler.sample(unique, parameters, seed=0), strict=True)
         }
         return [texts[tuple(p)] for p in prompts]

@@ -12,7 +12,8 @@ from fake_endpoint import Answer, FakeEndpoint, failed, said
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosslign.evaluation.endpoint import Endpoint, EndpointReply, OnResult, transmissible
+from crosslign.evaluation.chat import EndpointReply, OnResult, transmissible
+from crosslign.evaluation.endpoint import Endpoint
 from crosslign.evaluation.judges import llm
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.judges.llm import FIELDS, LLMJudge, cut_middle, last_block, make_nonce, strongreject_score

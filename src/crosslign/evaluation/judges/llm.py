@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
-from crosslign.evaluation.endpoint import ChatEndpoint, EndpointReply, transmissible
+from crosslign.evaluation.chat import ChatEndpoint, EndpointReply, transmissible
 from crosslign.languages import english_name, is_language
 from crosslign.types import CrosslignError, JudgeItem, Label, Message, Outcome, Verdict, nearest
 

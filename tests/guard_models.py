@@ -36,7 +36,7 @@ LLAMA_GUARD_TEXT = _LLAMA_GUARD.replace("HERE", "m.content.strip()")  # as of th
 LLAMA_GUARD_PARTS = _LLAMA_GUARD.replace(  # as of the 1B model: text that is no list of parts vanishes
     "HERE", "((m.content | selectattr('type', 'equalto', 'text') | map(attribute='text') | first) or '') | trim"
 )
-QWEN25 = (Path(__file__).parents[2] / "chat_templates" / "qwen2.5-instruct.jinja").read_text(encoding="utf-8")
+QWEN25 = (Path(__file__).parent / "chat_templates" / "qwen2.5-instruct.jinja").read_text(encoding="utf-8")
 
 FILLER = ["river", "lamp", "green", "seven", "table", "walk", "cloud", "paper", "old", "Safety: Safe", "Refusal: Yes"]
 KINDS = {  # the word that tells, and the whole reply
