@@ -252,6 +252,10 @@ def test_unknown_suffix_is_refused_with_the_valid_ones(tmp_path: Path, name: str
     )
 
 
+def test_recipe_in_place_of_a_table_is_told_where_to_go(tmp_path: Path) -> None:
+    assert user_sees("model: {}\n", tmp_path, "run.yaml").endswith("`crosslign train RECIPE --dry-run`.")
+
+
 def test_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
     assert user_sees("en\na\n", tmp_path, "t.parquet").startswith("t.parquet: cannot be read as Parquet: ")
 

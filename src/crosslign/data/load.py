@@ -151,7 +151,10 @@ def _bytes(path: Path) -> bytes:
 def _read_file(path: Path) -> tuple[list[Record], list[str]]:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise CrosslignError(f"{path}: unknown kind of file {suffix!r}; a query table is one of {', '.join(SUFFIXES)}.")
+        recipe = " A recipe is checked by `crosslign train RECIPE --dry-run`." if suffix in (".yaml", ".yml") else ""
+        raise CrosslignError(
+            f"{path}: unknown kind of file {suffix!r}; a query table is one of {', '.join(SUFFIXES)}.{recipe}"
+        )
     data = _bytes(path)
     if suffix == ".xlsx":
         return _read_sheet(data, str(path))
