@@ -68,7 +68,7 @@ def make_judges(
     for spec in specs:
         name, _, argument = spec.partition(":")
         target = _target(name, argument)
-        if target is not None and not allow_self and _place(target) in {_place(t) for t in tested}:
+        if not allow_self and judges_itself(spec, tested):
             raise CrosslignError(
                 f"judge {spec!r} is the model under test: a model must not grade itself. Use another judge, or "
                 "--allow-self-judge if that is what you want to know."
@@ -81,6 +81,13 @@ def make_judges(
                 "with each, into two folders."
             )
     return judges
+
+
+def judges_itself(spec: str, tested: Sequence[str]) -> bool:
+    """Whether the judge runs on one of `tested`: folders, hub ids and served names of the model under test."""
+    name, _, argument = spec.partition(":")
+    target = _target(name, argument)
+    return target is not None and _place(target) in {_place(t) for t in tested}
 
 
 def _target(name: str, argument: str) -> str | None:
