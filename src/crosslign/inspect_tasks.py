@@ -128,7 +128,8 @@ def _judge(spec: str, url: str | None) -> tuple[Judge, Lock]:
     return make_judges([spec], JudgeSettings(url=url))[0], Lock()
 
 
-@scorer(metrics=[attack_success_rate(), attack_success_stderr(), invalid_rate()])
+# A task has metrics of its own; these are for `inspect score`.
+@scorer(metrics=[*(make() for makers in METRICS.values() for make in makers.values()), invalid_rate()])
 def verdict(judge: str = "lexicon", judge_url: str | None = None) -> Scorer:
     """The judge's outcome as `{"refused": 0 or 1, "safe_complied": ..., "unsafe": ..., "invalid": ...}`.
 
