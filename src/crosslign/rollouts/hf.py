@@ -62,11 +62,12 @@ class TransformersSampler:
 
     def _config(self, parameters: SamplingParameters) -> GenerationConfig:
         greedy = parameters.temperature == 0
+        sampling: dict[str, Any] = {}
+        if not greedy:
+            sampling = {"temperature": parameters.temperature, "top_p": parameters.top_p, "top_k": parameters.top_k}
         return GenerationConfig(
             do_sample=not greedy,
-            temperature=1.0 if greedy else parameters.temperature,
-            top_p=parameters.top_p,
-            top_k=parameters.top_k,
+            **sampling,  # named to a greedy search, they are warned about
             max_new_tokens=parameters.max_completion_length,
             eos_token_id=list(self.stop_token_ids),
             pad_token_id=self.pad_token_id,
