@@ -180,6 +180,11 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     broken = Path(recipe["output_dir"]) / "checkpoint-3"
     broken.mkdir()
     (broken / "adapter_model.safetensors").write_bytes(b"half")
+    # A run of before `objective.implementation` existed is still the same run.
+    written = Path(recipe["output_dir"]) / "config.yaml"
+    older = yaml.safe_load(written.read_text(encoding="utf-8"))
+    del older["objective"]["implementation"]
+    written.write_text(yaml.safe_dump(older), encoding="utf-8")
     assert cli_train(tmp_path, recipe, "--resume") == 0
     assert [m["step"] for m in metrics(Path(recipe["output_dir"]))] == [1, 2, 3, 4]
     assert cli_train(tmp_path, recipe, "--resume") == 1

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
 from crosslign import strategies
-from crosslign.config import RunConfig, parse_yaml
+from crosslign.config import RunConfig, parse_config, parse_yaml
 from crosslign.contexts import ContextBuilder, ContextOverflow, RoleContext, load_teacher_template, student_messages
 from crosslign.data.load import TableSpec, require_table
 from crosslign.data.mixture import QueryMixture
@@ -213,9 +213,11 @@ def _check_lengths(
 
 def _check_same_run(config: RunConfig, folder: RunFolder) -> None:
     try:
-        before = parse_yaml((folder.path / "config.yaml").read_text(encoding="utf-8"))
+        text = (folder.path / "config.yaml").read_text(encoding="utf-8")
     except OSError as error:
         raise CrosslignError(f"{folder.path}: config.yaml is missing, so the run cannot be resumed.") from error
+    # Checked like a recipe, so that a key which is newer than the run has its default there too.
+    before = parse_config(parse_yaml(text), f"{folder.path / 'config.yaml'}").model_dump(mode="json")
     now = config.model_dump(mode="json")
     for section in now:
         if section not in RESUMABLE_CHANGES and now[section] != before.get(section):
