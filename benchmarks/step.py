@@ -279,7 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             weights = "real weights" if made.shape in real else "random weights, byte-level BPE of the English queries"
             notes.append(f"`{made.name}`: {SHAPES[made.shape][0]}, {weights}; {made.finetuning} fine-tuning.")
             print(table(rows), flush=True)
-    command = "python -m benchmarks.step " + " ".join(sys.argv[1:])
+    given = sys.argv[1:] if arguments is None else arguments
+    command = "python -m benchmarks.step " + " ".join(Path(a).name if "/" in a else a for a in given)
     queries = "the built-in demo queries" if settings.queries == "builtin:demo" else Path(settings.queries).name
     lines = [
         "# A training step against TRL's SDFTTrainer",
