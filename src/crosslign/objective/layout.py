@@ -18,6 +18,7 @@ _ACCELERATOR_BUDGET = 1024 * MIB
 # Numbers in a block of one side: with its scratch it stays in a core's second-level cache.
 _BLOCK = 1 << 17
 _NARROWEST = 512  # columns; the matrix product over a block wants that many
+_WIDEST = 1 << 14  # columns; a product sums a block in float32, and shorter sums lose less
 _ROUND = 8  # rows: whole vectors of the matrix product
 
 
@@ -70,5 +71,5 @@ def blocks(vocabulary: int, rows: int, device: torch.device) -> list[slice]:
     """Blocks of columns for chunks of `rows` tokens; one block on an accelerator, where each costs a launch."""
     width = vocabulary
     if device.type == "cpu":
-        width = max(_BLOCK // max(rows, 1), _NARROWEST) // GROUP * GROUP
+        width = min(max(_BLOCK // max(rows, 1), _NARROWEST), _WIDEST) // GROUP * GROUP
     return [slice(a, min(a + width, vocabulary)) for a in range(0, vocabulary, width)]

@@ -48,6 +48,13 @@ class Precision:
 
     def add_product(self, out: Tensor, a: Tensor, b: Tensor) -> None:
         """`out += a b`."""
+        if len(a) == 1:
+            # A matrix-vector kernel sums the whole vocabulary in one run, which doubles the error of the blocked sums
+            # of a matrix product.
+            two = out.new_zeros(2, out.shape[1])
+            self.add_product(two, a.expand(2, -1), b)
+            out.add_(two[:1])
+            return
         a, b = a.to(self.operand), b.to(self.operand)
         if self.operand == self.result:
             out.addmm_(a, b)
