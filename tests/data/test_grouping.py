@@ -64,3 +64,8 @@ def test_the_common_prefix_is_the_longest_one_that_all_rows_have(rows: list[list
 @pytest.mark.parametrize(("rows", "length"), [([], 0), ([(1, 2)], 2), ([(1, 2), (1, 2)], 2), ([(1,), (1, 2)], 1)])
 def test_a_prefix_may_be_a_whole_row(rows: list[tuple[int, ...]], length: int) -> None:
     assert common_prefix(rows) == length
+
+
+def test_the_limit_itself_is_allowed_and_one_position_more_is_not() -> None:
+    assert length_groups([4, 4], group_cost=100, max_tokens=8) == [[0, 1]]
+    assert length_groups([4, 4], group_cost=100, max_tokens=7) == [[0], [1]]
