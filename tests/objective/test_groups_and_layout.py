@@ -72,6 +72,7 @@ def test_blocks_cover_the_vocabulary_in_whole_groups(vocabulary: int) -> None:
         plan = blocks(vocabulary, rows, CPU)
         assert [plan[0].start, plan[-1].stop] == [0, vocabulary]
         assert all(a.stop == b.start and a.stop % GROUP == 0 for a, b in itertools.pairwise(plan))
+        assert all(c.stop - c.start <= 16_384 for c in plan)  # longer sums in float32 lose digits
     assert blocks(vocabulary, 100, torch.device("cuda")) == [slice(0, vocabulary)]
 
 
