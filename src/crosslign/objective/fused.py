@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from crosslign.heads import Head, OutputHead, described
-from crosslign.objective.blocks import MEASURES, SCRATCH, Chunk, Measured
+from crosslign.objective.blocks import SCRATCH, LogitBlocks, padded_width
 from crosslign.objective.divergences import Divergence, check_divergence
-from crosslign.objective.groups import choice_in, group_maxima, largest_in
-from crosslign.objective.layout import Piece, blocks, pieces, rows_in_budget, whole_sequences
+from crosslign.objective.groups import choice_in, largest_in
+from crosslign.objective.layout import Piece, blocks, pieces, rows_in_budget, tile_rows, whole_sequences
+from crosslign.objective.measures import MEASURES, Measure
 from crosslign.objective.products import Precision, Projection
 from crosslign.objective.result import WeightedDivergence, combine
 from crosslign.objective.weighting import Weighting, check_weighting, teacher_confidence
@@ -162,7 +163,7 @@ class _Run:
         self.lengths = self.mask.sum(-1)
         self.plan = whole_sequences(self.lengths.tolist(), size) if self.for_head else pieces(count, size)
         longest = max((p.stop - p.start for p in self.plan), default=0)
-        self.columns = blocks(vocabulary, longest, device)
+        self.columns = blocks(vocabulary, device)
 
         def new(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=precision.result, device=device)
@@ -176,70 +177,68 @@ class _Run:
         self.sequence = self.mask.nonzero()[:, 0]
         self.divisor = (self.lengths > 0).sum()
         self.row_factor = new(count)
-        self.logits = new(2 * longest, vocabulary)
-        self.scratch = new(SCRATCH, longest * self.columns[0].stop)
+        block = padded_width(self.columns)
+        self.tile = tile_rows(block, longest, device)
+        self.memory, self.scratch = new(2 * len(self.columns) * longest * block), new(SCRATCH * self.tile * block)
         self.shared = self.student.same(self.teacher) and rows.shape[1] == job.teacher_rows.shape[1]
         self.infinite = self.student.infinite() or self.teacher.infinite()
+        self.measures: dict[int, Measure] = {}
         # Sums of the sequence that is cut, with its raw weights.
         some_open = any(p.open for p in self.plan)
         self.open_weight = new(vocabulary, width).zero_() if some_open and for_weight else None
         self.open_bias = new(vocabulary).zero_() if some_open and for_bias else None
 
     def chunk(self, piece: Piece) -> None:
-        measured = self._measure(piece)
+        measure = self._measure(piece)
         if self.rows_gradient is None and not self.for_head:
             return
         span = slice(piece.start, piece.stop)
         # Of the softmax's logits, z / temperature, in the linear layer's output.
-        factor = measured.factor.to(self.values.dtype) * (self.student.scale / self.options.temperature)
+        factor = measure.factor.to(self.values.dtype) * (self.student.scale / self.options.temperature)
         self.row_factor[span] = factor
-        self._gradient(piece, measured, factor)
+        self._gradient(piece, measure, factor)
         if piece.last:
             self._close(piece)
 
-    def _measure(self, piece: Piece) -> Measured:
+    def _measure(self, piece: Piece) -> Measure:
         o, span, count = self.options, slice(piece.start, piece.stop), piece.stop - piece.start
-        student, teacher = self.logits[:count], self.logits[count : 2 * count]
         choosing, confident = o.weighting in ("dpsw", "student"), o.weighting in ("dpsw", "teacher")
-        student_maxima, teacher_maxima = [], []
-        both = torch.cat([self.rows[span], self.teacher_rows[span]]) if self.shared else None
-        for columns in self.columns:
-            s, t = student[:, columns], teacher[:, columns]
-            if both is not None:
-                self.student.logits(both, columns, self.logits[: 2 * count, columns], self.precision)
+        measure = self._measure_of(count)
+        logits = measure.logits
+        logits.pad()
+        student, teacher = self.rows[span], self.teacher_rows[span]
+        stacked = torch.cat([student, teacher]) if self.shared else None
+        for number, columns in enumerate(self.columns):
+            both = logits.both(number)
+            if stacked is not None:
+                self.student.logits(stacked, columns, both.flatten(0, 1), self.precision)
             else:
-                self.student.logits(self.rows[span], columns, s, self.precision)
-                self.teacher.logits(self.teacher_rows[span], columns, t, self.precision)
-            student_maxima.append(s.amax(-1, keepdim=True))
-            teacher_maxima.append(group_maxima(t))
-        maxima = torch.cat(teacher_maxima, 1)
-        weight = torch.ones(count, dtype=student.dtype, device=student.device)
+                self.student.logits(student, columns, both[0], self.precision)
+                self.teacher.logits(teacher, columns, both[1], self.precision)
+            measure.add(number)
+        weight = torch.ones(count, dtype=self.weights.dtype, device=self.weights.device)
+        vocabulary = self.columns[-1].stop
         if confident:
-            largest = largest_in(teacher, maxima, o.top_k) / o.temperature
+            largest = largest_in(logits.groups, measure.teacher_maxima, o.top_k, vocabulary) / o.temperature
             weight *= teacher_confidence(largest, o.top_k)
-        chunk = Chunk(
-            student,
-            teacher,
-            torch.cat(student_maxima, 1).amax(-1, keepdim=True),
-            maxima.amax(-1, keepdim=True),
-            choice_in(teacher, maxima) if choosing else None,
-            self.columns,
-            self.scratch[:, : count * self.columns[0].stop],
-            o.temperature,
-            o.beta,
-            self.student.softcap,
-            self.infinite,
-        )
-        measured = MEASURES[o.divergence](chunk)
+        choice = choice_in(logits.groups, measure.teacher_maxima, vocabulary) if choosing else None
+        self.values[span] = measure.value(choice).to(weight.dtype)
         if choosing:
-            weight *= measured.disagreement.to(weight.dtype)
-        self.values[span] = measured.divergence.to(weight.dtype)
+            weight *= measure.disagreement.to(weight.dtype)
         self.weights[span] = weight
-        return measured
+        return measure
 
-    def _gradient(self, piece: Piece, measured: Measured, factor: Tensor) -> None:
-        span, count = slice(piece.start, piece.stop), piece.stop - piece.start
-        student, teacher = self.logits[:count], self.logits[count : 2 * count]
+    def _measure_of(self, count: int) -> Measure:
+        """For chunks of this many tokens; kept, so that views are not made again."""
+        if count not in self.measures:
+            o = self.options
+            logits = LogitBlocks(self.memory, self.scratch, count, self.columns, self.tile)
+            arguments = o.temperature, o.beta, self.student.softcap, self.infinite
+            self.measures[count] = MEASURES[o.divergence](logits, *arguments)
+        return self.measures[count]
+
+    def _gradient(self, piece: Piece, measure: Measure, factor: Tensor) -> None:
+        span = slice(piece.start, piece.stop)
         rows_gradient = self.rows_gradient[span].zero_() if self.rows_gradient is not None else None
         token = self._head_factor(piece) * factor if self.for_head else None
         rows = self.rows[span].to(factor.dtype) * token[:, None] if token is not None else None
@@ -247,9 +246,8 @@ class _Run:
         bias = self.open_bias if piece.open else self.bias_gradient
         # A position of weight 0 may have an infinite divergence, whose gradient is NaN; it must not spread.
         spread = token is not None and not bool(self.values[span].isfinite().all())
-        for columns in self.columns:
-            g = student[:, columns]
-            measured.gradient(g, teacher[:, columns])
+        for number, columns in enumerate(self.columns):
+            g = measure.gradient(number)
             if rows_gradient is not None:
                 self.precision.add_product(rows_gradient, g, self.student.weight[columns])
             if token is None:

@@ -7,42 +7,40 @@ has a larger one. So the K largest of these K groups are the K largest of all, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 GROUP = 64
+_FAN = 8
+
+# Groups of each token, `[n, k] -> [n, k, GROUP]`, their logits; -inf where the last group has no member.
+Members = Callable[[Tensor], Tensor]
 
 
-def group_maxima(logits: Tensor) -> Tensor:
-    """`[n, V] -> [n, ceil(V / GROUP)]`; the last group may be smaller."""
-    whole = logits.shape[1] // GROUP * GROUP
-    parts = [logits[:, :whole].unflatten(1, (-1, GROUP)).amax(-1)] if whole else []
-    if whole < logits.shape[1]:
-        parts.append(logits[:, whole:].amax(-1, keepdim=True))
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-
-def _members(logits: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids in these groups, `[n, k] -> [n, k * GROUP]`, and their logits, -inf where the last group has no member."""
-    vocabulary = logits.shape[1]
-    ids = (groups[..., None] * GROUP + torch.arange(GROUP, device=logits.device)).flatten(1)
-    values = logits.gather(1, ids.clamp(max=vocabulary - 1))
-    return ids, values.masked_fill_(ids >= vocabulary, -torch.inf)
-
-
-def choice_in(logits: Tensor, maxima: Tensor) -> Tensor:
-    """`teacher_choice(logits)`, `[n]`: of several equal maxima the lowest id."""
-    count, vocabulary = maxima.shape[1], logits.shape[1]
+def choice_in(members: Members, maxima: Tensor, vocabulary: int) -> Tensor:
+    """`teacher_choice` of the logits with these group maxima `[n, groups]`: of several equal ones the lowest id."""
     best = maxima.amax(-1, keepdim=True)
-    number = torch.arange(count, device=logits.device)
-    first = torch.where(maxima == best, number, count).amin(-1, keepdim=True).clamp(max=count - 1)
-    ids, values = _members(logits, first)
-    return torch.where(values == best, ids, vocabulary).amin(-1).clamp(max=vocabulary - 1)
+    number = torch.arange(maxima.shape[1], device=maxima.device)
+    first = torch.where(maxima == best, number, number[-1]).amin(-1, keepdim=True)
+    ids = first * GROUP + torch.arange(GROUP, device=maxima.device)
+    return torch.where(members(first)[:, 0] == best, ids, vocabulary).amin(-1).clamp(max=vocabulary - 1)
 
 
-def largest_in(logits: Tensor, maxima: Tensor, k: int) -> Tensor:
-    """The `min(k, V)` largest logits of each token, largest first."""
-    if k >= maxima.shape[1]:
-        return logits.topk(min(k, logits.shape[1])).values
-    _, values = _members(logits, maxima.topk(k).indices)
-    return values.topk(k).values
+def largest_in(members: Members, maxima: Tensor, k: int, vocabulary: int) -> Tensor:
+    """The `min(k, vocabulary)` largest logits of each token, largest first."""
+    chosen = _top(maxima, min(k, maxima.shape[1]))[1]
+    return _top(members(chosen).flatten(1), min(k, vocabulary))[0]
+
+
+def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`values.topk(k)`, by groups again where there are many values for it."""
+    count, groups = values.shape[1], values.shape[1] // _FAN
+    if k > groups // 2 or count % _FAN:
+        return torch.topk(values, k)
+    # Members of a group lie `groups` apart, so their maxima are of whole rows.
+    parts = values.unflatten(1, (_FAN, groups))
+    chosen = parts.amax(1).topk(k).indices[:, None].expand(-1, _FAN, -1)
+    found, place = parts.gather(2, chosen).flatten(1).topk(k)
+    return found, chosen.gather(2, (place % k)[:, None])[:, 0] + place // k * groups

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from crosslign.objective.groups import GROUP
-
 MIB = 1 << 20
 # Bytes of logits held at a time, both sides together. On a CPU more gains nothing: 100 rows keep the matrix products
 # at full rate already. An accelerator wants larger products.
-_BUDGET = {"cpu": 128 * MIB}
+_BUDGET = {"cpu": 150 * MIB}
 _ACCELERATOR_BUDGET = 1024 * MIB
-# Numbers in a block of one side: with its scratch it stays in a core's second-level cache.
-_BLOCK = 1 << 17
-_NARROWEST = 512  # columns; the matrix product over a block wants that many
-_WIDEST = 1 << 14  # columns; a product sums a block in float32, and shorter sums lose less
+# Columns of a block. Wider ones gain nothing; a product sums a block in float32, and shorter sums lose less.
+_BLOCK = 3072
+# Numbers in a tile of one side: five of that, both sides and the working memory, stay in a core's second-level cache.
+_TILE = 1 << 16
 _ROUND = 8  # rows: whole vectors of the matrix product
 
 
@@ -45,10 +42,12 @@ def rows_in_budget(vocabulary: int, itemsize: int, device: torch.device, floor: 
 
 
 def pieces(count: int, rows: int) -> list[Piece]:
-    """`count` tokens in chunks of at most `rows`, about equally long."""
+    """`count` tokens in as few chunks as hold at most `rows`, equally long but for the last."""
     chunks = -(-count // rows)
-    bounds = [count * i // chunks for i in range(chunks + 1)] if chunks else [0]
-    return [Piece(a, b) for a, b in itertools.pairwise(bounds)]
+    size = -(-count // chunks) if chunks else 0
+    if rows % _ROUND == 0:
+        size = -(-size // _ROUND) * _ROUND
+    return [Piece(a, min(a + size, count)) for a in range(0, count, max(size, 1))]
 
 
 def whole_sequences(lengths: Sequence[int], rows: int) -> list[Piece]:
@@ -67,9 +66,12 @@ def whole_sequences(lengths: Sequence[int], rows: int) -> list[Piece]:
     return [*result, Piece(start, stop)] if stop > start else result
 
 
-def blocks(vocabulary: int, rows: int, device: torch.device) -> list[slice]:
-    """Blocks of columns for chunks of `rows` tokens; one block on an accelerator, where each costs a launch."""
-    width = vocabulary
-    if device.type == "cpu":
-        width = min(max(_BLOCK // max(rows, 1), _NARROWEST), _WIDEST) // GROUP * GROUP
+def blocks(vocabulary: int, device: torch.device) -> list[slice]:
+    """Blocks of columns for a matrix product; one block on an accelerator, where each costs a launch."""
+    width = _BLOCK if device.type == "cpu" else vocabulary
     return [slice(a, min(a + width, vocabulary)) for a in range(0, vocabulary, width)]
+
+
+def tile_rows(width: int, rows: int, device: torch.device) -> int:
+    """Rows of a block that elementwise work takes at a time."""
+    return max(min(_TILE // width, rows), 1) if device.type == "cpu" else rows
