@@ -170,9 +170,13 @@ class _Run:
 
         self.values, self.weights = new(count), new(count)
         self.rows_gradient = new(count, width) if for_rows else None
-        self.weight_gradient = new(vocabulary, width).zero_() if for_weight else None
+        # Not zeroed: as large as the head, it is written by the first product instead.
+        self.weight_gradient = new(vocabulary, width) if for_weight else None
+        self.weight_begun = self.open_begun = False
         self.bias_gradient = new(vocabulary).zero_() if for_bias else None
         if longest == 0:
+            if self.weight_gradient is not None:
+                self.weight_gradient.zero_()
             return
         self.sequence = self.mask.nonzero()[:, 0]
         self.divisor = (self.lengths > 0).sum()
@@ -185,7 +189,7 @@ class _Run:
         self.measures: dict[int, Measure] = {}
         # Sums of the sequence that is cut, with its raw weights.
         some_open = any(p.open for p in self.plan)
-        self.open_weight = new(vocabulary, width).zero_() if some_open and for_weight else None
+        self.open_weight = new(vocabulary, width) if some_open and for_weight else None
         self.open_bias = new(vocabulary).zero_() if some_open and for_bias else None
 
     def chunk(self, piece: Piece) -> None:
@@ -243,6 +247,7 @@ class _Run:
         token = self._head_factor(piece) * factor if self.for_head else None
         rows = self.rows[span].to(factor.dtype) * token[:, None] if token is not None else None
         weight = self.open_weight if piece.open else self.weight_gradient
+        first = not (self.open_begun if piece.open else self.weight_begun)
         bias = self.open_bias if piece.open else self.bias_gradient
         # A position of weight 0 may have an infinite divergence, whose gradient is NaN; it must not spread.
         spread = token is not None and not bool(self.values[span].isfinite().all())
@@ -255,9 +260,13 @@ class _Run:
             if spread:
                 g.masked_fill_(token[:, None] == 0, 0)
             if weight is not None and rows is not None:
-                self.precision.add_product(weight[columns], g.t(), rows)
+                self.precision.add_product(weight[columns], g.t(), rows, first=first)
             if bias is not None:
                 bias[columns] += token @ g
+        if piece.open:
+            self.open_begun = True
+        else:
+            self.weight_begun = True
 
     def _head_factor(self, piece: Piece) -> Tensor:
         """Tokens' factors in the loss, or their raw weights in a sequence that is cut."""
@@ -275,10 +284,13 @@ class _Run:
         """Add the sums of the cut sequence that ends here."""
         length = int(self.lengths[self.sequence[piece.start]])
         factor = 1 / self._totals(Piece(piece.stop - length, piece.stop))[0]
-        for total, part in ((self.weight_gradient, self.open_weight), (self.bias_gradient, self.open_bias)):
-            if total is not None and part is not None:
-                total.add_(part.mul_(factor))
-                part.zero_()
+        if self.weight_gradient is not None and self.open_weight is not None:
+            part = self.open_weight.mul_(factor)
+            (self.weight_gradient.add_ if self.weight_begun else self.weight_gradient.copy_)(part)
+        if self.bias_gradient is not None and self.open_bias is not None:
+            self.bias_gradient.add_(self.open_bias.mul_(factor))
+            self.open_bias.zero_()
+        self.weight_begun, self.open_begun = True, False
 
     def finish(self) -> Tensor:
         """The loss; scales the rows' gradient, now that every sequence's weights are known."""

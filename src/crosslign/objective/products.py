@@ -46,20 +46,21 @@ class Precision:
         else:
             torch.mm(a, b, out_dtype=self.result, out=out)
 
-    def add_product(self, out: Tensor, a: Tensor, b: Tensor) -> None:
-        """`out += a b`."""
+    def add_product(self, out: Tensor, a: Tensor, b: Tensor, *, first: bool = False) -> None:
+        """`out += a b`; of a sum's first product `out = a b`, whatever `out` holds."""
         if len(a) == 1:
             # A matrix-vector kernel sums the whole vocabulary in one run, which doubles the error of the blocked sums
             # of a matrix product.
             two = out.new_zeros(2, out.shape[1])
             self.add_product(two, a.expand(2, -1), b)
-            out.add_(two[:1])
+            (out.copy_ if first else out.add_)(two[:1])
             return
         a, b = a.to(self.operand), b.to(self.operand)
+        beta = 0 if first else 1
         if self.operand == self.result:
-            out.addmm_(a, b)
+            out.addmm_(a, b, beta=beta)
         else:
-            torch.addmm(out, a, b, out_dtype=self.result, out=out)
+            torch.addmm(out, a, b, out_dtype=self.result, beta=beta, out=out)
 
 
 @dataclass(frozen=True)
