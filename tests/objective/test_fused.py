@@ -395,9 +395,9 @@ def added(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     shapes: list[tuple[int, ...]] = []
     original = Precision.add_product
 
-    def recorded(self: Precision, out: Tensor, a: Tensor, b: Tensor) -> None:
+    def recorded(self: Precision, out: Tensor, a: Tensor, b: Tensor, **options: Any) -> None:
         shapes.append(tuple(out.shape))
-        original(self, out, a, b)
+        original(self, out, a, b, **options)
 
     monkeypatch.setattr(Precision, "add_product", recorded)
     return shapes

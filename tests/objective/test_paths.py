@@ -94,3 +94,21 @@ def test_a_plain_layer_and_a_described_head_are_known() -> None:
     assert described(layer) == OutputHead(layer)
     head = OutputHead(layer, scale=2.0, softcap=30.0)
     assert described(head) is head
+
+
+@pytest.mark.parametrize("implementation", ["fused", "reference"])
+@pytest.mark.parametrize("mask", [MASK, torch.tensor([[True, True, False], [False, False, False]])])
+@pytest.mark.parametrize("sequences", [5, torch.tensor(5)])
+def test_a_batch_that_is_part_of_more_is_divided_by_the_count_of_all(
+    implementation: str, mask: Tensor, sequences: Tensor | int
+) -> None:
+    student, teacher = hidden()
+    head, other, mask = linear(), linear(), mask
+    objective = Objective(top_k=3, implementation=implementation)  # type: ignore[arg-type]
+    own, part = (objective(student, teacher, head, other, mask, n) for n in (None, sequences))
+    share = mask.any(-1).sum() / 5
+    torch.testing.assert_close(part.loss, own.loss * share)
+    leaves = student, head.weight, head.bias
+    for a, b in zip(*(torch.autograd.grad(r.loss, leaves) for r in (part, own)), strict=True):
+        assert b.abs().max() > 0
+        torch.testing.assert_close(a, b * share)

@@ -27,7 +27,7 @@ from crosslign.objective.groups import choice_in, largest_in
 from crosslign.objective.layout import Piece, blocks, pieces, rows_in_budget, tile_rows, whole_sequences
 from crosslign.objective.measures import MEASURES, Measure
 from crosslign.objective.products import Precision, Projection
-from crosslign.objective.result import WeightedDivergence, combine
+from crosslign.objective.result import WeightedDivergence, combine, divisor
 from crosslign.objective.weighting import Weighting, check_weighting, teacher_confidence
 
 
@@ -39,6 +39,7 @@ class _Options:
     temperature: float
     beta: float
     chunk_tokens: int | None
+    sequences: Tensor | int | None
 
 
 def fused_weighted_divergence(
@@ -54,6 +55,7 @@ def fused_weighted_divergence(
     temperature: float = 1.0,
     beta: float = 0.5,
     chunk_tokens: int | None = None,
+    sequences: Tensor | int | None = None,
 ) -> WeightedDivergence:
     """`weighted_divergence` of the logits that the heads make of the hidden states; see there for the equations.
 
@@ -66,12 +68,12 @@ def fused_weighted_divergence(
         student_hidden: `[batch, tokens, hidden]`; differentiable once.
         teacher_hidden: `[batch, tokens, hidden of the teacher]`; constants.
         student_head, teacher_head: an `nn.Linear` or an OutputHead over one; the same vocabulary.
-        mask, divergence, weighting, top_k, temperature, beta: as for `weighted_divergence`.
+        mask, divergence, weighting, top_k, temperature, beta, sequences: as for `weighted_divergence`.
         chunk_tokens: tokens whose logits are held at a time; None chooses by the vocabulary and a memory budget.
 
     Raises ValueError where shapes do not fit or an option is unknown, TypeError for a head that cannot be taken apart.
     """
-    options = _Options(divergence, weighting, top_k, temperature, beta, chunk_tokens)
+    options = _Options(divergence, weighting, top_k, temperature, beta, chunk_tokens, sequences)
     heads = [described(head) for head in (student_head, teacher_head)]
     if heads[0] is None or heads[1] is None:
         raise TypeError("the fused path needs an nn.Linear, or an OutputHead over one, as each head")
@@ -81,7 +83,7 @@ def fused_weighted_divergence(
     assert isinstance(linear, torch.nn.Linear)
     job = _Job(heads[0], heads[1], _valid(teacher_hidden.detach(), mask), mask, options, torch.is_grad_enabled())
     loss, values, weights = _FusedDivergence.apply(_valid(student_hidden, mask), linear.weight, linear.bias, job)
-    result = combine(values, weights, mask)
+    result = combine(values, weights, mask, sequences)
     return WeightedDivergence(loss, result.divergence, result.weight, result.raw_weight)
 
 
@@ -139,8 +141,10 @@ class _FusedDivergence(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("the fused objective is differentiable once: its gradient has no graph (create_graph)")
+        # The head's gradient is as large as the head. Asking for the value is cheap on a CPU only.
+        unscaled = grad_loss.device.type == "cpu" and bool(grad_loss == 1)
         gradients = (
-            (gradient * grad_loss).to(dtype) if gradient is not None else None
+            (gradient if unscaled else gradient * grad_loss).to(dtype) if gradient is not None else None
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
         return (*gradients, None)
@@ -179,7 +183,7 @@ class _Run:
                 self.weight_gradient.zero_()
             return
         self.sequence = self.mask.nonzero()[:, 0]
-        self.divisor = (self.lengths > 0).sum()
+        self.divisor = divisor(self.mask, job.options.sequences)
         self.row_factor = new(count)
         block = padded_width(self.columns)
         self.tile = tile_rows(block, longest, device)
@@ -294,7 +298,7 @@ class _Run:
 
     def finish(self) -> Tensor:
         """The loss; scales the rows' gradient, now that every sequence's weights are known."""
-        result = combine(self.values, self.weights, self.mask)
+        result = combine(self.values, self.weights, self.mask, self.options.sequences)
         if self.rows_gradient is not None and len(self.values):
             per_token = result.weight / (self.lengths.clamp_min(1)[:, None] * self.divisor)
             factor = per_token[self.mask] * self.row_factor

@@ -29,10 +29,11 @@ def weighted_divergence(
     top_k: int = 32,
     temperature: float = 1.0,
     beta: float = 0.5,
+    sequences: Tensor | int | None = None,
 ) -> WeightedDivergence:
     """Weighted divergence between student and teacher on the tokens of completions.
 
-        loss = mean_i  (1 / L_i) sum_t  w~_it D_it
+        loss = (1 / N) sum_i  (1 / L_i) sum_t  w~_it D_it
 
     over the sequences i with L_i > 0 valid tokens; `D` is the divergence of `token_divergence` and `w~` the weight of
     `token_weight`, normalised to mean 1 over a sequence. Without any valid token the loss is 0 with zero gradient.
@@ -46,6 +47,7 @@ def weighted_divergence(
         top_k: K of DPSW; above the vocabulary it means the vocabulary.
         temperature: divides both sides' logits. Not the sampling temperature.
         beta: share of the teacher in the mixture of `jsd`.
+        sequences: N, where the batch is part of more; None for the number of its sequences with a valid token.
 
     Raises ValueError where shapes do not fit or an option is unknown.
 
@@ -60,7 +62,7 @@ def weighted_divergence(
     student, teacher = student_logits[mask], teacher_logits[mask]
     valid_divergence = token_divergence(student, teacher, divergence=divergence, temperature=temperature, beta=beta)
     valid_weight = token_weight(student, teacher, weighting=weighting, top_k=top_k, temperature=temperature)
-    return combine(valid_divergence, valid_weight, mask)
+    return combine(valid_divergence, valid_weight, mask, sequences)
 
 
 Implementation = Literal["fused", "reference"]
@@ -89,15 +91,25 @@ class Objective:
             raise ValueError(f"implementation is {self.implementation!r}; valid: {valid}")
 
     def __call__(
-        self, student_hidden: Tensor, teacher_hidden: Tensor, student_head: Head, teacher_head: Head, mask: Tensor
+        self,
+        student_hidden: Tensor,
+        teacher_hidden: Tensor,
+        student_head: Head,
+        teacher_head: Head,
+        mask: Tensor,
+        sequences: Tensor | int | None = None,
     ) -> WeightedDivergence:
-        """Hidden states `[batch, tokens, hidden]` of the completion's positions, and the heads that project them."""
+        """Hidden states `[batch, tokens, hidden]` of the completion's positions, and the heads that project them.
+
+        `sequences` is what the sum of the sequences' losses is divided by, as for `weighted_divergence`.
+        """
         options: dict[str, Any] = {
             "divergence": self.divergence,
             "weighting": self.weighting,
             "top_k": self.top_k,
             "temperature": self.temperature,
             "beta": self.beta,
+            "sequences": sequences,
         }
         if self.implementation == "fused":
             unknown = [h for h in (student_head, teacher_head) if described(h) is None]

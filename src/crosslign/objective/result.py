@@ -28,14 +28,22 @@ class WeightedDivergence:
     raw_weight: Tensor
 
 
-def combine(divergence: Tensor, raw_weight: Tensor, mask: Tensor) -> WeightedDivergence:
+def divisor(mask: Tensor, sequences: Tensor | int | None) -> Tensor | int:
+    """What the sum of the sequences' losses is divided by."""
+    return (mask.any(-1)).sum().clamp_min(1) if sequences is None else sequences
+
+
+def combine(
+    divergence: Tensor, raw_weight: Tensor, mask: Tensor, sequences: Tensor | int | None = None
+) -> WeightedDivergence:
     """Normalise the weights and average: sequences' means of `w~ D`, then their mean.
 
-        loss = mean_i  (1 / L_i) sum_t  w~_it D_it       over the sequences i with L_i > 0
+        loss = (1 / N) sum_i  (1 / L_i) sum_t  w~_it D_it       over the sequences i with L_i > 0
 
     Args:
         divergence, raw_weight: `[n]`, of the True positions of `mask` in its order; differentiable in the divergence.
         mask: `[batch, tokens]`, bool.
+        sequences: N; None for the number of sequences with a token.
     """
     position = mask.nonzero(as_tuple=True)
     blank = torch.zeros(mask.shape, dtype=divergence.dtype, device=divergence.device)
@@ -46,5 +54,5 @@ def combine(divergence: Tensor, raw_weight: Tensor, mask: Tensor) -> WeightedDiv
     # A zero weight times an infinite divergence is 0, not NaN.
     product = torch.where(weight > 0, weight * divergence_grid, 0)
     per_sequence = product.sum(-1) / length.clamp_min(1)
-    loss = per_sequence.sum() / (length > 0).sum().clamp_min(1)
+    loss = per_sequence.sum() / divisor(mask, sequences)
     return WeightedDivergence(loss, divergence_grid.detach(), weight, raw_grid)

@@ -127,21 +127,25 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         rollouts: list[Rollout] = inputs["rollouts"]
-        result, mask = self.score(model, rollouts, inputs.get("teacher_hidden"))
+        result, mask = self.score(model, rollouts, inputs.get("teacher_hidden"), num_items_in_batch)
         self.metrics.add(rollouts, result, mask)
-        local = (mask.sum(-1) > 0).sum()
-        total = num_items_in_batch if num_items_in_batch is not None else local.clamp_min(1)
         # Gradients are averaged over processes, hence the factor.
-        loss = result.loss * local / total * self.accelerator.num_processes
+        processes = self.accelerator.num_processes
+        loss = result.loss if processes == 1 else result.loss * processes
         return (loss, {"weighted_divergence": result}) if return_outputs else loss
 
     def score(
-        self, model: Any, rollouts: Sequence[Rollout], teacher_hidden: Sequence[Tensor] | None = None
+        self,
+        model: Any,
+        rollouts: Sequence[Rollout],
+        teacher_hidden: Sequence[Tensor] | None = None,
+        sequences: Tensor | int | None = None,
     ) -> tuple[WeightedDivergence, Tensor]:
         """Student and teacher on the rollouts' tokens: the weighted divergence and the mask `[batch, tokens]`.
 
         `model` is the student, wrapped for distributed training or not; its rows share one forward pass.
-        `teacher_hidden` holds the teacher's states `[L, hidden]` of each rollout if they are known already.
+        `teacher_hidden` holds the teacher's states `[L, hidden]` of each rollout if they are known already, and
+        `sequences` is the number of sequences that the loss is the mean over, None for those of these rollouts.
         """
         mask = completion_mask(rollouts).to(self.args.device)
         student = self.accelerator.unwrap_model(model)
@@ -159,7 +163,8 @@ class DistillationTrainer(Trainer):
                 (batch.input_ids, batch.attention_mask, batch.index, batch.position_ids),
             )
             padded = pad_sequence(list(teacher_hidden), batch_first=True)
-            result = self.objective(student_hidden, padded, self.split.head(student), self._teacher_head(), mask)
+            heads = self.split.head(student), self._teacher_head()
+            result = self.objective(student_hidden, padded, *heads, mask, sequences)
         return result, mask
 
     def _teacher_head(self) -> Head:
