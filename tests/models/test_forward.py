@@ -181,6 +181,51 @@ def test_the_body_is_not_asked_for_logits() -> None:
     assert rows == [(2, 4)]
 
 
+@pytest.fixture
+def masks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The explicit masks that attention is given."""
+    seen: list[Any] = []
+    original = torch.nn.functional.scaled_dot_product_attention
+
+    def recorded(*args: Any, **kwargs: Any) -> torch.Tensor:
+        seen.append(kwargs.get("attn_mask"))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", recorded)
+    return seen
+
+
+def test_right_padding_needs_no_mask(masks: list[Any]) -> None:
+    model = build("Llama")
+    split = split_model(model)
+    masks.clear()
+    split_logits(split, model)
+    assert masks == [None, None]  # of two layers
+
+
+class SeesAhead(LlamaForCausalLM):
+    """A model whose attention is not causal."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        forward = self.model.forward
+
+        def both_ways(**kwargs: Any) -> Any:
+            mask = kwargs.pop("attention_mask", None)
+            mask = torch.ones_like(kwargs["input_ids"]) if mask is None else mask
+            return forward(attention_mask=mask[:, None, None].bool().expand(-1, -1, mask.shape[1], -1), **kwargs)
+
+        self.model.forward = both_ways
+
+
+def test_a_model_that_sees_ahead_keeps_its_mask() -> None:
+    torch.manual_seed(0)
+    model = SeesAhead(build("Llama").config).eval()
+    split = split_model(model)
+    assert split.exact
+    torch.testing.assert_close(split_logits(split, model), own_logits(model), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_split_model_leaves_the_mode_as_it_was_and_no_gradient(training: bool) -> None:
     model = build("Llama").train(training)

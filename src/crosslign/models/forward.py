@@ -33,6 +33,7 @@ class SplitModel:
 
     Fields:
         hidden: (model, input_ids `[B, S]`, attention_mask `[B, S]`, index `[B, T]`, position_ids) -> `[B, T, H]`.
+            Padding stands right, and index names none of it.
             Several sequences packed into one row: input_ids `[1, S]`, attention_mask None, position_ids `[1, S]`
             restarting at 0 for each; index is then the position in that row.
         head: model -> function from `[..., H]` to logits `[..., V]`, an OutputHead unless `exact` is False.
@@ -45,16 +46,19 @@ class SplitModel:
 
 
 def split_model(model: Any) -> SplitModel:
-    """Body and head of `model`, checked against its own logits on two short sequences.
+    """Body and head of `model`, checked against its own logits on two short sequences, one of them padded.
 
-    Falls back to taking positions of the model's logits, with a warning, if they do not agree within rounding.
+    Padding stands right, so a causal model needs no mask to be right where it is asked; and without one, attention
+    skips what lies ahead and takes its fastest kernel. A model that turns out to need the mask gets it. Falls back to
+    taking positions of the model's logits, with a warning, if they do not agree within rounding.
     """
-    candidate = SplitModel(_body_hidden, _head)
-    try:
-        ours, theirs = _compare(model, candidate)
-    except (AttributeError, TypeError, NotImplementedError) as error:
-        reason = f"{type(error).__name__}: {error}"
-    else:
+    for hidden in (_body_hidden, _masked_body_hidden):
+        candidate = SplitModel(hidden, _head)
+        try:
+            ours, theirs = _compare(model, candidate)
+        except (AttributeError, TypeError, NotImplementedError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            continue
         if is_close(ours, theirs, model):
             return candidate
         difference, scale = (ours - theirs).abs().max().item(), theirs.abs().max().item()
@@ -79,6 +83,7 @@ def _compare(model: Any, split: SplitModel) -> tuple[Tensor, Tensor]:
     weight = model.get_input_embeddings().weight
     ids = torch.arange(10, device=weight.device).view(2, 5) % weight.shape[0]
     mask = torch.ones_like(ids)
+    mask[1, 3:] = 0
     index = torch.arange(5, device=weight.device).expand(2, 5)
     was_training = model.training
     model.eval()
@@ -87,7 +92,7 @@ def _compare(model: Any, split: SplitModel) -> tuple[Tensor, Tensor]:
         theirs = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
     finally:
         model.train(was_training)
-    return ours, theirs
+    return ours[mask.bool()], theirs[mask.bool()]
 
 
 def gather(states: Tensor, index: Tensor) -> Tensor:
@@ -98,6 +103,12 @@ def gather(states: Tensor, index: Tensor) -> Tensor:
 
 
 def _body_hidden(
+    model: Any, input_ids: Tensor, attention_mask: Tensor | None, index: Tensor, position_ids: Tensor | None = None
+) -> Tensor:
+    return _masked_body_hidden(model, input_ids, None, index, position_ids)
+
+
+def _masked_body_hidden(
     model: Any, input_ids: Tensor, attention_mask: Tensor | None, index: Tensor, position_ids: Tensor | None = None
 ) -> Tensor:
     body = causal_lm(model).get_decoder()
