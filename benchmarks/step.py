@@ -10,6 +10,7 @@ whole process.
 
     --model FOLDER     real weights and tokenizer for the configurations of that shape, in place of random ones
     --queries FILE     a query table, in place of the built-in demo queries
+    --languages CODE   of these languages only: what padding there is depends on them
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
     folder = Path(job["folder"])
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(temporary)
-        run = build.prepare(run_config(made, folder, job["queries"], output))
+        run = build.prepare(run_config(made, folder, job["queries"], output, job["languages"]))
         sides: dict[str, Side] = {}
         if "ours" in job["sides"]:
             sides["ours"] = Ours(made, run)
@@ -244,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configurations", nargs="+", default=DEFAULT, choices=[c.name for c in CONFIGURATIONS])
     parser.add_argument("--queries", default="builtin:demo", help="query table")
+    parser.add_argument("--languages", nargs="+", help="of the queries (default: all but English)")
     parser.add_argument("--model", action="append", default=[], help="folder with real weights; may be given twice")
     parser.add_argument("--batches", type=int, default=10, help="timed pairs")
     parser.add_argument(
@@ -272,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "configuration": made.name,
                 "folder": str(folder),
                 "queries": settings.queries,
+                "languages": settings.languages,
                 "batches": settings.batches,
                 "cuda": made.cuda,
             }

@@ -47,7 +47,9 @@ class Side(Protocol):
     def step(self, batch: Sequence[Rollout]) -> float: ...
 
 
-def run_config(made: Configuration, folder: Path, queries: str, output: Path) -> RunConfig:
+def run_config(
+    made: Configuration, folder: Path, queries: str, output: Path, languages: Sequence[str] | None = None
+) -> RunConfig:
     raw = {
         "model": {
             "path": str(folder),
@@ -55,7 +57,10 @@ def run_config(made: Configuration, folder: Path, queries: str, output: Path) ->
             "dtype": "bfloat16" if made.cuda else "float32",
             "attn_implementation": "flash_attention_2" if made.cuda and _has_flash() else None,
         },
-        "data": {"tables": [{"path": queries, "label": "unlabelled"}]},
+        "data": {
+            "tables": [{"path": queries, "label": "unlabelled"}],
+            "languages": list(languages) if languages else None,
+        },
         "student": {"max_length": 4096},
         "teacher": {"template": "instruct", "max_length": 8192},
         "sampling": {"max_completion_length": made.tokens, "batch_size": made.rows},
