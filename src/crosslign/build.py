@@ -115,7 +115,7 @@ def make_trainer(run: PreparedRun, model: Any, announce: Announce = lambda text:
     teacher = FrozenTeacher(model, getattr(torch, dtype) if dtype else None)
     cache = CompletionCache(cache_folder(config) / f"completions-{teacher.fingerprint}.jsonl")
 
-    def sampler(policy: Any, batch_size: int = config.sampling.batch_size) -> TransformersSampler:
+    def sampler(policy: Any, batch_size: int = run.rollout_batch_size) -> TransformersSampler:
         return TransformersSampler(
             policy,
             stop_token_ids=ids.stop,

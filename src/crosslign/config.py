@@ -150,8 +150,8 @@ class SamplingConfig(Section):
     """Sample from this many likeliest tokens; 0 is off."""
     max_completion_length: int = Field(256, ge=1)
     """Longest completion in tokens."""
-    batch_size: int = Field(16, ge=1)
-    """Rows in one call of generate."""
+    batch_size: int | None = Field(None, ge=1)
+    """Most rows in one call of generate, to save memory; null for a whole accumulation window."""
 
 
 class ObjectiveConfig(Section):

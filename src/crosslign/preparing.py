@@ -55,6 +55,12 @@ class PreparedRun:
     evaluation: Plan | None = None
     gate: Gate | None = None
 
+    @property
+    def rollout_batch_size(self) -> int:
+        """Rows in one call of `generate`: what the recipe says, or a whole accumulation window."""
+        window = self.arguments.per_device_train_batch_size * self.arguments.gradient_accumulation_steps
+        return self.config.sampling.batch_size or window
+
 
 def model_source(config: RunConfig) -> ModelSource:
     m = config.model

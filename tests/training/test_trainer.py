@@ -108,11 +108,36 @@ def trainer_of(recipe: dict[str, Any]) -> Any:
     return build.make_trainer(prepared, build.load_model(prepared.source))
 
 
+@pytest.mark.parametrize(("given", "batches"), [(None, [20]), (8, [8, 8, 4])])
+def test_a_window_is_sampled_in_one_batch_unless_told_otherwise(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, given: int | None, batches: list[int]
+) -> None:
+    trainer = trainer_of(
+        {
+            **recipe,
+            "teacher": {"template": "instruct"},
+            "sampling": {"max_completion_length": 2, "batch_size": given},
+            "training": {**recipe["training"], "per_device_train_batch_size": 4, "gradient_accumulation_steps": 5},
+        }
+    )
+    seen = []
+    original = TransformersSampler._generate
+
+    def recorded(self: TransformersSampler, model: Any, prompts: Any, *rest: Any) -> Any:
+        seen.append(len(prompts))
+        return original(self, model, prompts, *rest)
+
+    monkeypatch.setattr(TransformersSampler, "_generate", recorded)
+    trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 5, trainer.args.device)
+    assert seen == batches
+
+
 @pytest.mark.parametrize("strategy", ["on_policy", "off_policy", "mixed"])
 def test_completion_tokens_are_identical_in_both_contexts_and_end_the_turn(
     recipe: dict[str, Any], strategy: str
 ) -> None:
-    trainer = trainer_of({**recipe, "strategy": {"name": strategy}})
+    sampling = {"max_completion_length": 8, "batch_size": 16}
+    trainer = trainer_of({**recipe, "strategy": {"name": strategy}, "sampling": sampling})
     queries = [trainer.mixture.draw(0, i) for i in range(12)]
     rollouts = trainer.collector.collect(queries, step=0)
     tokenizer = byte_tokenizer()

@@ -81,7 +81,7 @@ def pairs_of(
                 builders,
                 queries,
                 judge,
-                batch_size=run.config.sampling.batch_size,
+                batch_size=run.rollout_batch_size,
                 drop_overflow=run.config.data.on_overflow == "drop",
             )
 
