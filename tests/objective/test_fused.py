@@ -442,6 +442,17 @@ def test_no_more_logits_are_held_than_those_of_a_chunk() -> None:
     assert seen.numel >= 200 * 1_024
 
 
+def test_a_retained_graph_gives_its_gradient_again_and_again() -> None:
+    case = Case(torch.ones(1, 4), 40)
+    heads = case.student_head, case.teacher_head
+    loss = fused_weighted_divergence(case.student, case.teacher, *heads, case.mask).loss
+    first = torch.autograd.grad(loss, case.leaves, retain_graph=True)
+    for times in (1, 2, 3):
+        loss.backward(retain_graph=True)
+        for leaf, gradient in zip(case.leaves, first, strict=True):
+            torch.testing.assert_close(leaf.grad, times * gradient)
+
+
 def test_differentiating_twice_is_an_error() -> None:
     case = Case(MASK, 20)
     result = fused_weighted_divergence(case.student, case.teacher, case.student_head, case.teacher_head, case.mask)

@@ -141,10 +141,9 @@ class _FusedDivergence(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("the fused objective is differentiable once: its gradient has no graph (create_graph)")
-        # The head's gradient is as large as the head. Asking for the value is cheap on a CPU only.
-        unscaled = grad_loss.device.type == "cpu" and bool(grad_loss == 1)
+        # A copy also where the factor is 1: autograd would accumulate into what a retained graph still holds.
         gradients = (
-            (gradient if unscaled else gradient * grad_loss).to(dtype) if gradient is not None else None
+            (gradient * grad_loss).to(dtype) if gradient is not None else None
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
         return (*gradients, None)
