@@ -338,6 +338,7 @@ def test_at_temperature_1_the_first_token_follows_the_models_own_distribution(mo
 def test_generation_stops_when_all_rows_have_ended() -> None:
     model = tiny_llama()
     sampler = transformers_sampler(policy(model), stop_token_ids=ENDS, batch_size=100)
+    sampler.sample(PROMPTS, limited(1, temperature=0), seed=0)  # tries first whether prompts can go without padding
     calls = []
     model.register_forward_hook(lambda *_: calls.append(1))
     completions = sampler.sample(PROMPTS, limited(400, temperature=0), seed=0)
@@ -349,9 +350,12 @@ def test_generation_stops_when_all_rows_have_ended() -> None:
 def test_each_batch_runs_once_with_the_longest_prompts_first() -> None:
     model = tiny_llama()
     shapes: list[tuple[int, ...]] = []
+    sampler = transformers_sampler(policy(model), batch_size=2)
+    sampler.sample(PROMPTS, limited(1), seed=0)  # tries first whether prompts can go without padding
     model.get_input_embeddings().register_forward_hook(lambda m, i, o: shapes.append(tuple(i[0].shape)))
-    transformers_sampler(policy(model), batch_size=2).sample(PROMPTS, limited(1), seed=0)
-    assert shapes == [(2, 90), (2, 5), (2, 1)]
+    sampler.sample(PROMPTS, limited(1), seed=0)
+    # Of 90 and 40 tokens; of 5 and 3; of 1 and 1. The last tokens of a batch run together, what is before them apart.
+    assert shapes == [(1, 89), (1, 39), (2, 1), (2, 4), (2, 1), (2, 1)]
 
 
 def test_a_stop_token_at_the_limit_is_no_truncation(model: Any, expected: list[Completion]) -> None:

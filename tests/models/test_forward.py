@@ -7,61 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
+from architectures import ARCHITECTURES, SMALL, adapted, build
 from conftest import tiny_llama
 from transformers import LlamaForCausalLM
 
 from crosslign.models import FrozenTeacher, LoraSettings, add_lora, causal_lm, split_model
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.3,
-    "pad_token_id": 0,
-    "eos_token_id": 0,
-    "bos_token_id": 1,
-}
-ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
-    "Llama": ("Llama", {}),
-    "Llama, tied": ("Llama", {"tie_word_embeddings": True}),
-    "Qwen2": ("Qwen2", {}),
-    "Qwen3": ("Qwen3", {}),
-    "Gemma2 (soft-capping)": (
-        "Gemma2",
-        {"final_logit_softcapping": 3.0, "sliding_window": 4, "query_pre_attn_scalar": 8},
-    ),
-    "Gemma3 (text)": ("Gemma3", {"sliding_window": 4, "query_pre_attn_scalar": 8}),
-    "Gemma3 (text, soft-capping)": ("Gemma3", {"final_logit_softcapping": 2.0, "query_pre_attn_scalar": 8}),
-    "Granite (logits_scaling)": ("Granite", {"logits_scaling": 8.0, "embedding_multiplier": 12.0}),
-    "Cohere (logit_scale)": ("Cohere", {"logit_scale": 0.0625}),
-}
 # Two rows with padding on the right; the second is short.
 IDS = torch.tensor([[5, 9, 30, 41, 52, 63, 74], [8, 7, 66, 0, 0, 0, 0]])
 MASK = torch.tensor([[1] * 7, [1] * 3 + [0] * 4])
 INDEX = torch.tensor([[6, 2, 2, 0], [2, 1, 0, 0]])
-
-
-def build(name: str, **changes: Any) -> Any:
-    family, extra = ARCHITECTURES[name]
-    config_name = "Gemma3TextConfig" if family == "Gemma3" else f"{family}Config"
-    config = getattr(transformers, config_name)(**{**SMALL, **extra, **changes})
-    torch.manual_seed(0)
-    return getattr(transformers, f"{family}ForCausalLM")(config).eval()
-
-
-def adapted(model: Any) -> Any:
-    peft_model = add_lora(model, LoraSettings(r=2, target_modules="all-linear"))
-    with torch.no_grad():
-        for name, parameter in peft_model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.3)
-    return peft_model
 
 
 def own_logits(model: Any) -> torch.Tensor:

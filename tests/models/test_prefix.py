@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_forward import ARCHITECTURES, adapted, build
+from architectures import ARCHITECTURES, adapted, build
 
 from crosslign.models import FrozenTeacher, SharedPrefix, shared_prefix, split_model
 

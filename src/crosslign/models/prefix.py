@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,14 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
+from crosslign.kv_cache import cache_argument
 from crosslign.models.forward import SplitModel, causal_lm, gather, is_close
 
 logger = logging.getLogger(__name__)
-
-# They take queries that are fewer than keys, under a mask that transformers makes.
-_ATTENTION = ("sdpa", "eager")
 
 
 class SharedPrefix:
@@ -68,17 +64,13 @@ class SharedPrefix:
 def shared_prefix(model: Any, split: SplitModel) -> SharedPrefix | None:
     """A SharedPrefix for the model's architecture, or None where keys and values cannot be reused exactly.
 
-    They can where every layer attends to all that came before (no sliding window, no recurrent state), the attention
-    is `sdpa` or `eager`, and the states agree with those of whole sequences on a short trial.
+    They can where `cache_argument` finds one and the states agree with those of whole sequences on a short trial.
     """
-    config = causal_lm(model).config
-    if not split.exact or config._attn_implementation not in _ATTENTION:
+    if not split.exact:
         return None
     try:
-        layers = DynamicCache(config=config).layers
-        taken = inspect.signature(causal_lm(model).get_decoder().forward).parameters
-        argument = next((name for name in ("cache", "past_key_values") if name in taken), None)
-        if argument is None or not layers or any(type(layer) is not DynamicLayer for layer in layers):
+        argument = cache_argument(causal_lm(model))
+        if argument is None:
             return None
         found = SharedPrefix(argument)
         if _agrees(model, split, found):

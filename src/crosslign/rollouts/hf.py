@@ -1,4 +1,4 @@
-"""Sampling with `transformers`: batched, left-padded, sorted by length."""
+"""Sampling with `transformers`: batched, sorted by length, without padding before the first token on a CPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from crosslign.rollouts.base import SamplingParameters, derive_seed
+from crosslign.rollouts.prefill import Prefill, inner_model, left_padded
 from crosslign.types import Completion
 
 
@@ -40,6 +41,7 @@ class TransformersSampler:
         self.pad_token_id = pad_token_id
         self.forbidden_token_ids = tuple(forbidden_token_ids)
         self.batch_size = batch_size
+        self._prefill = Prefill(pad_token_id)
 
     def sample(
         self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters, *, seed: int
@@ -78,15 +80,14 @@ class TransformersSampler:
     def _generate(
         self, model: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig, device: torch.device
     ) -> list[Completion]:
-        width = max(len(p) for p in prompts)
-        input_ids = torch.full((len(prompts), width), self.pad_token_id, dtype=torch.long)
-        attention_mask = torch.zeros_like(input_ids)
-        for row, prompt in enumerate(prompts):
-            input_ids[row, width - len(prompt) :] = torch.tensor(list(prompt), dtype=torch.long)
-            attention_mask[row, width - len(prompt) :] = 1
+        input_ids, attention_mask = left_padded(prompts, self.pad_token_id, device)
         output = model.generate(
-            input_ids=input_ids.to(device), attention_mask=attention_mask.to(device), generation_config=config
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            generation_config=config,
+            **self._prefill(model, prompts),
         )
+        width = input_ids.shape[1]
         return [self._cut(row, config.max_new_tokens) for row in output[:, width:].tolist()]
 
     def _cut(self, token_ids: list[int], limit: int) -> Completion:
@@ -105,7 +106,7 @@ class _bare:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT passes it on
+        self.inner = inner_model(model)  # PEFT passes the config on
 
     def __enter__(self) -> None:
         self.training, self.config = self.model.training, self.inner.generation_config

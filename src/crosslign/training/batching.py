@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from crosslign.data.collate import PromptCompletionBatch, collate, pack
-from crosslign.data.grouping import length_groups
+from crosslign.grouping import CPU_GROUP_COST, CPU_MAX_TOKENS, length_groups
 from crosslign.models import causal_lm
 
 # Attention kernels that take sequences of different lengths in one row, told apart by where positions restart.
 _VARLEN = ("flash_attention_2", "flash_attention_3")
-# On a CPU another pass costs about as much as this many tokens, and a pass of this many runs at the full rate already.
-CPU_GROUP_COST, CPU_MAX_TOKENS = 32, 512
 
 
 @dataclass(frozen=True)

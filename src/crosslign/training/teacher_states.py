@@ -9,14 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosslign.data.grouping import common_prefix
+from crosslign.grouping import MIN_PREFIX, common_prefix
 from crosslign.models import FrozenTeacher, SharedPrefix, SplitModel, StateStore, state_key
 from crosslign.training.batching import Batching
 from crosslign.types import Rollout
 
 HEADER_BYTES = 256  # of a stored file, about
-# A shorter common start than this costs more than it saves.
-MIN_PREFIX = 8
 
 
 class TeacherStates:

@@ -111,6 +111,13 @@ class GuardJudge:
         self._path = path or str(getattr(model.config, "_name_or_path", "") or "unnamed")
         self._revision = str(getattr(model.config, "_commit_hash", None) or revision or "unknown")
         self._tokens = token_ids(tokenizer, model)
+        self._sampler = TransformersSampler(
+            lambda: nullcontext(model),
+            stop_token_ids=self._tokens.stop,
+            pad_token_id=self._tokens.pad,
+            forbidden_token_ids=self._tokens.forbidden,
+            batch_size=batch_size,
+        )
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length
         self._max_length = min(max_length, context)
         self._prompts = GuardPrompts(tokenizer, self.format, self._max_length - self.format.max_new_tokens)
@@ -179,16 +186,9 @@ class GuardJudge:
         return Verdict("safe_complied", ruling.reason, details=details)
 
     def _generate(self, prompts: Sequence[Prompt]) -> list[_Reading]:
-        sampler = TransformersSampler(
-            lambda: nullcontext(self.model),
-            stop_token_ids=self._tokens.stop,
-            pad_token_id=self._tokens.pad,
-            forbidden_token_ids=self._tokens.forbidden,
-            batch_size=self.batch_size,
-        )
         greedy = SamplingParameters(temperature=0.0, max_completion_length=self.format.max_new_tokens)
         readings = []
-        for completion in sampler.sample([p.token_ids for p in prompts], greedy, seed=0):
+        for completion in self._sampler.sample([p.token_ids for p in prompts], greedy, seed=0):
             reply = self.tokenizer.decode(list(completion.token_ids), skip_special_tokens=True)
             values = self.format.parse(reply)
             readings.append(_Reading(values, {**values, "reply": reply[:_SHOWN_REPLY]}))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosslign.data.grouping import common_prefix, length_groups
+from crosslign.grouping import common_prefix, length_groups
 
 quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=5)

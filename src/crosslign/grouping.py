@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+# On a CPU another pass costs about as much as this many tokens, and a pass of this many runs at the full rate already.
+CPU_GROUP_COST, CPU_MAX_TOKENS = 32, 512
+# A shorter common start than this costs more than it saves.
+MIN_PREFIX = 8
+
 
 def length_groups(lengths: Sequence[int], *, group_cost: int = 0, max_tokens: int | None = None) -> list[list[int]]:
     """Split rows into groups of similar length, at the least cost.
