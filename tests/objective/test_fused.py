@@ -453,6 +453,19 @@ def test_a_retained_graph_gives_its_gradient_again_and_again() -> None:
             torch.testing.assert_close(leaf.grad, times * gradient)
 
 
+@pytest.mark.parametrize("changed", ["student", "teacher", "student_head", "teacher_head"])
+def test_what_changed_between_two_backward_passes_is_an_error(changed: str) -> None:
+    case = Case(torch.ones(1, 4), 40)
+    heads = case.student_head, case.teacher_head
+    loss = fused_weighted_divergence(case.student, case.teacher, *heads, case.mask).loss
+    loss.backward(retain_graph=True)
+    tensor = getattr(case, changed)
+    with torch.no_grad():
+        (tensor.linear.weight if changed.endswith("head") else tensor).mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_differentiating_twice_is_an_error() -> None:
     case = Case(MASK, 20)
     result = fused_weighted_divergence(case.student, case.teacher, case.student_head, case.teacher_head, case.mask)

@@ -81,8 +81,10 @@ def fused_weighted_divergence(
     _check(student_hidden, teacher_hidden, heads[0], heads[1], mask, options)
     linear = heads[0].linear
     assert isinstance(linear, torch.nn.Linear)
-    job = _Job(heads[0], heads[1], _valid(teacher_hidden.detach(), mask), mask, options, torch.is_grad_enabled())
-    loss, values, weights = _FusedDivergence.apply(_valid(student_hidden, mask), linear.weight, linear.bias, job)
+    rows = _valid(student_hidden, mask)
+    teacher_rows = _valid(teacher_hidden.detach(), mask)
+    job = _Job(heads[0], heads[1], teacher_rows, mask, options, Precision.of(rows), torch.is_grad_enabled())
+    loss, values, weights = _FusedDivergence.apply(rows, linear.weight, linear.bias, job)
     result = combine(values, weights, mask, sequences)
     return WeightedDivergence(loss, result.divergence, result.weight, result.raw_weight)
 
@@ -117,6 +119,7 @@ class _Job:
     teacher_rows: Tensor
     mask: Tensor
     options: _Options
+    precision: Precision
     gradients: bool
 
 
@@ -125,15 +128,11 @@ class _FusedDivergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> tuple[Tensor, ...]:
-        wanted = [needed and job.gradients for needed in ctx.needs_input_grad[:3]]
-        run = _Run(rows.detach(), job, *wanted)
-        # Types are chosen explicitly.
-        with torch.autocast(rows.device.type, enabled=False):
-            for piece in run.plan:
-                run.chunk(piece)
-            loss = run.finish()
-        ctx.save_for_backward(run.rows_gradient, run.weight_gradient, run.bias_gradient)
+        run, loss = _evaluate(ctx, rows, job)
+        # The teacher's too, so that a change between two backward passes is found.
+        ctx.save_for_backward(rows, weight, bias, job.teacher_rows, run.teacher.weight)
         ctx.dtypes = rows.dtype, weight.dtype, bias.dtype if bias is not None else None
+        ctx.job, ctx.gradients = job, run.gradients()
         ctx.mark_non_differentiable(run.values, run.weights)
         return loss, run.values, run.weights
 
@@ -141,12 +140,26 @@ class _FusedDivergence(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("the fused objective is differentiable once: its gradient has no graph (create_graph)")
-        # A copy also where the factor is 1: autograd would accumulate into what a retained graph still holds.
-        gradients = (
-            (gradient * grad_loss).to(dtype) if gradient is not None else None
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        # Scaled in place and handed over, for the head's is as large as the head. So nothing else may hold them:
+        # autograd accumulates into what it is given. A retained graph that is asked again computes them again.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            gradients = _evaluate(ctx, ctx.saved_tensors[0], ctx.job)[0].gradients()
+        scaled = (
+            gradient.mul_(grad_loss).to(dtype) if gradient is not None else None
+            for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
         )
-        return (*gradients, None)
+        return (*scaled, None)
+
+
+def _evaluate(ctx: Any, rows: Tensor, job: _Job) -> tuple[_Run, Tensor]:
+    wanted = [needed and job.gradients for needed in ctx.needs_input_grad[:3]]
+    run = _Run(rows.detach(), job, *wanted)
+    # Types are chosen explicitly.
+    with torch.autocast(rows.device.type, enabled=False):
+        for piece in run.plan:
+            run.chunk(piece)
+        return run, run.finish()
 
 
 class _Run:
@@ -155,7 +168,7 @@ class _Run:
     def __init__(self, rows: Tensor, job: _Job, for_rows: bool, for_weight: bool, for_bias: bool) -> None:
         self.options, self.mask = job.options, job.mask
         self.student, self.teacher = Projection.of(job.student_head), Projection.of(job.teacher_head)
-        self.precision = precision = Precision.of(rows)
+        self.precision = precision = job.precision
         self.rows, self.teacher_rows = rows.to(precision.operand), job.teacher_rows.to(precision.operand)
         count, (vocabulary, width), device = len(rows), self.student.weight.shape, rows.device
         itemsize = precision.result.itemsize
@@ -303,3 +316,7 @@ class _Run:
             factor = per_token[self.mask] * self.row_factor
             self.rows_gradient.mul_(factor[:, None]).masked_fill_(factor[:, None] == 0, 0)
         return result.loss
+
+    def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Of the rows, the head's weight and its bias; once finished."""
+        return self.rows_gradient, self.weight_gradient, self.bias_gradient
