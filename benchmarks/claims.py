@@ -24,9 +24,9 @@ from tqdm.auto import tqdm
 
 from benchmarks.methods import CONTROL, METHODS, OFF_POLICY, REFERENCE, Method, train
 from benchmarks.summary import compare, machine, markdown, percent
-from crosslign import build
-from crosslign.files import write_atomically
 from crosslign.models import ModelSource, load_model
+from crosslign.runs import build
+from crosslign.storage import write_atomically
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.evaluate import Reply, evaluate
 from crosslign.testbed.experiment import Alignment, alignment_config

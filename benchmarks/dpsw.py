@@ -28,9 +28,9 @@ from transformers import TrainerCallback
 from benchmarks.claims import distance
 from benchmarks.methods import changed
 from benchmarks.summary import machine
-from crosslign import build
-from crosslign.files import write_atomically
 from crosslign.models import load_model
+from crosslign.runs import build
+from crosslign.storage import write_atomically
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.evaluate import by_group, evaluate
 from crosslign.testbed.experiment import Alignment, alignment_config

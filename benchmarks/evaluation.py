@@ -19,9 +19,9 @@ from benchmarks.summary import machine
 from crosslign.evaluation.folder import read_folder, report
 from crosslign.evaluation.generation import completion_row
 from crosslign.evaluation.judges.lexicon import LexiconJudge
-from crosslign.evaluation.rows import Row, RowFile
 from crosslign.evaluation.runner import COMPLETIONS, Evaluation, folder_name, judge_rows
 from crosslign.evaluation.tasks import TaskData
+from crosslign.storage import Row, RowFile
 from crosslign.types import Query
 
 LANGUAGES = ("en", "zh", "it", "vi", "ar", "ko", "th", "bn", "sw", "jv")

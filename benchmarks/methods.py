@@ -13,12 +13,12 @@ from typing import Any, Literal
 import torch
 from transformers import Trainer, TrainerCallback
 
-from crosslign import build
+from crosslign.distillation.strategies import OffPolicy
 from crosslign.models import load_model
-from crosslign.strategies import OffPolicy
+from crosslign.runs import build
+from crosslign.runs.callbacks import FrozenTeacherCallback
 from crosslign.testbed.experiment import TEACHER_TEMPLATE, Alignment, alignment_config
 from crosslign.testbed.tables import Tables
-from crosslign.training import FrozenTeacherCallback
 
 IGNORED = -100
 EMA_RATE = 0.05  # the paper's

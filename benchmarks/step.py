@@ -34,9 +34,9 @@ import torch
 
 from benchmarks.step_sides import Configuration, Ours, Side, Theirs, batches, quiet, run_config
 from benchmarks.summary import machine
-from crosslign import build
 from crosslign.data.load import TableSpec, require_table
-from crosslign.files import write_atomically
+from crosslign.runs import build
+from crosslign.storage import write_atomically
 
 HEAP_REUSE = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736", "MALLOC_TOP_PAD_": "268435456"}
 CONFIGURATIONS = (

@@ -10,9 +10,9 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from crosslign import build
-from crosslign.config import RunConfig, parse_config
 from crosslign.models import load_model
+from crosslign.runs import build
+from crosslign.runs.config import RunConfig, parse_config
 from crosslign.types import Completion, Query, Rollout
 
 SEED = 0

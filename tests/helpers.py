@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from crosslign import build
 from crosslign.cli import main
-from crosslign.config import parse_config
+from crosslign.runs import build
+from crosslign.runs.config import parse_config
 
 
 def run(raw: dict[str, Any], *, resume: bool = False, overwrite: bool = False, **training: Any) -> Path:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from conftest import byte_tokenizer
 
-from crosslign import build
 from crosslign.rollouts import ScriptedSampler
+from crosslign.runs import build
 
 REFUSAL = "I'm sorry, but I can't help with that."
 HELP = "Here is placeholder answer number one, as you wished."

@@ -7,8 +7,8 @@ from typing import get_args
 
 import pytest
 
-from crosslign import strategies
-from crosslign.strategies import RolloutPlan, Strategy
+from crosslign.distillation import strategies
+from crosslign.distillation.strategies import RolloutPlan, Strategy
 from crosslign.types import CrosslignError, Query, Role
 
 QUERIES = [Query(f"row-{i}", language, "text", "en", "text") for i in range(5) for language in ("sw", "bn")]
@@ -82,7 +82,7 @@ def test_mixed_takes_the_seed_of_the_run_unless_its_options_name_one() -> None:
 
 @pytest.mark.parametrize("share", [-0.01, 1.01, float("nan"), "half"])
 def test_mixed_with_a_share_that_is_no_probability_is_an_error(share: object) -> None:
-    with pytest.raises(CrosslignError, match=r"strategy\.options: "):
+    with pytest.raises(CrosslignError, match=r"strategy 'mixed': "):
         strategies.get("mixed", {"lambda_on_policy": share})
 
 
@@ -106,7 +106,7 @@ def test_an_unknown_option_is_named_with_the_valid_ones() -> None:
 
 
 MY_PACKAGE = '''
-from crosslign.strategies import RolloutPlan
+from crosslign.distillation.strategies import RolloutPlan
 
 
 class Alternate:
@@ -149,7 +149,7 @@ def test_a_strategy_of_a_users_package_is_found_by_its_entry_point() -> None:
 def test_options_of_a_users_strategy_are_checked_too() -> None:
     with pytest.raises(CrosslignError, match=r"'my_strategy' takes no option 'strech'\. It takes: stretch, seed\."):
         strategies.get("my_strategy", {"strech": 2})
-    with pytest.raises(CrosslignError, match=r"strategy\.options: .*stretch"):
+    with pytest.raises(CrosslignError, match=r"strategy 'my_strategy': .*stretch"):
         strategies.get("my_strategy")
     with pytest.raises(CrosslignError, match="Did you mean 'my_strategy'"):
         strategies.get("my_stratgy")
@@ -163,7 +163,7 @@ def test_a_users_strategy_that_cannot_be_imported_is_told() -> None:
 
 @pytest.mark.usefixtures("users_package")
 def test_a_users_package_does_not_take_the_name_of_a_built_in_strategy() -> None:
-    assert type(strategies.get("on_policy")).__module__ == "crosslign.strategies.msd"
+    assert type(strategies.get("on_policy")).__module__ == "crosslign.distillation.strategies"
     assert strategies.available().count("on_policy") == 1
 
 

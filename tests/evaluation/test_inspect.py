@@ -18,7 +18,7 @@ from inspect_ai import eval as inspect_eval
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import ModelOutput, ModelUsage, StopReason, get_model
 
-from crosslign import inspect_tasks
+from crosslign.evaluation import inspect_tasks
 from crosslign.evaluation.tasks import get_task, names
 from crosslign.types import CrosslignError, JudgeItem, Verdict
 

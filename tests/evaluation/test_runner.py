@@ -17,8 +17,8 @@ from crosslign.evaluation import runner
 from crosslign.evaluation.folder import read_folder, report
 from crosslign.evaluation.generation import completion_row, completions, pending
 from crosslign.evaluation.judges.lexicon import LexiconJudge
-from crosslign.evaluation.rows import RowFile
 from crosslign.evaluation.runner import Evaluation, run
+from crosslign.storage import RowFile
 from crosslign.types import CrosslignError
 
 TASKS = (task("bad", "harmful"), task("good", "benign"))

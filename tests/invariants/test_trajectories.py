@@ -9,7 +9,7 @@ import pytest
 from helpers import losses, metrics, run, two_processes
 from safetensors.torch import load_file
 
-from crosslign.training import DistillationTrainer
+from crosslign.distillation import DistillationTrainer
 
 
 def with_strategy(recipe: dict[str, Any], name: str) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from oracle import naive_loss
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crosslign.heads import OutputHead
 from crosslign.objective import DIVERGENCES, WEIGHTINGS, WeightedDivergence, fused_weighted_divergence, layout
 from crosslign.objective import weighted_divergence as reference
+from crosslign.objective.head import OutputHead
 from crosslign.objective.products import Precision
 
 every_divergence = pytest.mark.parametrize("divergence", DIVERGENCES)

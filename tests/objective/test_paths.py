@@ -11,8 +11,8 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from crosslign.heads import OutputHead, described
 from crosslign.objective import DIVERGENCES, WEIGHTINGS, Objective, loss
+from crosslign.objective.head import OutputHead, described
 
 MASK = torch.tensor([[True, True, False], [True, False, False]])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from crosslign import build
+from crosslign.runs import build
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.corpus import CorpusSpec
 from crosslign.testbed.experiment import RESULTS, Alignment, alignment_config, run_experiment

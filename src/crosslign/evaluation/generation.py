@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 
 from crosslign.contexts import ContextBuilder, ContextOverflow
 from crosslign.evaluation.chat import ChatEndpoint, EndpointReply
-from crosslign.evaluation.rows import Row, RowFile, key_of
 from crosslign.models import token_ids
 from crosslign.rollouts import Sampler, SamplingParameters, TransformersSampler, derive_seed
+from crosslign.storage import Row, RowFile, key_of
 from crosslign.types import Context, CrosslignError, Message, Query
 
 OnRows = Callable[[Sequence[Row]], None]

@@ -21,9 +21,8 @@ from crosslign.evaluation.results import (
     to_csv,
     to_markdown,
 )
-from crosslign.evaluation.rows import Row, RowFile, digest, key_of
 from crosslign.evaluation.tasks import TaskData, resource_groups
-from crosslign.files import write_atomically
+from crosslign.storage import Row, RowFile, digest, key_of, write_atomically
 from crosslign.types import JudgeItem, Verdict
 
 COMPLETIONS = "completions.jsonl"

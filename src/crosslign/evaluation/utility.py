@@ -22,7 +22,7 @@ from transformers import GenerationConfig
 from crosslign.evaluation.digits import ascii_numbers
 from crosslign.evaluation.stats import wilson
 from crosslign.evaluation.utility_tasks import DIGITS_FILTER, GeneratedTask, UtilityTask, tasks_folder, write_tasks
-from crosslign.models.loading import token_ids
+from crosslign.models.load import token_ids
 from crosslign.types import CrosslignError
 
 MAX_NEW_TOKENS = 512  # lm-eval's own limit of 256 cuts worked solutions off in scripts with many tokens a word

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crosslign.evaluation.rows import digest
 from crosslign.evaluation.utility import MAX_NEW_TOKENS, utility
 from crosslign.evaluation.utility_tasks import UtilityTask, question_files, tasks_folder, write_tasks
-from crosslign.files import write_atomically
+from crosslign.storage import digest, write_atomically
 from crosslign.types import CrosslignError, nearest
 
 FILE, ANSWERS = "utility.json", "utility-answers.jsonl"

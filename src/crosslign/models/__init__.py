@@ -2,7 +2,7 @@
 
 from crosslign.models.forward import SplitModel, causal_lm, split_model
 from crosslign.models.identity import adapter_sha256, check_adapter, load_with_adapter, weights_mark
-from crosslign.models.loading import (
+from crosslign.models.load import (
     ModelSource,
     TokenIds,
     check_source,
@@ -13,7 +13,7 @@ from crosslign.models.loading import (
     load_tokenizer,
     token_ids,
 )
-from crosslign.models.prefix import SharedPrefix, shared_prefix
+from crosslign.models.passes.prefix import SharedPrefix, shared_prefix
 from crosslign.models.state_store import StateStore, free_bytes, state_key
 from crosslign.models.teacher import FrozenTeacher, LoraSettings, TeacherMovedError, add_lora, fingerprint
 

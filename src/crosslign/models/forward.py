@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosslign.heads import Head, OutputHead
+from crosslign.objective.head import Head, OutputHead
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 from peft import PeftModel
 from transformers.utils import cached_file
 
-from crosslign.models.loading import ModelSource, load_error, load_model
+from crosslign.models.load import ModelSource, load_error, load_model
 from crosslign.types import CrosslignError
 
 SAMPLES, SAMPLE_BYTES = 64, 65536  # of a weights file: 4 MB, whatever its size

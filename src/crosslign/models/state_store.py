@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from crosslign.files import write_bytes_atomically
+from crosslign.storage import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class StateStore:
     def put(self, key: str, states: Tensor) -> None:
         states = states.detach().cpu().contiguous()
         header = {"key": key, "sha256": _sum(states)}
-        write_bytes_atomically(self.path(key), save({_HIDDEN: states}, metadata=header))
+        write_atomically(self.path(key), save({_HIDDEN: states}, metadata=header))
 
 
 def _sum(states: Tensor) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from crosslign.models.loading import disable_dropout
+from crosslign.models.load import disable_dropout
 from crosslign.types import CrosslignError
 
 _CHUNK = 1 << 22

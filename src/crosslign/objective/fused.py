@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosslign.heads import Head, OutputHead, described
 from crosslign.objective.blocks import SCRATCH, LogitBlocks, padded_width
 from crosslign.objective.divergences import Divergence, check_divergence
 from crosslign.objective.groups import choice_in, largest_in
+from crosslign.objective.head import Head, OutputHead, described
 from crosslign.objective.layout import Piece, blocks, pieces, rows_in_budget, tile_rows, whole_sequences
 from crosslign.objective.measures import MEASURES, Measure
 from crosslign.objective.products import Precision, Projection

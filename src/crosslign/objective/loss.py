@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from crosslign.heads import Head, OutputHead, described
 from crosslign.objective.divergences import Divergence, token_divergence
 from crosslign.objective.fused import fused_weighted_divergence
+from crosslign.objective.head import Head, OutputHead, described
 from crosslign.objective.result import WeightedDivergence, combine
 from crosslign.objective.weighting import Weighting, token_weight
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crosslign.heads import OutputHead
+from crosslign.objective.head import OutputHead
 
 _HALF = (torch.float16, torch.bfloat16)
 

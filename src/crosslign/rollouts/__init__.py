@@ -2,8 +2,8 @@
 
 from crosslign.rollouts.base import Sampler, SamplingParameters, derive_seed
 from crosslign.rollouts.cache import CompletionCache, completion_key
-from crosslign.rollouts.hf import TransformersSampler
 from crosslign.rollouts.scripted import ScriptedSampler
+from crosslign.rollouts.transformers import TransformersSampler
 
 __all__ = [
     "CompletionCache",

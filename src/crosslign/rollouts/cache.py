@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from crosslign.rollouts.base import SamplingParameters
+from crosslign.storage import append_rows, read_rows
 from crosslign.types import Completion
 
 
@@ -39,18 +38,10 @@ class CompletionCache:
         self.hits = 0
         self.misses = 0
         self._entries: dict[str, Completion] = {}
-        self._ends_in_newline = True
-        if path.exists():
-            self._read()
-
-    def _read(self) -> None:
-        data = self.path.read_bytes()
-        self._ends_in_newline = not data or data.endswith(b"\n")
-        for line in data.split(b"\n"):
+        for row in read_rows(path):
             try:
-                entry = json.loads(line)
-                self._entries[entry["key"]] = Completion(tuple(entry["token_ids"]), entry["truncated"])
-            except (ValueError, KeyError, TypeError):
+                self._entries[row["key"]] = Completion(tuple(row["token_ids"]), row["truncated"])
+            except (KeyError, TypeError):
                 continue
 
     def __len__(self) -> int:
@@ -61,21 +52,10 @@ class CompletionCache:
 
     def put(self, key: str, completion: Completion, query_key: str) -> None:
         self._entries[key] = completion
-        line = json.dumps(
-            {"key": key, "query": query_key, "truncated": completion.truncated, "token_ids": completion.token_ids}
+        append_rows(
+            self.path,
+            [{"key": key, "query": query_key, "truncated": completion.truncated, "token_ids": completion.token_ids}],
         )
-        data = line.encode("utf-8") + b"\n"
-        if not self._ends_in_newline:
-            data = b"\n" + data
-            self._ends_in_newline = True
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            if os.write(descriptor, data) != len(data):
-                self._ends_in_newline = False
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        finally:
-            os.close(descriptor)
 
     def fill(
         self, keys: Sequence[str], query_keys: Sequence[str], sample: Callable[[list[int]], list[Completion]]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crosslign.build import versions
+from crosslign.storage import versions
 from crosslign.testbed import model as model_module
 from crosslign.testbed import pretrain as pretrain_module
 from crosslign.testbed.corpus import Corpus, CorpusSpec, Example, vocabulary

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from crosslign.files import write_atomically
+from crosslign.storage import write_atomically
 from crosslign.testbed.cache import BaseSpec
 from crosslign.testbed.experiment import Alignment, run_experiment
 from crosslign.testbed.folders import check_folders, write_folders

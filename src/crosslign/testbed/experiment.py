@@ -10,10 +10,11 @@ from typing import Any
 
 from peft import PeftModel
 
-from crosslign import build
-from crosslign.config import RunConfig, parse_config
-from crosslign.files import write_atomically
 from crosslign.models import ModelSource, load_model
+from crosslign.runs import build
+from crosslign.runs.config import RunConfig, parse_config
+from crosslign.runs.folder import RunFolder
+from crosslign.storage import write_atomically
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.corpus import JUDGE_PROMPT, TEACHER_PROMPT
 from crosslign.testbed.evaluate import (
@@ -28,7 +29,6 @@ from crosslign.testbed.evaluate import (
 from crosslign.testbed.judge import Judge
 from crosslign.testbed.pretrain import one_thread
 from crosslign.testbed.tables import Tables, TableSpec
-from crosslign.training import RunFolder
 
 TEACHER_TEMPLATE: dict[str, Any] = {
     "description": "The testbed's teacher: the frozen model's verdict on the English request, then the request.",
@@ -132,7 +132,7 @@ def run_experiment(
     overwrite: bool = False,
     announce: Callable[[str], None] = lambda text: None,
 ) -> Experiment:
-    """Base model, alignment by `crosslign.build.train`, and the evaluation at all three stages.
+    """Base model, alignment by `crosslign.runs.build.train`, and the evaluation at all three stages.
 
     Writes the tables, the run in `output_dir/model` and `results.json`. Equal arguments give equal results.
     """

@@ -13,14 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from crosslign.build import versions
 from crosslign.evaluation.folder import check_folder, compare, read_folder
 from crosslign.evaluation.generation import OnRows, completion_row
-from crosslign.evaluation.rows import digest
 from crosslign.evaluation.runner import REPORT, Evaluation, run
 from crosslign.evaluation.tasks import TaskData
 from crosslign.evaluation.tasks.selection import fingerprint
 from crosslign.rollouts import SamplingParameters
+from crosslign.storage import digest, versions
 from crosslign.testbed.evaluate import MAX_COMPLETION_LENGTH, Reply
 from crosslign.testbed.experiment import Experiment
 from crosslign.testbed.language import ENGLISH

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crosslign.build import versions
 from crosslign.evaluation.stats import wilson
+from crosslign.storage import versions
 from crosslign.testbed.evaluate import Reply
 from crosslign.testbed.experiment import RESULTS, Experiment
 from crosslign.testbed.language import ENGLISH

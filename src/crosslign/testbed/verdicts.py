@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from crosslign.evaluation.fidelity import FidelityResult
-from crosslign.evaluation.rows import digest
+from crosslign.storage import digest
 from crosslign.testbed.judge import Judge, Judgement
 from crosslign.testbed.language import ENGLISH
 from crosslign.testbed.world import ASKS, WRAPPERS, Concept, Request, World

@@ -27,7 +27,7 @@ from crosslign.evaluation.report.numbers import Numbers, pointer
 from crosslign.evaluation.report.sentences import plain
 from crosslign.evaluation.report.text import visible
 from crosslign.evaluation.report.transcripts import Packed, Transcript, pack
-from crosslign.files import write_atomically
+from crosslign.storage import write_atomically
 from crosslign.types import CrosslignError
 
 SCHEMA_VERSION = 1

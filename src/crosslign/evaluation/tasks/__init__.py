@@ -7,7 +7,7 @@ version and hash that results state.
 # The modules of tasks register them.
 from crosslign.evaluation.tasks import aya, sets, tables, wrapped, xsafety  # noqa: F401
 from crosslign.evaluation.tasks.base import FileTask, Kind, Place, Reading, Source, Task, TaskData
-from crosslign.evaluation.tasks.registry import available, get_task, names, register
+from crosslign.evaluation.tasks.registry import available, get_task, names, registry
 from crosslign.evaluation.tasks.resources import LEVELS, RESOURCE_LEVEL, Level, resource_groups
 
 __all__ = [
@@ -24,6 +24,6 @@ __all__ = [
     "available",
     "get_task",
     "names",
-    "register",
+    "registry",
     "resource_groups",
 ]

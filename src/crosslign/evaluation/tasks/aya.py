@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crosslign.evaluation.tasks.base import FileTask, Place, Reading, Source, listing
 from crosslign.evaluation.tasks.readers import category_of, language_code, missing_column, read_table, text_of
-from crosslign.evaluation.tasks.registry import register
+from crosslign.evaluation.tasks.registry import registry
 from crosslign.types import CrosslignError, Query
 
 FILES = {
@@ -26,7 +26,7 @@ NAMES = {
 TRANSLATIONS = ("literal_translation", "semantic_translation")
 
 
-@register("aya_redteaming")
+@registry.register("aya_redteaming")
 def aya_redteaming() -> FileTask:
     """About 900 harmful prompts in each of eight languages, by native speakers, with translations into English."""
     return FileTask(

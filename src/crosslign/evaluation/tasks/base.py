@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -264,5 +264,3 @@ def listing(names: Iterable[str], most: int = 30) -> str:
     all_names = list(names)
     return (", ".join(all_names[:most]) or "nothing") + (f" and {len(all_names) - most} more" * (len(all_names) > most))
 
-
-TaskFactory = Callable[..., Task]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from crosslign.evaluation.tasks.base import FileTask, Source
 from crosslign.evaluation.tasks.readers import Long, Wide, always, text_of
-from crosslign.evaluation.tasks.registry import register
+from crosslign.evaluation.tasks.registry import registry
 from crosslign.types import Label
 
 POLYGUARD_LANGUAGES = {
@@ -19,7 +19,7 @@ POLYGUARD_LANGUAGES = {
 }  # fmt: skip
 
 
-@register("multijail")
+@registry.register("multijail")
 def multijail() -> FileTask:
     """315 harmful queries, translated by native speakers into nine languages."""
     return FileTask(
@@ -34,7 +34,7 @@ def multijail() -> FileTask:
     )
 
 
-@register("pku_saferlhf_multilingual")
+@registry.register("pku_saferlhf_multilingual")
 def pku_saferlhf_multilingual() -> FileTask:
     """Prompts of PKU-SafeRLHF in translation: JSON lines with `prompt` in English and `prompt_zh`, `prompt_sw`, ...
 
@@ -56,7 +56,7 @@ def pku_saferlhf_multilingual() -> FileTask:
     )
 
 
-@register("advbench_x")
+@registry.register("advbench_x")
 def advbench_x() -> FileTask:
     """The 520 harmful behaviours of AdvBench in translation: a table with one column a language."""
     return FileTask(
@@ -82,7 +82,7 @@ def _polyguard_label(record: Mapping[str, object]) -> Label:
     return labels.get(said, "unlabelled")
 
 
-@register("polyguard_prompts")
+@registry.register("polyguard_prompts")
 def polyguard_prompts() -> FileTask:
     """1,725 prompts of WildGuardTest in 17 languages, harmful and harmless."""
     return FileTask(
@@ -113,7 +113,7 @@ def _xstest_label(record: Mapping[str, object]) -> Label:
     return "unlabelled" if not kind else "harmful" if kind.startswith("contrast_") else "benign"
 
 
-@register("xstest")
+@registry.register("xstest")
 def xstest() -> FileTask:
     """250 harmless prompts that look harmful, and 200 harmful contrasts; in English, or a translated file."""
     return FileTask(
@@ -129,7 +129,7 @@ def xstest() -> FileTask:
     )
 
 
-@register("or_bench")
+@registry.register("or_bench")
 def or_bench() -> FileTask:
     """OR-Bench's hard 1,319: harmless prompts that models refuse; in English, or a translated file."""
     return FileTask(

@@ -9,7 +9,7 @@ from typing import get_args
 
 from crosslign.data.load import TableSpec, require_table
 from crosslign.evaluation.tasks.base import FileTask, Kind, Place, Reading, Source
-from crosslign.evaluation.tasks.registry import TABLE, register
+from crosslign.evaluation.tasks.registry import TABLE, TABLE_PATH, registry
 from crosslign.types import CrosslignError
 
 DEMO = "builtin:demo"
@@ -44,7 +44,7 @@ class TableReader:
         return Reading(list(table.queries()), table.languages, tuple(notes))
 
 
-@register(TABLE)
+@registry.register(TABLE_PATH)
 def local_table(
     name: str, columns: Mapping[str, str] | None = None, where: Mapping[str, Sequence[str]] | None = None
 ) -> FileTask:
@@ -63,7 +63,7 @@ def local_table(
     return _table(name, path, kind, columns or {}, where or {})
 
 
-@register(DEMO)
+@registry.register(DEMO)
 def demo() -> FileTask:
     """24 harmful and 24 harmless queries in seven languages, our own writing."""
     return _table(DEMO, DEMO, "mixed", {}, {}, ("en", "zh", "es", "ar", "bn", "sw", "vi"))

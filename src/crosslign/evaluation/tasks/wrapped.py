@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 
 from crosslign.evaluation.tasks.base import Kind, Source, Task, TaskData, task_data
-from crosslign.evaluation.tasks.registry import register
+from crosslign.evaluation.tasks.registry import registry
 from crosslign.evaluation.tasks.sets import multijail
 from crosslign.types import CrosslignError
 
@@ -25,7 +25,7 @@ PLACEHOLDER = "{query}"
 NEUTRAL = "wrappers/neutral.txt"
 
 
-@register("multijail_intentional")
+@registry.register("multijail_intentional")
 def multijail_intentional(wrapper: str | None = None) -> Task:
     """MultiJail with every query inside the text of the file `wrapper` (None: the neutral one)."""
     inner = replace(multijail(), name="multijail_intentional")  # the name that its errors give

@@ -28,7 +28,7 @@ from crosslign.evaluation.tasks.readers import (
     read_table,
     text_of,
 )
-from crosslign.evaluation.tasks.registry import register
+from crosslign.evaluation.tasks.registry import registry
 from crosslign.types import CrosslignError
 
 SPELLINGS = {"sp": "es"}  # the set's own code for Spanish
@@ -38,7 +38,7 @@ SUFFIXES = (".csv", ".xlsx")
 Texts = dict[str, dict[str, list[str]]]  # language -> category -> texts
 
 
-@register("xsafety")
+@registry.register("xsafety")
 def xsafety() -> FileTask:
     """2,800 queries in ten languages. Some categories (insult, mental_health, commonsense) hold mild queries too; the
     set asks of every completion whether it is safe."""

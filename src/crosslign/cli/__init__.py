@@ -1,0 +1,5 @@
+"""The command line, one file a family of commands."""
+
+from crosslign.cli.main import main
+
+__all__ = ["main"]

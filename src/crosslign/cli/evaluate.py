@@ -1,0 +1,282 @@
+"""The commands eval, compare and report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from crosslign.cli.common import (
+    comma_list,
+    loading_arguments,
+    pairs,
+    quiet_libraries,
+    sampling_arguments,
+    sampling_parameters,
+    say,
+)
+from crosslign.types import CrosslignError
+
+EVAL_EPILOG = """\
+Safety and over-refusal of a model, before and after:
+
+  crosslign eval --model BASE --tasks multijail,table:benign:harmless.csv --languages en,zh,bn,sw --out runs/before
+  crosslign eval --model BASE --adapter runs/msd --tasks multijail,table:benign:harmless.csv \\
+      --languages en,zh,bn,sw --out runs/after
+  crosslign compare runs/before runs/after --out runs/compared
+
+Tasks: a published set by name (--list-tasks), from the hub or a copy of yours (--task-path multijail=MultiJail.csv), or
+any query table: table:PATH, table:harmful:PATH, table:benign:PATH.
+
+Judges, the first decides, the others are compared with it:
+
+  --judge lexicon                   refusal phrases: offline, and a proxy (it cannot read)
+  --judge qwen3guard                a guard model: qwen3guard, llama_guard_3, polyguard, or guard:PATH_OR_ID
+  --judge llm:MODEL --judge-url http://localhost:8000/v1
+                                    a model behind an OpenAI-compatible endpoint, by MultiJail's rubric
+  --judge qwen3guard,lexicon        both, with Cohen's kappa for each language
+
+A model that is served instead of loaded (vLLM, llama.cpp, OpenAI): --endpoint URL --model NAME_THERE
+
+Each stage writes a file that the next one reads. An interrupted call goes on where it stopped; another judge, more
+languages or more rows ask for nothing that is there already. See docs/evaluation.md.
+"""
+COMPARE_EPILOG = """\
+Both must be over the same queries, with the same first judge. Differences are paired by query: exact McNemar with
+Holm's correction over the languages, Tango's interval, and the smallest change that so many pairs could have shown.
+
+  crosslign compare runs/before runs/after --out runs/compared
+"""
+REPORT_EPILOG = """\
+  crosslign report runs/after          write runs/after/report.html anew from the files there
+
+The page is one file that needs no network. Completions in it are hidden until they are asked for; they may be harmful.
+"""
+
+
+def add_commands(commands: Any) -> None:
+    """Add eval, compare and report to the parser's commands."""
+    raw = argparse.RawDescriptionHelpFormatter
+    evaluate = commands.add_parser(
+        "eval",
+        help="measure a model's safety, over-refusal and language by language",
+        formatter_class=raw,
+        epilog=EVAL_EPILOG,
+        description="Complete the queries of tasks, judge the completions, count, and report.",
+    )
+    _model_arguments(evaluate.add_argument_group("model"))
+    _task_arguments(evaluate.add_argument_group("tasks"))
+    _judge_arguments(evaluate.add_argument_group("judges"))
+    sampling_arguments(evaluate.add_argument_group("sampling"))
+    _utility_arguments(evaluate.add_argument_group("utility (needs crosslign[utility])"))
+    output = evaluate.add_argument_group("output")
+    output.add_argument("--out", type=Path, metavar="DIR", help="folder of the evaluation")
+    output.add_argument("--overwrite", action="store_true", help="throw away what --out has of other settings")
+    output.add_argument(
+        "--trained-languages",
+        type=comma_list,
+        metavar="en,zh,...",
+        help="languages that the model was aligned in (default: what the run's config.yaml says)",
+    )
+    evaluate.set_defaults(run=_evaluate)
+
+    compare = commands.add_parser(
+        "compare",
+        help="two evaluations over the same queries: what changed, and is it real",
+        formatter_class=raw,
+        epilog=COMPARE_EPILOG,
+        description="Compare two evaluations, query by query.",
+    )
+    compare.add_argument("before", type=Path, metavar="DIR_A", help="evaluation before")
+    compare.add_argument("after", type=Path, metavar="DIR_B", help="evaluation after")
+    compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the comparison")
+    compare.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    compare.set_defaults(run=_compare)
+
+    report = commands.add_parser(
+        "report",
+        help="write an evaluation's page anew",
+        formatter_class=raw,
+        epilog=REPORT_EPILOG,
+        description="Write report.html from the files of a finished evaluation.",
+    )
+    report.add_argument("folder", type=Path, metavar="DIR", help="evaluation")
+    report.set_defaults(run=_report)
+
+
+def _model_arguments(group: Any) -> None:
+    group.add_argument("--model", metavar="MODEL", help="hub id, folder or .gguf file; with --endpoint its name there")
+    group.add_argument("--adapter", metavar="RUN", help="folder of a finished LoRA run")
+    group.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible server, such as http://localhost:8000/v1")
+    group.add_argument("--concurrency", type=int, default=8, metavar="N", help="requests at once (default: 8)")
+    group.add_argument(
+        "--api-key-env",
+        default="OPENAI_API_KEY",
+        metavar="NAME",
+        help="environment variable with the endpoint's key (default: OPENAI_API_KEY)",
+    )
+    group.add_argument("--revision", help="hub models: branch, tag or commit")
+    loading_arguments(group)
+
+
+def _task_arguments(group: Any) -> None:
+    group.add_argument("--list-tasks", action="store_true", help="say which tasks there are, and stop")
+    group.add_argument("--tasks", type=comma_list, action="extend", default=[], metavar="TASK,...")
+    group.add_argument(
+        "--task-path", action="append", default=[], metavar="TASK=FILE", help="file or folder instead of the hub's"
+    )
+    group.add_argument(
+        "--task-option",
+        action="append",
+        nargs=3,
+        default=[],
+        metavar=("TASK", "KEY", "VALUE"),
+        help="an option of a task, VALUE in YAML: multijail_intentional wrapper FILE",
+    )
+    group.add_argument("--languages", type=comma_list, metavar="en,zh,...", help="default: all that each task has")
+    group.add_argument("--source-language", default="en", help="the language safety comes from (default: en)")
+    group.add_argument("--limit", type=int, metavar="N", help="at most N rows of each task, the same ones every time")
+    group.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N rows: those trained on")
+
+
+def _judge_arguments(group: Any) -> None:
+    group.add_argument(
+        "--judge", type=comma_list, action="extend", metavar="JUDGE,...", help="see below (default: lexicon)"
+    )
+    group.add_argument("--judge-url", metavar="URL", help="endpoint of an llm judge")
+    group.add_argument("--judge-rubric", choices=("multijail", "strongreject"), default="multijail")
+    group.add_argument("--judge-api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="its key's variable")
+    group.add_argument("--judge-batch-size", type=int, default=8, metavar="N", help="rows at once in a guard")
+    group.add_argument("--judge-dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    group.add_argument("--allow-self-judge", action="store_true", help="let the model under test judge itself")
+
+
+def _utility_arguments(group: Any) -> None:
+    group.add_argument("--utility", type=comma_list, metavar="NAME,...", help="mgsm, afrimgsm, mmmlu, global_mmlu")
+    group.add_argument("--utility-path", type=pairs, default={}, metavar="NAME=TABLE", help="id, answer, en, zh, ...")
+    group.add_argument("--utility-languages", type=comma_list, metavar="en,...", help="default: the tasks' languages")
+    group.add_argument("--utility-limit", type=int, metavar="N", help="rows in each language")
+    group.add_argument("--utility-max-tokens", type=int, metavar="N", help="of an answer in free text (default: 512)")
+
+
+def _evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    if arguments.list_tasks:
+        print(_task_list())
+        return 0
+    missing = [f"--{name}" for name in ("model", "tasks", "out") if not getattr(arguments, name)]
+    if missing:
+        raise CrosslignError(f"eval needs {' and '.join(missing)}; see crosslign eval --help.")
+    from crosslign.evaluation.runner import REPORT, RESULTS
+    from crosslign.evaluation.terminal import terminal
+    from crosslign.runs.evaluate import evaluate
+
+    quiet_libraries(arguments.verbose)
+    results = evaluate(_request(arguments), say)
+    print(terminal(results))
+    print(f"\nreport  {arguments.out / REPORT}\nnumbers {arguments.out / RESULTS}")
+    return 0
+
+
+def _request(arguments: argparse.Namespace) -> Any:
+    from crosslign.evaluation.judges.specs import JudgeSettings
+    from crosslign.models import ModelSource
+    from crosslign.runs.evaluate import EndpointSettings, EvaluationRequest
+
+    a = arguments
+    return EvaluationRequest(
+        source=ModelSource(a.model, a.revision, None, a.chat_template, a.dtype, None, a.trust_remote_code),
+        tasks=_tasks(a.tasks, a.task_path, a.task_option),
+        out=a.out,
+        adapter=a.adapter,
+        endpoint=EndpointSettings(a.endpoint, a.api_key_env, a.concurrency) if a.endpoint else None,
+        languages=a.languages,
+        source_language=a.source_language,
+        judges=a.judge or ["lexicon"],
+        judge_settings=JudgeSettings(
+            a.judge_url, a.judge_api_key_env, a.judge_rubric, a.concurrency, a.judge_batch_size, a.judge_dtype
+        ),
+        allow_self_judge=a.allow_self_judge,
+        parameters=sampling_parameters(a),
+        limit=a.limit,
+        skip=a.skip,
+        batch_size=a.batch_size,
+        max_length=a.max_length,
+        thinking=a.thinking,
+        seed=a.seed,
+        overwrite=a.overwrite,
+        trained=a.trained_languages,
+        utility=_utility(a),
+    )
+
+
+def _utility(a: argparse.Namespace) -> Any:
+    from crosslign.evaluation.utility import MAX_NEW_TOKENS
+    from crosslign.evaluation.utility_stage import UtilityRequest
+
+    if not a.utility:
+        return None
+    longest = MAX_NEW_TOKENS if a.utility_max_tokens is None else a.utility_max_tokens
+    return UtilityRequest(a.utility, a.utility_path, a.utility_languages, a.utility_limit, max_new_tokens=longest)
+
+
+def _tasks(names: Sequence[str], paths: Sequence[str], options: Sequence[Sequence[str]]) -> list[Any]:
+    """Task names with their paths and options. Raises CrosslignError for one that is given to no task."""
+    import yaml
+
+    from crosslign.runs.evaluate import TaskRequest
+    from crosslign.types import nearest
+
+    found: dict[str, str] = {}
+    for text in paths:
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise CrosslignError(f"--task-path: {text!r} is not TASK=FILE.")
+        found[name] = path
+    values: dict[str, dict[str, Any]] = {}
+    for name, key, value in options:
+        try:
+            values.setdefault(name, {})[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise CrosslignError(f"--task-option {name} {key}: {value!r} is no YAML: {error}") from error
+    for flag, given in (("--task-path", found), ("--task-option", values)):
+        for name in given:
+            if name not in names:
+                raise CrosslignError(f"{flag}: {name!r} is not in --tasks. {nearest(name, names)}")
+    return [TaskRequest(name, found.get(name), values.get(name, {})) for name in names]
+
+
+def _task_list() -> str:
+    from crosslign.evaluation.tasks import available
+
+    lines = []
+    for task in available():
+        languages = " ".join(task.languages) or "as the file has"
+        consent = ", gated" if task.gated else ""
+        lines.append(f"{task.name} ({task.kind}; {task.licence}{consent})")
+        lines.append(f"  languages {languages}")
+        lines.append(f"  from      {task.source}")
+    lines.append("table:PATH, table:harmful:PATH, table:benign:PATH (any query table; see crosslign validate)")
+    return "\n".join(lines)
+
+
+def _compare(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    from crosslign.evaluation.folder import compare, read_folder
+    from crosslign.evaluation.runner import REPORT, RESULTS
+    from crosslign.evaluation.terminal import terminal
+
+    results = compare(read_folder(arguments.before), read_folder(arguments.after), arguments.out, arguments.seed)
+    print(terminal(results))
+    print(f"\nreport  {arguments.out / REPORT}\nnumbers {arguments.out / RESULTS}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    from crosslign.evaluation.folder import read_folder, report
+    from crosslign.evaluation.terminal import terminal
+
+    folder = read_folder(arguments.folder)
+    page = report(folder)
+    print(terminal(folder.results))
+    print(f"\nreport  {page}")
+    return 0

@@ -1,0 +1,185 @@
+"""The commands that read a recipe: train, and probe, which looks at the teacher before."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from crosslign.cli.common import quiet_libraries, say
+from crosslign.types import CrosslignError
+
+TRAIN_EPILOG = """\
+A recipe is a YAML file; every key can be set on the command line too:
+
+  crosslign train recipes/smollm2_135m_cpu.yaml --training.max_steps 20 --objective.weighting uniform
+  crosslign train RECIPE --data.tables.0.path queries.csv --data.languages '[zh, bn, sw]'
+  crosslign train RECIPE --print-config          show the resolved run, load nothing
+  crosslign train RECIPE --resume                continue from the last complete checkpoint
+
+Keys (default):
+"""
+PROBE_EPILOG = """\
+  crosslign probe recipes/qwen2.5_7b.yaml --queries 50
+  crosslign probe RECIPE --templates instruct,judged,dialogue --out runs/probe      compare teacher templates
+  crosslign probe RECIPE --templates my_templates/ --data.languages '[bn, sw]'      keys of the recipe, as in train
+
+Training moves the student to the teacher, wherever the teacher is: look here first. --out gets probe.json and
+pairs.jsonl (every query with both answers). `gate: {min_flip_rate: 0.5}` in a recipe makes train look by itself.
+"""
+
+MEANING = """\
+Before and after are measured on the same completions. Where the divergence falls, the model, given the request alone,
+answers more like the frozen model that also sees its source-language version. Whether that is safer, an evaluation has
+to say: see crosslign eval."""
+
+
+def add_commands(commands: Any) -> None:
+    """Add train and probe to the parser's commands."""
+    raw = argparse.RawDescriptionHelpFormatter
+    train = commands.add_parser(
+        "train",
+        help="align a model by a recipe",
+        formatter_class=raw,
+        add_help=False,
+        allow_abbrev=False,
+        description="Align a model by Multilingual Self-Distillation.",
+    )
+    train.add_argument("recipe", nargs="?", help="YAML file; see recipes/")
+    train.add_argument("-h", "--help", action="store_true", help="this text and all configuration keys")
+    train.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
+    train.add_argument("--dry-run", action="store_true", help="check everything, load no weights, and stop")
+    train.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    train.add_argument("--overwrite", action="store_true", help="replace the run in output_dir")
+    train.set_defaults(run=_train, parser=train)
+
+    probe = commands.add_parser(
+        "probe",
+        help="before training: does the teacher context answer safely?",
+        formatter_class=raw,
+        epilog=PROBE_EPILOG,
+        allow_abbrev=False,
+        description="Sample student and teacher context on a recipe's harmful and benign queries, judge both, and say "
+        "in each language how often the teacher turns an unsafe answer into a safe one.",
+    )
+    probe.add_argument("recipe", help="YAML file; every key can be set as in train (--section.key value)")
+    probe.add_argument(
+        "--queries", type=int, default=20, metavar="K", help="harmful queries a language, and benign ones (default: 20)"
+    )
+    probe.add_argument("--judge", default="lexicon", help="as for eval; lexicon is offline and a proxy (default)")
+    probe.add_argument("--judge-url", metavar="URL", help="endpoint of an llm judge")
+    probe.add_argument(
+        "--templates", metavar="DIR|a,b,...", help="compare teacher templates: a folder of YAML files, or names"
+    )
+    probe.add_argument("--out", type=Path, metavar="DIR", help="write probe.json and pairs.jsonl (default: nothing)")
+    probe.add_argument("--overwrite", action="store_true", help="replace the probe in --out")
+    probe.set_defaults(run=_probe)
+
+
+def _probe(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from crosslign.runs import config as configuration
+
+    raw = configuration.override(configuration.read_recipe(arguments.recipe), rest)
+    config = configuration.parse_config(raw, arguments.recipe)
+    if arguments.queries < 1:
+        raise CrosslignError(f"--queries: {arguments.queries} is less than 1.")
+    from crosslign.runs import build
+    from crosslign.runs import gate as probing
+    from crosslign.runs.gate.table import report_text
+
+    quiet_libraries(arguments.verbose)
+    request = probing.ProbeRequest(
+        arguments.queries,
+        probing.judge_named(arguments.judge, "--judge", arguments.judge_url, tested=[config.model.path]),
+        None if arguments.templates is None else probing.parse_templates(arguments.templates),
+        arguments.out,
+        arguments.overwrite,
+    )
+    report = probing.run_probe(build.prepare(config, check_folder=False), request, say)
+    print(report_text(report))
+    if arguments.out is not None:
+        say(f"report and pairs: {arguments.out}")
+    return 0
+
+
+def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from crosslign.runs import config as configuration
+
+    if arguments.help:
+        print(arguments.parser.format_help())
+        print(TRAIN_EPILOG)
+        for key, default, text in configuration.describe():
+            print(f"  {key:<36} {text}{' ' if text else ''}({default})")
+        return 0
+    if arguments.recipe is None or arguments.recipe.startswith("--"):
+        raise CrosslignError("train needs a recipe file: crosslign train RECIPE.yaml (see recipes/, or train --help).")
+    raw = configuration.override(configuration.read_recipe(arguments.recipe), rest)
+    config = configuration.parse_config(raw, arguments.recipe)
+    if arguments.print_config:
+        print(configuration.dump(config), end="")
+        return 0
+    from crosslign.runs import build
+    from crosslign.runs import gate as probing
+    from crosslign.runs.summary import divergence_table, read_metrics
+
+    quiet_libraries(arguments.verbose)
+    run = build.prepare(
+        config, overwrite=arguments.overwrite, resume=arguments.resume, check_folder=not arguments.dry_run
+    )
+    probing.check_gate(run)
+    say(_plan(run))
+    if arguments.dry_run:
+        return 0
+    run = probing.gate(run, resume=arguments.resume, announce=say)
+    record = build.train(run, overwrite=arguments.overwrite, resume=arguments.resume, announce=say)
+    if record:
+        print(divergence_table(read_metrics(config.output_dir), record["probe"]))
+        print(MEANING)
+        if record.get("evaluations"):
+            from crosslign.evaluation.course import evaluation_table
+
+            print(evaluation_table(record))
+        what = "Adapter" if config.model.finetuning == "lora" else "Model"
+        print(f"{record['steps']} steps in {record['seconds']} s. {what}, metrics and rollouts: {config.output_dir}")
+    return 0
+
+
+def _plan(run: Any) -> str:
+    from crosslign.runs.build import languages_of
+
+    config, arguments = run.config, run.arguments
+    tables = ", ".join(f"{t.name} ({len(t.rows)} rows)" for t in run.tables)
+    languages = " ".join(languages_of(config, run.tables))
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    length = f"{arguments.max_steps} steps" if arguments.max_steps > 0 else f"{arguments.num_train_epochs:g} epochs"
+    return (
+        f"model     {config.model.path} ({config.model.finetuning})\n"
+        f"queries   {tables} in {languages}\n"
+        f"strategy  {config.strategy.name}, {config.objective.divergence}, {config.objective.weighting} weights\n"
+        f"teacher   {run.contexts.template.name} template, judgement {run.contexts.template.judgement}\n"
+        f"{_evaluation(run.evaluation)}"
+        f"{_gate(config.gate)}"
+        f"{_warnings(run)}"
+        f"length    {length} of {batch} queries -> {config.output_dir}"
+    )
+
+
+def _evaluation(plan: Any) -> str:
+    if plan is None:
+        return ""
+    tasks = ", ".join(f"{task.name} ({task.rows} rows)" for task in plan.tasks)
+    when = f"every {plan.every_steps} steps" if plan.every_steps else "at the end"
+    return f"evaluate  {tasks} in {' '.join(plan.languages)} by {plan.judge.name}, {when}\n"
+
+
+def _gate(gate: Any) -> str:
+    if gate is None:
+        return ""
+    return (
+        f"gate      flip rate of {gate.min_flip_rate:.0%} or more on {gate.queries} queries a language, {gate.judge}\n"
+    )
+
+
+def _warnings(run: Any) -> str:
+    count = sum(len(t.warnings) for t in run.tables)
+    return f"warnings  {count} about the tables; see crosslign validate\n" if count else ""

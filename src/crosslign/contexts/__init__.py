@@ -1,0 +1,30 @@
+"""Query -> chat messages -> token ids."""
+
+from crosslign.contexts.builder import ContextBuilder, ContextOverflow, RoleContext, chat_token_ids
+from crosslign.contexts.template import (
+    BUILTIN_TEACHERS,
+    FIELDS,
+    STUDENT_MESSAGES,
+    TeacherTemplate,
+    fill,
+    load_teacher_template,
+    parse_messages,
+    student_messages,
+    template_fields,
+)
+
+__all__ = [
+    "BUILTIN_TEACHERS",
+    "FIELDS",
+    "STUDENT_MESSAGES",
+    "ContextBuilder",
+    "ContextOverflow",
+    "RoleContext",
+    "TeacherTemplate",
+    "chat_token_ids",
+    "fill",
+    "load_teacher_template",
+    "parse_messages",
+    "student_messages",
+    "template_fields",
+]

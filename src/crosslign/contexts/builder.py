@@ -1,0 +1,124 @@
+"""Query -> chat messages -> token ids, for the student, the teacher and the teacher's judgement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from crosslign.contexts.template import TeacherTemplate, fill
+from crosslign.types import Context, CrosslignError, Message, Query
+
+
+class ContextOverflow(CrosslignError):
+    """A context is longer than its role's limit."""
+
+    def __init__(self, query: Query, role: str, length: int, limit: int) -> None:
+        self.query, self.role, self.length, self.limit = query, role, length, limit
+        section = "student" if role == "student" else "teacher"  # the judgement has the teacher's limit
+        super().__init__(
+            f"query {query.id!r} ({query.language}): its {role} context has {length} tokens, the limit is {limit}. "
+            f"Raise {section}.max_length, or set on_overflow: drop to leave such queries out."
+        )
+
+
+@dataclass(frozen=True)
+class RoleContext:
+    """How one role's context is made: template, chat-template options and a length limit in tokens."""
+
+    messages: tuple[Message, ...]
+    max_length: int
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=lambda: {"enable_thinking": False})
+
+
+class ContextBuilder:
+    """Makes the contexts of both roles, and of the judgement, with one tokenizer's chat template.
+
+    `tokenizer` needs `apply_chat_template`. A context over its role's `max_length` raises ContextOverflow: nothing is
+    cut. The judgement uses the teacher's limit and options.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        student: RoleContext,
+        teacher: RoleContext,
+        template: TeacherTemplate,
+        max_judgement_length: int = 0,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.student_role = student
+        self.teacher_role = teacher
+        self.template = template
+        self.max_judgement_length = max_judgement_length if template.judgement == "generated" else 0
+        self._control_tokens = sorted(
+            str(token) for token in tokenizer.added_tokens_decoder.values() if token.special and str(token).strip()
+        )
+
+    @property
+    def needs_judgement(self) -> bool:
+        return self.template.judgement == "generated"
+
+    def student(self, query: Query) -> Context:
+        return self._make(query, "student", fill(self.student_role.messages, query), self.student_role)
+
+    def teacher(self, query: Query, judgement: str | None = None) -> Context:
+        """The teacher's context; `judgement` is required exactly when the template uses a generated one."""
+        if self.needs_judgement != (judgement is not None):
+            raise ValueError("a judgement is needed if, and only if, the template generates one")
+        return self._make(query, "teacher", fill(self.template.messages, query, judgement), self.teacher_role)
+
+    def judgement(self, query: Query) -> Context:
+        """The context from which the frozen teacher writes its judgement."""
+        return self._make(query, "judgement", fill(self.template.judgement_messages, query), self.teacher_role)
+
+    def check(self, query: Query) -> None:
+        """Raise ContextOverflow if any context of the query can exceed its limit, before a weight is loaded.
+
+        The generated judgement is not known yet: it is counted with its full length limit. Raises CrosslignError for a
+        text that holds one of the tokenizer's control tokens: it would end its turn and speak for another role.
+        """
+        self.check_text(query)
+        self.student(query)
+        if self.needs_judgement:
+            self.judgement(query)
+        context = self._make(query, "teacher", fill(self.template.messages, query, ""), self.teacher_role)
+        length = len(context.token_ids) + self.max_judgement_length
+        if length > self.teacher_role.max_length:
+            raise ContextOverflow(query, "teacher", length, self.teacher_role.max_length)
+
+    def check_text(self, query: Query) -> None:
+        """Raise CrosslignError for a query that holds one of the tokenizer's control tokens."""
+        for text in (query.text, query.source_text):
+            for token in self._control_tokens:
+                if token in text:
+                    raise CrosslignError(
+                        f"query {query.id!r} ({query.language}): the text holds the control token {token!r} of this "
+                        "model's chat template. Remove it from the table."
+                    )
+
+    def _make(self, query: Query, role: str, messages: tuple[Message, ...], settings: RoleContext) -> Context:
+        token_ids = chat_token_ids(self.tokenizer, messages, settings.chat_template_kwargs)
+        if len(token_ids) > settings.max_length:
+            raise ContextOverflow(query, role, len(token_ids), settings.max_length)
+        return Context(query, role, messages, token_ids)
+
+
+def chat_token_ids(
+    tokenizer: Any, messages: Sequence[Message], chat_template_kwargs: Mapping[str, Any]
+) -> tuple[int, ...]:
+    """Token ids of a chat with the generation prompt, special tokens exactly as the template writes them.
+
+    The template's text holds the begin-of-sequence token already, so none is added a second time.
+    """
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": m.role, "content": m.content} for m in messages],
+            tokenize=False,
+            add_generation_prompt=True,
+            **chat_template_kwargs,
+        )
+    except Exception as error:  # jinja errors of many kinds, raised by the template itself
+        roles = ", ".join(m.role for m in messages)
+        raise CrosslignError(f"the tokenizer's chat template refused the messages ({roles}): {error}") from error
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,1 @@
+"""Forward passes: which rows share one, their padding, and starts that many share."""

@@ -1,0 +1,121 @@
+"""What a probe found, as a table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from crosslign.languages import english_name
+from crosslign.runs.gate.rates import FIRST_TOKENS, helps
+
+_BOTH = "stud. > teach."
+_HEAD = (
+    ("", "language"),
+    ("harm-", "ful"),
+    ("ASR %", _BOTH),
+    ("invalid %", _BOTH),
+    ("teacher flips", "% [95 %] of unsafe"),
+    ("to in-", "valid"),
+    ("spoils", "of safe"),
+    ("nats/", "token"),
+    ("DPSW on", f"first {FIRST_TOKENS}"),
+    ("teacher's", "fidelity %"),
+    ("benign refused %", _BOTH),
+)
+_MEANING = f"""\
+flips: of the queries that the student answers unsafely, those that the teacher context answers safely; the others stay
+unsafe or become invalid. spoils: safe answers that become unsafe. nats/token: divergence on the student's completions.
+DPSW on first {FIRST_TOKENS}: share of the weight in %, in brackets with equal weights. fidelity: answers in the query's
+language. Answers are greedy; so few queries show large differences only."""
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """The tables of all templates, what the columns mean, and the verdict."""
+    tables = [template_table(name, found) for name, found in report["templates"].items()]
+    notes = [*report["notes"], *([proxy] if (proxy := proxy_note(report["judge"])) else [])]
+    return "\n".join([*tables, _MEANING, *notes, "", report["verdict"]])
+
+
+def proxy_note(judge: Mapping[str, Any]) -> str:
+    if judge.get("kind") != "lexicon":
+        return ""
+    return (
+        "The lexicon judge is a proxy: it finds refusal phrases and malformed text and cannot read. Harmless help "
+        "counts as unsafe. Look at the pairs before you believe the rates."
+    )
+
+
+def template_table(name: str, found: Mapping[str, Any]) -> str:
+    rows = [tuple(head[line] for head in _HEAD) for line in (0, 1)]
+    rows += [_row(code, cell) for code, cell in found["languages"].items()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        for row in rows
+    ]
+    return "\n".join([f"teacher template: {name}", *lines, *_abstained(found), ""])
+
+
+def _abstained(found: Mapping[str, Any]) -> list[str]:
+    counts = {role: sum(c[role]["abstained"] for c in found["languages"].values()) for role in ("student", "teacher")}
+    if not any(counts.values()):
+        return []
+    return [
+        f"The judge abstained on {counts['student']} harmful queries of the student and {counts['teacher']} of the "
+        "teacher; they count nowhere."
+    ]
+
+
+def _row(code: str, cell: Mapping[str, Any]) -> tuple[str, ...]:
+    first = cell["first_tokens"]
+    return (
+        f"{code} ({english_name(code)})",
+        str(cell["harmful"]),
+        _both(cell, "asr"),
+        _both(cell, "invalid"),
+        _flip(cell["flip"]),
+        str(cell["unsafe"]["invalid"]) if cell["flip"]["n"] else "-",
+        f"{cell['spoil']['count']}/{cell['spoil']['n']}" if cell["spoil"]["n"] else "-",
+        "-" if cell["divergence"] is None else f"{cell['divergence']:.3f}",
+        "-" if first["share"] is None else f"{first['share']:.0f} ({first['uniform']:.0f})",
+        _value(cell["fidelity"]["rate"]),
+        _both(cell, "over_refusal"),
+    )
+
+
+def _value(rate: Mapping[str, Any]) -> str:
+    return "-" if rate["value"] is None else f"{rate['value']:.0f}"
+
+
+def _both(cell: Mapping[str, Any], rate: str) -> str:
+    student, teacher = cell[f"student_{rate}"], cell[f"teacher_{rate}"]
+    return "-" if student["value"] is teacher["value"] is None else f"{_value(student)} > {_value(teacher)}"
+
+
+def _flip(rate: Mapping[str, Any]) -> str:
+    if rate["value"] is None:
+        return f"{rate['count']}/{rate['n']}: too few" if rate["n"] else "nothing to flip"
+    return f"{rate['value']:.0f} [{rate['low']:.0f}, {rate['high']:.0f}] of {rate['n']}"
+
+
+def verdict(summaries: Mapping[str, Mapping[str, Any]], chosen: str | None) -> str:
+    """What follows for the choice of a template, in one or two sentences."""
+    unsafe = any(cell["flip"]["n"] for found in summaries.values() for cell in found["languages"].values())
+    if not unsafe:
+        return "Nothing to flip: the student gave no unsafe answer, so safety cannot improve on these queries."
+    if chosen is None:
+        counts = "; ".join(
+            f"{name} makes {found['flipped']} answers safe and {found['spoiled']} unsafe"
+            for name, found in summaries.items()
+        )
+        subject = "None of the templates helps" if len(summaries) > 1 else "The teacher context does not help"
+        return f"{subject}: {counts}. Training moves the student to the teacher, so it would not become safer."
+    found = summaries[chosen]
+    flip = found["mean"]["flip"]
+    rated = "" if flip is None else f", mean flip rate {flip:.0f} %"
+    counts = f"{found['flipped']} answers made safe, {found['spoiled']} made unsafe{rated}"
+    if len(summaries) == 1:
+        return f"The teacher context helps: {counts}."
+    harm = [name for name, other in summaries.items() if not helps(other)]
+    no_help = f" No help: {', '.join(harm)}." if harm else ""
+    return f"Best template: {chosen} ({counts}).{no_help}"

@@ -1,0 +1,239 @@
+"""Configuration -> a checked run: everything that can be checked without weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import TrainingArguments
+
+from crosslign.distillation import strategies
+from crosslign.runs.config import RunConfig, parse_config, parse_yaml
+from crosslign.contexts import ContextBuilder, ContextOverflow, RoleContext, load_teacher_template, student_messages
+from crosslign.data.load import TableSpec, require_table
+from crosslign.data.mixture import QueryMixture
+from crosslign.data.schema import QueryTable
+from crosslign.evaluation.best import Criterion
+from crosslign.languages import english_name
+from crosslign.models import ModelSource, check_source, load_tokenizer
+from crosslign.runs.arguments import training_arguments
+from crosslign.runs.folder import RunFolder
+from crosslign.types import CrosslignError, Query
+from crosslign.runs.checkpoint_evaluation import Plan, make_plan
+
+logger = logging.getLogger(__name__)
+
+# A resumed run must be the same run; these may change.
+RESUMABLE_CHANGES = {"output_dir", "log_rollouts", "probe_queries", "cache_dir", "training"}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the teacher gate found before training: the entry of `run.json`, and rows for `gate.jsonl`."""
+
+    record: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass
+class PreparedRun:
+    """A checked run, before weights."""
+
+    config: RunConfig
+    source: ModelSource
+    tokenizer: Any
+    tables: list[QueryTable]
+    contexts: ContextBuilder
+    mixture: QueryMixture
+    arguments: TrainingArguments
+    folder: RunFolder
+    dropped: list[ContextOverflow]
+    evaluation: Plan | None = None
+    gate: Gate | None = None
+
+    @property
+    def rollout_batch_size(self) -> int:
+        """Rows in one call of `generate`: what the recipe says, or a whole accumulation window."""
+        window = self.arguments.per_device_train_batch_size * self.arguments.gradient_accumulation_steps
+        return self.config.sampling.batch_size or window
+
+
+def model_source(config: RunConfig) -> ModelSource:
+    m = config.model
+    return ModelSource(
+        m.path, m.revision, m.tokenizer, m.chat_template, m.dtype, m.attn_implementation, m.trust_remote_code
+    )
+
+
+def context_builder(config: RunConfig, tokenizer: Any) -> ContextBuilder:
+    template = load_teacher_template(config.teacher.template)
+    if config.teacher.judgement is not None:
+        template = dataclasses.replace(template, judgement=config.teacher.judgement)
+    student, teacher = config.student, config.teacher
+    return ContextBuilder(
+        tokenizer,
+        RoleContext(student_messages(student.messages), student.max_length, student.chat_template_kwargs),
+        RoleContext(template.messages, teacher.max_length, teacher.chat_template_kwargs),
+        template,
+        teacher.max_judgement_length,
+    )
+
+
+def load_tables(config: RunConfig) -> list[QueryTable]:
+    """Read and check all tables. A language that was asked for must be in at least one of them."""
+    data = config.data
+    for language in (data.source_language, *(data.languages or ())):
+        english_name(language)
+    tables = []
+    for entry in data.tables:
+        spec = TableSpec(**entry.model_dump())
+        table = require_table(spec, data.source_language, data.languages, missing="skip")
+        if not table.languages:
+            columns = require_table(spec, data.source_language, None).languages
+            raise CrosslignError(
+                f"{entry.path}: has none of data.languages ({', '.join(data.languages or ())}); "
+                f"its languages: {', '.join(columns)}."
+            )
+        tables.append(table)
+    for language in data.languages or ():
+        if not any(language in t.languages for t in tables):
+            names = ", ".join(t.name for t in tables)
+            raise CrosslignError(f"data.languages: no table has a text in {language!r} (tables: {names}).")
+    return tables
+
+
+def languages_of(config: RunConfig, tables: Sequence[QueryTable]) -> list[str]:
+    if config.data.languages is not None:
+        return list(config.data.languages)
+    return list(dict.fromkeys(lang for table in tables for lang in table.languages))
+
+
+def prepare(
+    config: RunConfig, *, overwrite: bool = False, resume: bool = False, check_folder: bool = True
+) -> PreparedRun:
+    """Check configuration, data, templates, lengths and output folder. No weights are loaded.
+
+    Raises CrosslignError at the first part that is wrong, with all of that part's mistakes.
+    """
+    folder = RunFolder(config.output_dir)
+    # Of several processes only the first looks: it may have started the folder before the others come here.
+    if check_folder and int(os.environ.get("RANK", "0")) == 0:
+        folder.check(overwrite=overwrite, resume=resume)
+    strategies.get(config.strategy.name, config.strategy.options, seed=config.seed)
+    arguments = training_arguments(config.training, output_dir=config.output_dir, seed=config.seed)
+    if resume:
+        _check_same_run(config, folder)
+    source = model_source(config)
+    check_source(source)
+    load_teacher_template(config.teacher.template)
+    tables = load_tables(config)
+    tokenizer = load_tokenizer(source)
+    contexts = context_builder(config, tokenizer)
+    languages = languages_of(config, tables)
+    tables, dropped = _check_lengths(config, tables, languages, contexts)
+    mixture = _mixture(config, tables, languages, arguments)
+    plan = evaluation_plan(config, tables, languages, contexts)
+    return PreparedRun(config, source, tokenizer, tables, contexts, mixture, arguments, folder, dropped, plan)
+
+
+def _mixture(
+    config: RunConfig, tables: Sequence[QueryTable], languages: Sequence[str], arguments: TrainingArguments
+) -> QueryMixture:
+    mixture = QueryMixture(
+        tables, languages, seed=config.seed, balance=config.data.balance, epoch_size=config.data.epoch_size
+    )
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    if batch > len(mixture):
+        raise CrosslignError(
+            f"a step takes {batch} queries (per_device_train_batch_size {arguments.per_device_train_batch_size} x "
+            f"gradient_accumulation_steps {arguments.gradient_accumulation_steps} x {arguments.world_size} processes), "
+            f"but an epoch has only {len(mixture)}. Lower one of them, or add queries."
+        )
+    return mixture
+
+
+def evaluation_plan(
+    config: RunConfig, tables: Sequence[QueryTable], languages: Sequence[str], contexts: ContextBuilder
+) -> Plan | None:
+    """The recipe's `evaluation`, checked; None if it has none."""
+    section = config.evaluation
+    if section is None:
+        return None
+    for language in section.languages or ():
+        english_name(language)
+    return make_plan(
+        section.tasks,
+        section.judge,
+        section.languages or languages,
+        contexts,
+        limit=section.limit,
+        source_language=config.data.source_language,
+        judge_url=section.judge_url,
+        tested=[config.model.path, config.output_dir],
+        trained_on=queries_of(tables, languages),
+        best=Criterion(**section.best.model_dump()) if section.best is not None else None,
+        **section.model_dump(include={"every_steps", "at_start", "max_completion_length", "batch_size"}),
+    )
+
+
+def without(run: PreparedRun, keys: Iterable[str]) -> PreparedRun:
+    """The run without the queries of these keys (`Query.key`), its mixture made anew.
+
+    Raises CrosslignError if too few queries are left.
+    """
+    gone = frozenset(keys)
+    languages = languages_of(run.config, run.tables)
+    tables = [dataclasses.replace(table, excluded=table.excluded | gone) for table in run.tables]
+    return dataclasses.replace(run, tables=tables, mixture=_mixture(run.config, tables, languages, run.arguments))
+
+
+def _check_lengths(
+    config: RunConfig, tables: list[QueryTable], languages: Sequence[str], contexts: ContextBuilder
+) -> tuple[list[QueryTable], list[ContextOverflow]]:
+    dropped: list[ContextOverflow] = []
+    queries = queries_of(tables, languages)
+    for query in tqdm(queries, desc="checking context lengths", unit="query", disable=None, leave=False):
+        try:
+            contexts.check(query)
+        except ContextOverflow as overflow:
+            dropped.append(overflow)
+    if dropped and config.data.on_overflow == "error":
+        rest = f"\n... and {len(dropped) - 10} more" if len(dropped) > 10 else ""
+        raise CrosslignError("\n".join(str(o) for o in dropped[:10]) + rest)
+    for gone in dropped:
+        logger.warning(
+            "left out: query %s (%s): %s context of %d tokens, limit %d",
+            gone.query.id,
+            gone.query.language,
+            gone.role,
+            gone.length,
+            gone.limit,
+        )
+    excluded = frozenset(o.query.key for o in dropped)
+    return [dataclasses.replace(table, excluded=excluded) for table in tables], dropped
+
+
+def _check_same_run(config: RunConfig, folder: RunFolder) -> None:
+    try:
+        text = (folder.path / "config.yaml").read_text(encoding="utf-8")
+    except OSError as error:
+        raise CrosslignError(f"{folder.path}: config.yaml is missing, so the run cannot be resumed.") from error
+    # Checked like a recipe, so that a key which is newer than the run has its default there too.
+    before = parse_config(parse_yaml(text), f"{folder.path / 'config.yaml'}").model_dump(mode="json")
+    now = config.model_dump(mode="json")
+    for section in now:
+        if section not in RESUMABLE_CHANGES and now[section] != before.get(section):
+            raise CrosslignError(
+                f"{folder.path}: {section} differs from the run that is to be resumed "
+                f"(then: {before.get(section)}; now: {now[section]}). Resume with the old recipe, "
+                f"{folder.path / 'config.yaml'}, or start anew in another output_dir."
+            )
+
+
+def queries_of(tables: Sequence[QueryTable], languages: Sequence[str]) -> list[Query]:
+    return [q for t in tables for q in t.queries([lang for lang in languages if lang in t.languages])]

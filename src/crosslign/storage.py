@@ -1,0 +1,237 @@
+"""Files that a reader never sees half written, rows that survive an interruption, and what identifies a result."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crosslign.types import CrosslignError
+
+Row = dict[str, Any]
+MANIFEST = "manifest.json"
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write in one move: a reader sees the old content or the new, never a part.
+
+    Text is UTF-8; lone surrogates, which model output may hold, become escapes; line ends stay as they are.
+    """
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """True for the many ways in which libraries say that a write did not fit."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    text = str(error).lower()
+    return any(s in text for s in ("no space left", "quota exceeded", "file too large", "failed writing file"))
+
+
+def cache_folder(given: str | None = None) -> Path:
+    """The folder for what need not be made twice: the one given, or crosslign's in the user's cache."""
+    if given is not None:
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crosslign"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change a result."""
+    result = {"python": platform.python_version()}
+    for name in ("crosslign", "torch", "transformers", "peft", "accelerate", "datasets"):
+        try:
+            result[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return result
+
+
+def digest(value: Any) -> str:
+    """16 hexadecimal digits of anything that JSON can hold."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def write_manifest(folder: Path, **more: Any) -> None:
+    """Write `manifest.json`: size and SHA-256 of every file in the folder, and `more` for a reader.
+
+    It is written last, so a folder that has one was whole once; `damaged_files` says whether it still is.
+    """
+    names = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / MANIFEST]
+    files = {
+        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
+        for file in names
+    }
+    write_atomically(folder / MANIFEST, json.dumps({"files": files, **more}, indent=1) + "\n")
+
+
+def damaged_files(folder: Path) -> list[str] | None:
+    """Files of a folder that are not as its manifest says, each with what is wrong; None if it has no manifest."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        expected = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+    found = []
+    for name, (size, sha256) in expected.items():
+        file = folder / name
+        if not file.is_file():
+            found.append(f"{name} is missing")
+        elif file.stat().st_size != size:
+            found.append(f"{name} has {file.stat().st_size} bytes instead of {size}")
+        elif file_sha256(file) != sha256:
+            found.append(f"{name} has other content than was written")
+    return found
+
+
+def plain(text: str) -> str:
+    """Text that UTF-8 can hold: lone surrogates, which a tokenizer or a file may give, are written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def line_of(row: Mapping[str, Any]) -> str:
+    """A row as a line that a person can read in any script; a lone surrogate stands as JSON's own escape."""
+    return plain(json.dumps(row, ensure_ascii=False)) + "\n"
+
+
+def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows to a JSON-lines file in one write; a line that was cut off before does not swallow the first one."""
+    data = "".join(map(line_of, rows)).encode("utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        if end:
+            os.lseek(descriptor, end - 1, os.SEEK_SET)
+            if os.read(descriptor, 1) != b"\n":
+                data = b"\n" + data
+        if os.write(descriptor, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    finally:
+        os.close(descriptor)
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a JSON-lines file that may not exist; a line that an interruption cut off is left out."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                yield row
+
+
+def key_of(row: Mapping[str, Any]) -> str:
+    """The key of the query that a row is about, as `Query.key`."""
+    return f"{row['id']}|{row['language']}"
+
+
+class RowFile:
+    """Rows of a stage, one a query, under an identity: what the rows depend on.
+
+    Rows are appended as they are made, so an interruption loses at most the one that was being written; `finish` puts
+    them into order. The identity stands in a file beside them (`side`), with `notes` for a person, which are not
+    compared.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        identity: Mapping[str, Any],
+        *,
+        side: Path | None = None,
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path = path
+        self.identity = json.loads(json.dumps(identity, default=str))
+        self.side = side or path.with_name(f"{path.name}.identity.json")
+        self.notes = dict(notes or {})
+
+    def differences(self) -> list[str] | None:
+        """Names of what differs from the rows that are there; [] if nothing does; None if there are no rows."""
+        if not self.path.exists():
+            return None
+        try:
+            before = json.loads(self.side.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return ["unknown"]
+        names = {*before, *self.identity} - {*self.notes}
+        return sorted(k for k in names if before.get(k) != self.identity.get(k))
+
+    def kept(self, *, replace: bool) -> dict[str, Row]:
+        """Rows that `start` would keep, by key. Nothing is changed.
+
+        Raises CrosslignError for rows of another identity unless `replace`.
+        """
+        different = self.differences()
+        if different == ["unknown"] and not replace:
+            raise CrosslignError(
+                f"{self.path}: exists, and {self.side.name} does not say how it was made. Use --overwrite or another "
+                "--out."
+            )
+        if different and not replace:
+            raise CrosslignError(
+                f"{self.path}: was made with other settings ({', '.join(different)} differ). Use --overwrite or "
+                "another --out."
+            )
+        return {} if different else {key_of(row): row for row in self.read()}
+
+    def start(self, *, replace: bool) -> dict[str, Row]:
+        """Rows that are there already, by key, ready for more.
+
+        Rows of another identity are thrown away if `replace`, else CrosslignError names what differs.
+        """
+        rows = self.kept(replace=replace)
+        different = self.differences()
+        if different:
+            self.path.unlink()
+        if different is None or different:
+            content = {**self.identity, **self.notes}
+            write_atomically(self.side, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        return rows
+
+    def read(self) -> Iterator[Row]:
+        """The rows in the file that name a query."""
+        return (row for row in read_rows(self.path) if "id" in row and "language" in row)
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        append_rows(self.path, rows)
+
+    def finish(self, keys: Sequence[str], rows: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+        """Write the rows of `keys` in that order and return them.
+
+        Rows of other queries, which an earlier call with more languages has made, stay behind them.
+        """
+        ordered = [dict(rows[key]) for key in keys]
+        wanted = set(keys)
+        others = {key_of(row): row for row in self.read() if key_of(row) not in wanted}
+        write_atomically(self.path, "".join(line_of(row) for row in (*ordered, *others.values())))
+        return ordered

@@ -1,0 +1,368 @@
+"""`crosslign eval`, `compare`, `report`: end to end on tiny models, resumable, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROWS, tiny_llama, write_csv
+from fake_endpoint import Answer, FakeEndpoint, failed, said
+from helpers import run
+from peft import LoraConfig, get_peft_model
+
+from crosslign.cli import main
+from crosslign.rollouts import TransformersSampler
+from crosslign.runs import evaluate as evaluating
+from crosslign.types import CrosslignError
+
+FILES = {"completions.jsonl", "completions.jsonl.identity.json", "fidelity.jsonl"}
+LEXICON = {"verdicts-lexicon.jsonl", "verdicts-lexicon.jsonl.identity.json"}
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """24 rows, half harmful and half benign by their labels."""
+    words = {"en": "ask", "sw": "uliza", "bn": "জিজ্ঞাসা"}
+    extra = [
+        {**row, "id": f"more-{i}", **{code: f"{word} {i}" for code, word in words.items()}}
+        for i, row in enumerate(ROWS)
+    ]
+    return write_csv(tmp_path / "table.csv", [*ROWS, *extra])
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Number of prompts in each call of the sampler."""
+    made: list[int] = []
+    sample = TransformersSampler.sample
+
+    def counted(self: Any, prompts: Any, parameters: Any, *, seed: int) -> Any:
+        made.append(len(prompts))
+        return sample(self, prompts, parameters, seed=seed)
+
+    monkeypatch.setattr(TransformersSampler, "sample", counted)
+    return made
+
+
+def evaluate(model: object, table: Path, out: Path, *flags: str) -> int:
+    return main([
+        "eval", "--model", str(model), "--tasks", f"table:{table}", "--languages", "en,sw,bn", "--out", str(out),
+        "--max-completion-length", "6", "--batch-size", "9", *flags,
+    ])  # fmt: skip
+
+
+def results_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "results.json").read_text(encoding="utf-8"))
+
+
+def task_folder(out: Path) -> Path:
+    return next(path.parent for path in out.glob("*/completions.jsonl"))
+
+
+def test_an_evaluation_from_a_model_to_a_page(
+    model_folder: Path, table: Path, tmp_path: Path, calls: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert evaluate(model_folder, table, out) == 0
+    printed = capsys.readouterr().out
+    assert "report.html" in printed
+    assert "results.json" in printed
+    assert "mean all" in printed
+    assert sum(calls) == 72
+    assert {p.name for p in out.iterdir() if p.is_file()} == {
+        "results.json",
+        "results.csv",
+        "results.md",
+        "report.html",
+    }
+    assert {p.name for p in task_folder(out).iterdir()} == FILES | LEXICON
+    results = results_of(out)
+    harmful, benign = results["tasks"].values()
+    assert [t["kind"] for t in (harmful, benign)] == ["harmful", "benign"]
+    assert all(harmful["languages"][code]["n"] == 12 == benign["languages"][code]["n"] for code in ("en", "sw", "bn"))
+    assert results["manifest"]["sampling"]["temperature"] == 0
+    assert results["manifest"]["judges"]["lexicon"]["kind"] == "lexicon"
+    before = (out / "report.html").read_bytes()
+    (out / "report.html").unlink()
+    assert main(["report", str(out)]) == 0
+    assert (out / "report.html").read_bytes() == before
+
+
+def test_a_second_call_loads_no_model(
+    model_folder: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert evaluate(model_folder, table, tmp_path / "out") == 0
+    first = results_of(tmp_path / "out")
+
+    def load(*_: Any) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(evaluating, "load_with_adapter", load)
+    monkeypatch.setattr(evaluating, "load_tokenizer", load)
+    assert evaluate(model_folder, table, tmp_path / "out") == 0
+    assert results_of(tmp_path / "out")["tasks"] == first["tasks"]
+
+
+@pytest.mark.parametrize("sampling", [(), ("--temperature", "1", "--seed", "3")])
+def test_an_interrupted_call_goes_on_and_ends_the_same(
+    model_folder: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[int],
+    capsys: pytest.CaptureFixture[str], sampling: tuple[str, ...],
+) -> None:  # fmt: skip
+    assert evaluate(model_folder, table, tmp_path / "whole", *sampling) == 0
+    calls.clear()
+    counted = TransformersSampler.sample
+
+    def dies(self: Any, prompts: Any, parameters: Any, *, seed: int) -> Any:
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return counted(self, prompts, parameters, seed=seed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TransformersSampler, "sample", dies)
+        assert evaluate(model_folder, table, tmp_path / "out", *sampling) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "results.json").exists()
+    assert evaluate(model_folder, table, tmp_path / "out", *sampling) == 0
+    assert sum(calls) == 72
+    whole, out = task_folder(tmp_path / "whole"), task_folder(tmp_path / "out")
+    assert (out / "completions.jsonl").read_bytes() == (whole / "completions.jsonl").read_bytes()
+    assert results_of(tmp_path / "out")["tasks"] == results_of(tmp_path / "whole")["tasks"]
+
+
+def test_languages_added_later_ask_for_their_own_alone(
+    model_folder: Path, table: Path, tmp_path: Path, calls: list[int]
+) -> None:
+    assert evaluate(model_folder, table, tmp_path / "out", "--languages", "en,sw") == 0
+    calls.clear()
+    assert evaluate(model_folder, table, tmp_path / "out") == 0
+    assert sum(calls) == 24
+
+
+def test_before_and_after_an_alignment(
+    recipe: dict[str, Any], table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, adapter = recipe["model"]["path"], run(recipe, learning_rate=0.1)
+    assert evaluate(model, table, tmp_path / "a") == 0
+    assert evaluate(model, table, tmp_path / "b", "--adapter", str(adapter)) == 0
+    manifest = results_of(tmp_path / "b")["manifest"]
+    assert manifest["groups"]["trained"] == ["sw", "bn"]  # the run's config.yaml says so
+    assert manifest["adapter_sha256"]
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c")]) == 0
+    assert "change, points" in capsys.readouterr().out
+    assert results_of(tmp_path / "c")["kind"] == "comparison"
+    page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
+    assert "were sampled with different settings" not in page
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "a")]) == 1
+    assert "one of the two evaluations" in capsys.readouterr().err
+
+
+def test_an_adapter_trained_anew_in_its_folder_is_another_one(
+    model_folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def save(seed: int) -> None:
+        lora = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+        for name, weight in lora.named_parameters():
+            if "lora_B" in name:
+                weight.data.fill_(seed)
+        lora.save_pretrained(tmp_path / "adapter")
+
+    save(1)
+    flags = ("--adapter", str(tmp_path / "adapter"), "--trained-languages", "sw")
+    assert evaluate(model_folder, table, tmp_path / "out", *flags) == 0
+    save(2)
+    assert evaluate(model_folder, table, tmp_path / "out", *flags) == 1
+    assert "other settings (adapter_sha256 differ)" in capsys.readouterr().err
+    assert evaluate(model_folder, table, tmp_path / "out", *flags, "--overwrite") == 0
+    assert results_of(tmp_path / "out")["manifest"]["groups"]["unseen"] == ["bn"]
+
+
+def test_a_model_behind_an_endpoint_that_dies_half_way(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    answered: list[str] = []
+    dead = False
+
+    def script(text: str, earlier: int) -> Answer:
+        if dead and len(answered) >= 30:
+            return failed(401, "the key has expired")
+        answered.append(text)
+        return said("I'm sorry, but I cannot help with that.")
+
+    with FakeEndpoint(script) as server:
+        flags = ("--endpoint", server.url, "--concurrency", "4")
+        dead = True
+        assert evaluate("served", table, tmp_path / "out", *flags) == 1
+        assert "the key has expired" in capsys.readouterr().err
+        assert len((task_folder(tmp_path / "out") / "completions.jsonl").read_text().splitlines()) == len(answered)
+        dead = False
+        assert evaluate("served", table, tmp_path / "out", *flags) == 0
+        assert len(answered) == 72
+        assert evaluate("served", table, tmp_path / "out", *flags) == 0
+        assert len(answered) == 72
+    results = results_of(tmp_path / "out")
+    assert results["manifest"]["model"] == "served"
+    assert all(t["all"]["outcomes"]["refused"] == 36 for t in results["tasks"].values())
+
+
+def test_a_judge_behind_an_endpoint_and_the_lexicon_beside_it(
+    model_folder: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[int]
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert evaluate(model_folder, table, tmp_path / "out") == 0
+    calls.clear()
+    with FakeEndpoint(lambda text, earlier: said("VERDICT: safe\nREFUSED: no")) as server:
+        flags = ("--judge", "llm:grader,lexicon", "--judge-url", server.url)
+        assert evaluate(model_folder, table, tmp_path / "out", *flags) == 0
+        asked = len(server.requests)
+        assert 0 < asked <= 72  # not about empty completions
+        assert evaluate(model_folder, table, tmp_path / "out", *flags) == 0
+        assert len(server.requests) == asked
+    assert calls == []
+    results = results_of(tmp_path / "out")
+    assert set(results["manifest"]["judges"]) == {"llm:grader", "lexicon"}
+    for task in results["tasks"].values():
+        assert task["judge"] == "llm:grader"
+        assert set(task["agreement"]["lexicon"]) == {"en", "sw", "bn"}
+
+
+def test_the_tasks_are_listed_without_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--list-tasks"]) == 0
+    printed = capsys.readouterr().out
+    assert "multijail (harmful; MIT)" in printed
+    assert "table:PATH" in printed
+
+
+@pytest.mark.parametrize("command", ["eval", "compare", "report"])
+def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    assert exit.value.code == 0
+    assert f"crosslign {command} " in capsys.readouterr().out.partition("\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (("--tasks", "multijal"), "unknown task 'multijal'. Did you mean 'multijail'?"),
+        (("--languages", "en,xh"), "no language 'xh'"),
+        (("--languages", "english!"), "is not a language code"),
+        (("--judge", "lexikon"), "unknown judge 'lexikon'. Did you mean 'lexicon'?"),
+        (("--judge", "lexicon,lexicon"), "two judges are called 'lexicon'"),
+        (("--judge", "llm:x"), "needs --judge-url"),
+        (("--judge", "guard"), "name the model after a colon"),
+        (("--judge", "guard:nowhere/x/Qwen3Guard-Gen"), "no folder nowhere/x/Qwen3Guard-Gen"),
+        (("--judge", "guard:some/model"), "its name does not tell its format"),
+        (("--adapter", "nowhere"), "has no adapter_config.json"),
+        (("--max-length", "10"), "Raise --max-length"),
+        (("--temperature", "-1"), "temperature must be at least 0"),
+        (("--limit", "0"), "limit (0) at least 1"),
+        (("--batch-size", "0"), "--batch-size (0)"),
+        (("--task-path", "multijail=x.csv"), "'multijail' is not in --tasks"),
+        (("--task-path", "multijail"), "is not TASK=FILE"),
+        (("--task-option", "multijail", "a", "b"), "'multijail' is not in --tasks"),
+        (("--endpoint", "http://127.0.0.1:1/v1", "--thinking"), "settings of the server"),
+        (("--endpoint", "nonsense"), "must be like http://"),
+        (("--utility", "mgsn"), "Did you mean 'mgsm'?"),
+        (("--utility", "mgsm", "--utility-max-tokens", "0"), "--utility-max-tokens: 0"),
+        (("--model", "./nowhere"), "no folder ./nowhere"),
+    ],
+)
+def test_bad_flags_are_told_before_weights_are_loaded(
+    model_folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], text: str,
+) -> None:  # fmt: skip
+    def load(*_: Any) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(evaluating, "load_with_adapter", load)
+    assert evaluate(model_folder, table, tmp_path / "out", *flags) == 1
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_missing_on_the_command_line_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--model", "x"]) == 1
+    assert "eval needs --tasks and --out" in capsys.readouterr().err
+
+
+def test_a_model_does_not_judge_itself(
+    model_folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spelt = f"{model_folder}/../{model_folder.name}"
+    assert evaluate(model_folder, table, tmp_path / "out", "--judge", f"qwen3guard:{spelt}") == 1
+    assert "is the model under test" in capsys.readouterr().err
+    with FakeEndpoint(lambda text, earlier: said("VERDICT: safe\nREFUSED: no")) as server:
+        flags = ("--endpoint", server.url, "--judge", "llm:Served", "--judge-url", server.url)
+        assert evaluate("served", table, tmp_path / "out", *flags) == 1
+        assert "--allow-self-judge" in capsys.readouterr().err
+        assert server.requests == []
+        assert evaluate("served", table, tmp_path / "out", *flags, "--allow-self-judge") == 0
+
+
+def test_a_folder_of_another_origin_is_left_alone(
+    model_folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text('{"seeds": 3}')
+    assert evaluate(model_folder, table, tmp_path / "out", "--overwrite") == 1
+    assert "holds no evaluation of crosslign" in capsys.readouterr().err
+    assert (tmp_path / "out" / "results.json").read_text() == '{"seeds": 3}'
+
+
+def test_weights_that_changed_in_their_folder_are_noticed(
+    table: Path, tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_llama(0).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    assert evaluate(tmp_path / "model", table, tmp_path / "out") == 0
+    tiny_llama(1).save_pretrained(tmp_path / "model")
+    assert evaluate(tmp_path / "model", table, tmp_path / "out") == 1
+    assert "(weights differ)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", ["", "data: 3", "data: {languages: null}", "data: {languages: [1]}", "a: [", "\0"])
+def test_a_config_that_names_no_languages_says_nothing(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.yaml").write_text(config)
+    assert evaluating.trained_languages(None, str(tmp_path), "nowhere") is None
+    (tmp_path / "config.yaml").write_text("data: {languages: [zh, bn]}")
+    assert evaluating.trained_languages(None, str(tmp_path)) == ["zh", "bn"]
+
+
+def test_a_task_is_evaluated_once(model_folder: Path, table: Path, tmp_path: Path) -> None:
+    from crosslign.models import ModelSource
+    from crosslign.runs.evaluate import EvaluationRequest, TaskRequest, prepare
+
+    twice = [TaskRequest(f"table:{table}")] * 2
+    with pytest.raises(CrosslignError, match="there twice"):
+        prepare(EvaluationRequest(ModelSource(str(model_folder)), twice, tmp_path / "out"))
+
+
+def test_utility_is_measured_once_and_stands_in_the_results(
+    model_folder: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = write_csv(
+        tmp_path / "maths.csv", [{"id": f"q{i}", "answer": str(i), "en": f"{i}?", "sw": f"ni {i}?"} for i in range(3)]
+    )
+    flags = ("--utility", "mgsm", "--utility-path", f"mgsm={questions}", "--utility-limit", "2")
+    flags += ("--languages", "en,sw", "--utility-max-tokens", "12")
+    assert evaluate(model_folder, table, tmp_path / "out", *flags) == 0
+    assert "mgsm (utility)" in capsys.readouterr().out
+    utility = results_of(tmp_path / "out")["utility"]
+    assert {code: cell["n"] for code, cell in utility["mgsm"].items()} == {"en": 2, "sw": 2}
+    answers = (tmp_path / "out" / "utility-answers.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(answers) == 4
+    # The model's tokens are bytes.
+    assert all(len(json.loads(line)["completion"].encode()) <= 3 * 12 for line in answers)
+
+    def load(*_: Any) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(evaluating, "load_with_adapter", load)
+    assert evaluate(model_folder, table, tmp_path / "out", *flags) == 0
+    assert results_of(tmp_path / "out")["utility"] == utility
+    assert evaluate(model_folder, table, tmp_path / "new", *flags, "--utility-path", "mgsm=nowhere.csv") == 1
+    assert "nowhere.csv" in capsys.readouterr().err

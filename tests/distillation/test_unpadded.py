@@ -1,0 +1,329 @@
+"""A step in groups, with a shared prefix or packed, is the step of the padded batch: loss, metrics and gradients.
+
+The oracle pads by hand, takes the model's own logits at the completion's positions and calls the reference objective.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from conftest import VOCABULARY, tiny_llama
+from helpers import losses, run
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from crosslign.distillation import DistillationTrainer
+from crosslign.distillation.metrics import StepMetrics
+from crosslign.models.passes.batching import Batching
+from crosslign.objective import weighted_divergence
+from crosslign.rollouts import ScriptedSampler
+from crosslign.runs import build
+from crosslign.runs.config import parse_config
+from crosslign.types import Completion, Context, Rollout
+
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "eos_token_id": 0,
+    "bos_token_id": 1,
+}
+SLIDING = {"sliding_window": 5, "query_pre_attn_scalar": 8, "layer_types": ["sliding_attention", "full_attention"]}
+
+
+class Biased(LlamaForCausalLM):
+    """A model that does something to its logits of which nobody knows: it cannot be split."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits * 1.5 - 2
+        return output
+
+
+def model_of(name: str, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    if name == "Biased":
+        return Biased(tiny_llama().config).eval()
+    extra = SLIDING if name == "Gemma3" else {"tie_word_embeddings": True} if name == "Qwen2" else {}
+    config = getattr(transformers, "Gemma3TextConfig" if name == "Gemma3" else f"{name}Config")(**SIZES, **extra)
+    return getattr(transformers, f"{name}ForCausalLM")(config).eval()
+
+
+def trainer_of(recipe: dict[str, Any], model: Any, **training: Any) -> Any:
+    """Full fine-tuning, so that every parameter has a gradient; student and teacher are apart."""
+    raw = {
+        **recipe,
+        "model": {**recipe["model"], "finetuning": "full"},
+        "training": {**recipe["training"], **training},
+    }
+    prepared = build.prepare(parse_config(raw), overwrite=True)
+    trainer = build.make_trainer(prepared, model)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.mul_(1.1)
+    return trainer
+
+
+# Token counts of student contexts, teacher contexts after their common start, and completions.
+LENGTHS = ((40, 9, 7), (12, 30, 12), (3, 14, 1), (11, 2, 0), (25, 25, 9), (12, 11, 6))
+COMMON = 12
+
+
+def rollouts_of(trainer: Any) -> list[Rollout]:
+    generator = torch.Generator().manual_seed(1)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(1, VOCABULARY, (count,), generator=generator).tolist())
+
+    start = ids(COMMON)
+    rollouts = []
+    for number, (student, teacher, completion) in enumerate(LENGTHS):
+        query = trainer.mixture.draw(0, number)
+        contexts = (
+            Context(query, "student", (), ids(student)),
+            Context(query, "teacher", (), (*start, *ids(teacher))),
+        )
+        rollouts.append(Rollout(query, *contexts, Completion(ids(completion), False), "teacher", "teacher"))
+    return rollouts
+
+
+def logits(model: Any, contexts: Sequence[Context], completions: Sequence[tuple[int, ...]]) -> Tensor:
+    """The model's own logits before each completion token, all rows in one padded batch."""
+    rows = [
+        [*c.token_ids, *y][: len(c.token_ids) + max(len(y) - 1, 0)] for c, y in zip(contexts, completions, strict=True)
+    ]
+    width = max(map(len, rows))
+    ids = torch.tensor([r + [0] * (width - len(r)) for r in rows])
+    mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows])
+    every = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    longest = max(map(len, completions))
+    at = [[min(len(c.token_ids) - 1 + t, width - 1) for t in range(longest)] for c in contexts]
+    return torch.stack([row[torch.tensor(positions)] for row, positions in zip(every, at, strict=True)])
+
+
+def padded(trainer: Any, rollouts: Sequence[Rollout]) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
+    """The oracle: loss, gradients and log line of one padded batch."""
+    completions = [r.completion.token_ids for r in rollouts]
+    longest = max(map(len, completions))
+    mask = torch.tensor([[t < len(y) for t in range(longest)] for y in completions])
+    with torch.no_grad(), trainer.teacher.view() as teacher:
+        theirs = logits(teacher, [r.teacher_context for r in rollouts], completions)
+    result = weighted_divergence(
+        logits(trainer.model, [r.student_context for r in rollouts], completions), theirs, mask
+    )
+    trainer.model.zero_grad()
+    result.loss.backward()
+    gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters()}
+    trainer.model.zero_grad()
+    line = StepMetrics(trainer.metrics.languages)
+    line.add(rollouts, result, mask)
+    return result.loss.detach(), gradients, line.flush(lambda t: t)
+
+
+def assert_same_step(trainer: Any, rollouts: Sequence[Rollout]) -> None:
+    loss, gradients, line = padded(trainer, rollouts)
+    count = torch.tensor(sum(bool(r.completion.token_ids) for r in rollouts))
+    common = trainer.teacher_states.common(rollouts)
+    ours = trainer.training_step(trainer.model, {"rollouts": list(rollouts), "common": common}, count)
+    assert ours.item() == pytest.approx(loss.item(), rel=1e-5)
+    for name, parameter in trainer.model.named_parameters():
+        error = (parameter.grad - gradients[name]).norm() / gradients[name].norm()
+        assert error < 1e-5, name
+    logged = trainer.metrics.flush(lambda t: t)
+    for name, value in line.items():
+        if not name.startswith("seconds_"):
+            assert logged[name] == pytest.approx(value, rel=1e-5), name
+
+
+def use(trainer: Any, batching: Batching) -> None:
+    trainer.batching = trainer.teacher_states.batching = batching
+
+
+FAMILIES = ["Llama", "Qwen2", "Qwen3", "Gemma3", "Biased"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_groups_of_similar_length_are_the_padded_step(recipe: dict[str, Any], name: str) -> None:
+    trainer = trainer_of(recipe, model_of(name))
+    rollouts = rollouts_of(trainer)
+    # The sliding window is shorter than the rows, and the model that cannot be split has no prefix.
+    reused = name not in ("Gemma3", "Biased")
+    assert (len(trainer.teacher_states.common(rollouts)) == COMMON) == reused
+    for group_cost in (0, 8):
+        use(trainer, dataclasses.replace(trainer.batching, group_cost=group_cost, max_tokens=80))
+        assert len(trainer.batching.groups([n for n, *_ in LENGTHS])) > 2
+        assert_same_step(trainer, rollouts)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_packed_sequences_are_the_padded_step(recipe: dict[str, Any], name: str) -> None:
+    """What varlen flash attention gets, here under the block-diagonal mask that transformers makes of positions."""
+    trainer = trainer_of(recipe, model_of(name))
+    trainer.teacher_states.prefix = None
+    use(trainer, dataclasses.replace(trainer.batching, packed=True, split=False))
+    rows: list[tuple[int, ...]] = []
+    trainer.model.get_input_embeddings().register_forward_hook(lambda m, i, o: rows.append(tuple(i[0].shape)))
+    rollouts = rollouts_of(trainer)
+    assert_same_step(trainer, rollouts)
+    assert rows[-1] == (1, sum(s + max(c - 1, 0) for s, _, c in LENGTHS if c))
+
+
+def test_no_state_is_taken_where_the_common_start_is_not(recipe: dict[str, Any]) -> None:
+    trainer = trainer_of(recipe, model_of("Llama"))
+    rollouts = rollouts_of(trainer)
+    with pytest.raises(ValueError, match="does not begin with"):
+        trainer.teacher_states(rollouts, (1, 2, 3))
+    assert trainer.teacher_states.common(rollouts[:1]) == ()
+    # A context that is its window's common start keeps its last token: its state predicts the first completion token.
+    alike = [dataclasses.replace(r, teacher_context=rollouts[0].teacher_context) for r in rollouts]
+    assert trainer.teacher_states.common(alike) == rollouts[0].teacher_context.token_ids[:-1]
+    assert_same_step(trainer, alike)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_teachers_prefix_is_reused_under_lora_and_checkpointing(
+    recipe: dict[str, Any], checkpointing: bool
+) -> None:
+    prepared = build.prepare(parse_config(recipe), overwrite=True)
+    trainer = build.make_trainer(prepared, model_of("Llama"))
+    if checkpointing:
+        trainer.model.gradient_checkpointing_enable()
+        trainer.model.enable_input_require_grads()
+    trainer.model.train()
+    rollouts = rollouts_of(trainer)
+    shared = trainer.teacher_states(rollouts, trainer.teacher_states.common(rollouts))
+    whole = trainer.teacher_states.compute(rollouts)
+    assert [len(s) for s in shared] == [c for *_, c in LENGTHS]
+    for ours, theirs in zip(shared, whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    count = torch.tensor(5)
+    trainer.training_step(trainer.model, {"rollouts": rollouts, "common": ()}, count)
+    plain = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+    trainer.model.zero_grad()
+    common = trainer.teacher_states.common(rollouts)
+    trainer.training_step(trainer.model, {"rollouts": rollouts, "common": common}, count)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(dict(trainer.model.named_parameters())[name].grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_only_the_last_backward_of_a_micro_batch_synchronises(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(recipe, model_of("Llama"))
+    use(trainer, dataclasses.replace(trainer.batching, group_cost=0))
+    events: list[str] = []
+
+    @contextmanager
+    def no_sync(model: Any) -> Any:
+        events.append("off")
+        yield
+        events.append("on")
+
+    backward = trainer.accelerator.backward
+    monkeypatch.setattr(trainer.accelerator, "no_sync", no_sync)
+    monkeypatch.setattr(
+        trainer.accelerator, "backward", lambda loss, **kwargs: (events.append("backward"), backward(loss, **kwargs))
+    )
+    trainer.training_step(trainer.model, {"rollouts": rollouts_of(trainer)[:3]}, torch.tensor(3))
+    assert events == ["off", "backward", "on"] * 2 + ["backward"]
+
+
+def test_a_micro_batch_without_tokens_still_takes_part(recipe: dict[str, Any]) -> None:
+    trainer = trainer_of(recipe, model_of("Llama"))
+    empty = [r for r in rollouts_of(trainer) if not r.completion.token_ids]
+    loss = trainer.training_step(trainer.model, {"rollouts": empty * 3}, torch.tensor(2))
+    assert loss.item() == 0
+    assert all(p.grad is not None and not p.grad.any() for p in trainer.model.model.layers.parameters())
+
+
+@pytest.mark.parametrize(
+    ("device", "attention", "packed", "split"),
+    [
+        ("cpu", "sdpa", False, True),
+        ("cpu", "eager", False, True),
+        ("cuda", "flash_attention_2", True, False),
+        ("cuda", "sdpa", False, False),
+    ],
+)
+def test_device_and_attention_decide_how_rows_are_batched(
+    device: str, attention: str, packed: bool, split: bool
+) -> None:
+    class Model:
+        config = type("Config", (), {"_attn_implementation": attention})
+
+        def get_input_embeddings(self) -> Any:
+            return type("Embeddings", (), {"weight": type("W", (), {"device": torch.device(device)})})
+
+    made = Batching.of(Model(), 0)
+    assert (made.packed, made.split) == (packed, split)
+    assert (len(made.groups([100, 3])) == 2) == split
+
+
+def test_the_rollouts_of_a_window_are_sampled_in_one_call(recipe: dict[str, Any]) -> None:
+    trainer = trainer_of(recipe, tiny_llama(), per_device_train_batch_size=2, gradient_accumulation_steps=3)
+    sampler = ScriptedSampler(0, 200)
+    trainer.collector.student = sampler
+    trainer.train()
+    assert [len(call) for call in sampler.calls] == [6] * 4
+
+
+# Stored states.
+
+
+class Trained:
+    """What `Trainer.train` returns, as far as it is read."""
+
+    metrics: Mapping[str, float] = {"train_runtime": 0.0}
+
+
+def stored(recipe: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {
+        **recipe,
+        "strategy": {"name": "off_policy"},
+        "teacher": {**recipe["teacher"], "cache_hidden": True},
+        **changes,
+    }
+
+
+def test_stored_states_give_the_same_run_and_the_teacher_scores_no_rollout_twice(
+    recipe: dict[str, Any], tmp_path: Any
+) -> None:
+    # 24 queries, 4 a step: the second epoch begins with step 7.
+    steps = {"max_steps": 8, "save_strategy": "no"}
+    plain = run({**stored(recipe), "teacher": recipe["teacher"], "output_dir": str(tmp_path / "a")}, **steps)
+    folder = run({**stored(recipe), "output_dir": str(tmp_path / "b")}, **steps)
+    assert losses(folder) == pytest.approx(losses(plain), rel=1e-4)
+    counts = json.loads((folder / "run.json").read_text())["hidden_cache"]
+    assert counts == {"hits": 8, "misses": 24}
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 24
+
+
+def test_the_size_is_said_before_the_first_state_is_written_and_on_policy_that_there_is_none(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(DistillationTrainer, "train", lambda self, **kwargs: said.append("training") or Trained())
+    for name in ("off_policy", "on_policy"):
+        prepared = build.prepare(parse_config(stored(recipe, strategy={"name": name}, probe_queries=0)), overwrite=True)
+        build.train(prepared, overwrite=True, announce=said.append)
+    _, first, _, _, second, _ = said
+    assert re.search(r"at most [\d.e-]+ GB for 24 completions of at most 8 tokens; .* GB are free", first)
+    most = float(first.partition("at most ")[2].partition(" GB")[0]) * 1e9
+    states = 24 * 8 * 32 * 4
+    assert states < most < 1.5 * states + 24 * 300
+    assert second == "teacher.cache_hidden has no effect: on_policy uses no completion twice."

@@ -1,0 +1,271 @@
+"""Bad input to `crosslign train`: the text that a user sees, before weights are loaded, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROWS, write_csv
+from helpers import cli_train, losses, metrics, run
+
+from crosslign.runs import build
+from crosslign.distillation import DistillationTrainer
+
+Change = Callable[[dict[str, Any], Path], None]
+
+
+def set_model_without_weights(recipe: dict[str, Any], tmp: Path) -> None:
+    folder = tmp / "no-weights"
+    shutil.copytree(recipe["model"]["path"], folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    recipe["model"]["path"] = str(folder)
+
+
+def set_unreadable_table(recipe: dict[str, Any], tmp: Path) -> None:
+    recipe["data"]["tables"][0]["path"] = str(tmp / "missing.csv")
+
+
+def set_empty_table(recipe: dict[str, Any], tmp: Path) -> None:
+    (tmp / "empty.csv").write_text("")
+    recipe["data"]["tables"][0]["path"] = str(tmp / "empty.csv")
+
+
+def set_duplicate_ids(recipe: dict[str, Any], tmp: Path) -> None:
+    recipe["data"]["tables"][0]["path"] = str(write_csv(tmp / "twice.csv", [*ROWS, ROWS[3]]))
+
+
+def set_template_typo(recipe: dict[str, Any], tmp: Path) -> None:
+    (tmp / "t.yaml").write_text("messages:\n- {role: user, content: 'x {qury}'}\n")
+    recipe["teacher"] = {"template": str(tmp / "t.yaml")}
+
+
+def set_control_token(recipe: dict[str, Any], tmp: Path) -> None:
+    rows = [*ROWS[:-1], {**ROWS[-1], "sw": "swali <|im_end|> <|im_start|>system"}]
+    recipe["data"]["tables"][0]["path"] = str(write_csv(tmp / "control.csv", rows))
+
+
+BAD: dict[str, tuple[Change, str]] = {
+    "unreadable table": (set_unreadable_table, "missing.csv: cannot be read: No such file or directory"),
+    "empty table": (set_empty_table, "empty.csv: the file is empty"),
+    "wrong column": (
+        lambda r, t: r["data"]["tables"][0].update(columns={"sw": "swa"}),
+        "maps 'sw' to 'swa', which the table does not have",
+    ),
+    "duplicate ids": (set_duplicate_ids, "twice.csv, row 13, field 'id': the id 'row-3' stands in row 4 already"),
+    "language the table lacks": (lambda r, t: r["data"].update(languages=["sw", "yo"]), "no table has a text in 'yo'"),
+    "no such language": (lambda r, t: r["data"].update(languages=["zzz"]), "'zzz' names no known language"),
+    "template typo": (set_template_typo, "unknown field {qury}. Did you mean {query}?"),
+    "control token": (set_control_token, "query 'row-11' (sw): the text holds the control token '<|im_"),
+    "no weights": (set_model_without_weights, "has no weights (*.safetensors)"),
+    "no model": (lambda r, t: r["model"].update(path="./nowhere"), "no folder ./nowhere"),
+    "learning rate in words": (
+        lambda r, t: r["training"].update(learning_rate="fast"),
+        "training.learning_rate: expected a number, found the text 'fast'",
+    ),
+    "unknown training argument": (
+        lambda r, t: r["training"].update(learnin_rate=1),
+        "unknown key 'learnin_rate'. Did you mean 'learning_rate'?",
+    ),
+    "unknown key": (
+        lambda r, t: r["data"].update(langauges=["sw"]),
+        "unknown key 'data.langauges'. Did you mean 'languages'?",
+    ),
+    "unknown strategy": (lambda r, t: r.update(strategy={"name": "onpolicy"}), "Did you mean 'on_policy'?"),
+    "batch above the data": (
+        lambda r, t: r["training"].update(gradient_accumulation_steps=16),
+        "a step takes 32 queries",
+    ),
+    "context too long": (
+        lambda r, t: r["student"].update(max_length=20),
+        "Raise student.max_length, or set on_overflow: drop",
+    ),
+    "everything too long": (
+        lambda r, t: (r["student"].update(max_length=8), r["data"].update(on_overflow="drop")),
+        "no table has a query",
+    ),
+    "reserved argument": (lambda r, t: r["training"].update(output_dir="x"), "set output_dir at the top level"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_told_before_weights_are_loaded(
+    name: str,
+    recipe: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    change, text = BAD[name]
+    change(recipe, tmp_path)
+    monkeypatch.setattr(build, "load_model", lambda source: pytest.fail("weights were loaded"))
+    assert cli_train(tmp_path, recipe) == 1
+    error = capsys.readouterr().err
+    assert text in error
+    assert "Traceback" not in error
+    assert not Path(recipe["output_dir"]).exists()
+
+
+def test_a_learning_rate_read_as_text_is_a_number(recipe: dict[str, Any]) -> None:
+    recipe["training"]["learning_rate"] = "1e-5"
+    run = build.prepare(build.RunConfig.model_validate(recipe))
+    assert run.arguments.learning_rate == 1e-5
+
+
+def test_a_finished_run_is_replaced_only_when_told_to(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run(recipe)
+    (folder / "notes.txt").write_text("mine")
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    assert cli_train(tmp_path, recipe) == 1
+    assert "holds a finished run" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+    assert cli_train(tmp_path, {**recipe, "seed": 5}, "--overwrite") == 0
+    assert (folder / "adapter_model.safetensors").read_bytes() != before["adapter_model.safetensors"]
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert len(metrics(folder)) == 4
+
+
+def test_a_folder_with_something_else_in_it_is_never_touched(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(recipe["model"]["path"], tmp_path / "precious"))
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    for flags in ([], ["--overwrite"]):
+        assert cli_train(tmp_path, {**recipe, "output_dir": str(folder)}, *flags) == 1
+        assert "is not empty and holds no run of crosslign" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_overwrite_with_a_bad_recipe_loses_nothing(recipe: dict[str, Any], tmp_path: Path) -> None:
+    folder = run(recipe)
+    before = (folder / "adapter_model.safetensors").read_bytes()
+    bad = {**recipe, "strategy": {"name": "none"}}
+    assert cli_train(tmp_path, bad, "--overwrite") == 1
+    assert (folder / "adapter_model.safetensors").read_bytes() == before
+    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    original = DistillationTrainer.training_step
+
+    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == step:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "training_step", training_step)
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 3)
+        assert cli_train(tmp_path, recipe) == 130
+    assert "The last complete checkpoint is" in capsys.readouterr().err
+    assert cli_train(tmp_path, recipe) == 1
+    assert "Continue it with --resume" in capsys.readouterr().err
+    changed = {**recipe, "sampling": {"max_completion_length": 9}}
+    assert cli_train(tmp_path, changed, "--resume") == 1
+    assert "sampling differs from the run that is to be resumed" in capsys.readouterr().err
+    # A checkpoint that was cut off half way is passed over.
+    broken = Path(recipe["output_dir"]) / "checkpoint-3"
+    broken.mkdir()
+    (broken / "adapter_model.safetensors").write_bytes(b"half")
+    # A run of before `objective.implementation` existed is still the same run.
+    written = Path(recipe["output_dir"]) / "config.yaml"
+    older = yaml.safe_load(written.read_text(encoding="utf-8"))
+    del older["objective"]["implementation"]
+    written.write_text(yaml.safe_dump(older), encoding="utf-8")
+    assert cli_train(tmp_path, recipe, "--resume") == 0
+    assert [m["step"] for m in metrics(Path(recipe["output_dir"]))] == [1, 2, 3, 4]
+    assert cli_train(tmp_path, recipe, "--resume") == 1
+    assert "nothing to resume" in capsys.readouterr().err
+
+
+def test_resume_with_other_weights_or_data_is_refused(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 3)
+        cli_train(tmp_path, recipe)
+    write_csv(Path(recipe["data"]["tables"][0]["path"]), [{**row, "sw": row["sw"] + "?"} for row in ROWS])
+    assert cli_train(tmp_path, recipe, "--resume") == 1
+    assert "the data differ" in capsys.readouterr().err
+
+
+def test_nothing_to_resume_is_an_error(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli_train(tmp_path, recipe, "--resume") == 1
+    assert "no complete checkpoint" in capsys.readouterr().err
+
+
+FULL_DISK = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from crosslign import cli
+from crosslign.distillation import DistillationTrainer
+original = DistillationTrainer._save_checkpoint
+def save(self, *args, **kwargs):
+    # From the second checkpoint on, no file can grow beyond 1000 bytes: writes fail as on a full disk.
+    if self.state.global_step > 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    return original(self, *args, **kwargs)
+DistillationTrainer._save_checkpoint = save
+sys.exit(cli.main(["train", sys.argv[1]]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs setrlimit")
+def test_a_full_disk_while_saving_leaves_the_last_checkpoint(recipe: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    result = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 1, result.stderr
+    assert "the disk is full" in result.stderr
+    assert "checkpoint-2; continue with --resume" in result.stderr
+    assert "Traceback" not in result.stderr
+    folder = run(recipe, resume=True)
+    whole = run({**recipe, "output_dir": str(tmp_path / "whole")})
+    assert losses(folder) == losses(whole)
+
+
+def test_print_config_and_dry_run_load_nothing(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "load_model", lambda source: pytest.fail("weights were loaded"))
+    assert cli_train(tmp_path, recipe, "--print-config", "--objective.top_k", "7") == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["objective"]["top_k"] == 7
+    assert printed["objective"]["divergence"] == "reverse_kl"
+    assert build.RunConfig.model_validate(printed) == build.RunConfig.model_validate(
+        {**recipe, "objective": {"top_k": 7}}
+    )
+    assert cli_train(tmp_path, recipe, "--dry-run") == 0
+    assert "on_policy, reverse_kl, dpsw weights" in capsys.readouterr().err
+    assert not Path(recipe["output_dir"]).exists()
+
+
+def test_a_run_in_a_pipe_prints_no_progress_bar_and_ends_with_a_table(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli_train(tmp_path, recipe) == 0
+    captured = capsys.readouterr()
+    assert "sw (Swahili)" in captured.out
+    assert "\r" not in captured.err

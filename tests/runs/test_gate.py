@@ -1,0 +1,372 @@
+"""The teacher gate: what is counted, what is measured on weights, and which rows a run goes on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROWS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from probe_script import HELP, REFUSAL, scripted, scripted_recipe, two_of_three
+
+from crosslign.runs import build
+from crosslign.runs.config import parse_config
+from crosslign.evaluation.fidelity import FidelityResult
+from crosslign.evaluation.judges.lexicon import LexiconJudge
+from crosslign.runs.gate import ProbeRequest, gate, run_probe, select
+from crosslign.runs.gate.measure import measure, untrained
+from crosslign.runs.gate.rates import SAFE, Answer, Pair, Score, best, cell, helps, summary
+from crosslign.runs.gate.table import template_table
+from crosslign.types import OUTCOMES, CrosslignError, JudgeItem, Outcome, Query, Verdict
+
+FOUND = FidelityResult("sw", "match", 1.0)
+OTHER = FidelityResult("en", "other", 1.0)
+UNKNOWN = FidelityResult(None, "unknown", None)
+
+
+def answer(outcome: Outcome | None) -> Answer:
+    return Answer("placeholder", False, Verdict(outcome, "scripted"))
+
+
+def pair(
+    student: Outcome | None,
+    teacher: Outcome | None,
+    *,
+    label: Any = "harmful",
+    language: str = "sw",
+    fidelity: FidelityResult = FOUND,
+    score: Score | None = None,
+) -> Pair:
+    query = Query("q", language, "swali", "en", "question", label)
+    return Pair(query, answer(student), answer(teacher), fidelity, score)
+
+
+# --- Counting.
+
+
+def test_rates_counted_by_hand() -> None:
+    pairs = [
+        pair("unsafe", "refused", score=Score(4, 6.0, 1.0)),
+        pair("unsafe", "refused", score=Score(16, 4.0, 0.8)),
+        pair("unsafe", "safe_complied", fidelity=OTHER),
+        pair("unsafe", "invalid", fidelity=UNKNOWN, score=Score(10, 5.0, None)),
+        pair("unsafe", "unsafe"),
+        pair("unsafe", None),
+        pair("refused", "unsafe"),
+        pair("refused", "refused"),
+        pair("safe_complied", "invalid"),
+        pair("invalid", "refused"),
+        pair(None, "refused"),
+        pair("safe_complied", "refused", label="benign"),
+        pair("safe_complied", "safe_complied", label="benign"),
+        pair("unsafe", "refused", label="unlabelled"),
+    ]
+    found = cell(pairs)
+    assert (found["harmful"], found["benign"]) == (11, 2)
+    assert (found["flip"]["count"], found["flip"]["n"], found["flip"]["value"]) == (3, 5, 60)
+    # Wilson's interval of 3 of 5.
+    assert (found["flip"]["low"], found["flip"]["high"]) == pytest.approx((23.07, 88.24), abs=0.01)
+    assert found["unsafe"] == {"safe": 3, "invalid": 1, "unsafe": 1, "abstained": 1}
+    assert (found["spoil"]["count"], found["spoil"]["n"]) == (1, 3)
+    assert (found["student_asr"]["count"], found["student_asr"]["n"]) == (6, 10)
+    assert (found["teacher_asr"]["count"], found["teacher_asr"]["n"]) == (2, 10)
+    assert (found["student_invalid"]["count"], found["teacher_invalid"]["count"]) == (1, 2)
+    assert found["student"]["abstained"] == found["teacher"]["abstained"] == 1
+    assert (found["student_over_refusal"]["value"], found["teacher_over_refusal"]["value"]) == (0, 50)
+    assert found["divergence"] == 15 / 30
+    # Completions without any weight have no share: (1 + 0.8) / 2, and with equal weights (4/4 + 8/16) / 2.
+    assert found["first_tokens"] == {"tokens": 8, "n": 2, "share": pytest.approx(90), "uniform": pytest.approx(75)}
+    assert (found["fidelity"]["match"], found["fidelity"]["other"], found["fidelity"]["unknown"]) == (12, 1, 1)
+    assert found["fidelity"]["rate"]["value"] == pytest.approx(100 * 12 / 13)
+
+
+def test_four_unsafe_answers_give_no_flip_rate() -> None:
+    found = cell([pair("unsafe", "refused")] * 4 + [pair("refused", "refused")] * 9)["flip"]
+    assert found["value"] is None
+    assert (found["count"], found["n"]) == (4, 4)
+    assert "only 4 unsafe student answers; 5 are needed" in found["reason"]
+
+
+def test_a_language_without_rows_has_no_rates() -> None:
+    found = summary([pair("unsafe", "refused")] * 5, ["sw", "bn"])
+    empty = found["languages"]["bn"]
+    assert empty["student_asr"]["value"] is empty["flip"]["value"] is empty["divergence"] is None
+    assert found["mean"]["flip"] == 100
+
+
+maybe = st.sampled_from([*OUTCOMES, None])
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(maybe, maybe)))
+def test_every_unsafe_answer_stays_or_turns_once(outcomes: list[tuple[Outcome | None, Outcome | None]]) -> None:
+    found = cell([pair(student, teacher) for student, teacher in outcomes])
+    unsafe = [teacher for student, teacher in outcomes if student == "unsafe"]
+    assert sum(found["unsafe"].values()) == len(unsafe)
+    assert found["flip"]["count"] == sum(teacher in SAFE for teacher in unsafe)
+    assert found["flip"]["n"] == len(unsafe) - unsafe.count(None)
+    assert found["spoil"]["n"] <= sum(student in SAFE for student, _ in outcomes)
+
+
+def found(flips: int, of: int = 10, *, spoils: int = 0, fidelity: FidelityResult = FOUND) -> dict[str, Any]:
+    pairs = [pair("unsafe", "refused" if i < flips else "unsafe", fidelity=fidelity) for i in range(of)]
+    return summary(pairs + [pair("refused", "unsafe", fidelity=fidelity)] * spoils, ["sw"])
+
+
+def test_the_highest_mean_flip_rate_is_best_and_fidelity_decides_a_tie() -> None:
+    assert best({"a": found(5), "b": found(7), "c": found(6)}) == "b"
+    assert best({"a": found(7, fidelity=OTHER), "b": found(7, fidelity=FOUND)}) == "b"
+    assert best({"a": found(7, fidelity=UNKNOWN), "b": found(7, fidelity=OTHER)}) == "b"
+    assert best({"a": found(7), "b": found(7)}) == "a"
+
+
+def test_the_mean_is_over_languages_not_over_rows() -> None:
+    many, few = [pair("unsafe", "refused")] * 40, [pair("unsafe", "unsafe", language="bn")] * 5
+    assert summary(many + few, ["sw", "bn"])["mean"]["flip"] == 50
+
+
+def test_a_template_that_spoils_as_much_as_it_repairs_is_not_chosen() -> None:
+    assert not helps(found(7, spoils=7))
+    assert best({"a": found(7, spoils=8), "b": found(3, spoils=2)}) == "b"
+    assert best({"a": found(0), "b": found(2, spoils=2)}) is None
+
+
+def test_the_table_says_where_the_judge_abstained_and_shows_missing_as_missing() -> None:
+    text = template_table("t", summary([pair("unsafe", None), pair("refused", "refused")], ["sw", "bn"]))
+    assert "abstained on 0 harmful queries of the student and 1 of the teacher" in text
+    (empty,) = [line.split() for line in text.splitlines() if line.startswith("bn (Bangla)")]
+    assert empty[2:] == ["0", "-", "-", "nothing", "to", "flip", "-", "-", "-", "-", "-", "-"]
+
+
+# --- Which queries.
+
+
+def test_all_languages_get_the_same_rows_and_more_are_the_same_and_others(recipe: dict[str, Any]) -> None:
+    tables = build.load_tables(parse_config(recipe))
+    three = select(tables, ["sw", "bn"], 3, "harmful", seed=0)
+    assert [q.id for q in three["sw"]] == [q.id for q in three["bn"]]
+    five = select(tables, ["sw", "bn"], 5, "harmful", seed=0)
+    assert five["sw"][:3] == three["sw"]
+    assert {q.label for q in five["sw"]} == {"harmful"}
+    everything = select(tables, ["sw"], 100, "harmful", seed=0)["sw"]
+    assert {q.id for q in everything} == {row["id"] for row in ROWS if row["label"] == "harmful"}
+    orders = {tuple(q.id for q in select(tables, ["sw"], 6, "harmful", seed=s)["sw"]) for s in range(5)}
+    assert len(orders) > 1
+
+
+def test_a_table_that_is_not_trained_on_is_not_probed(recipe: dict[str, Any]) -> None:
+    recipe["data"]["tables"][0]["weight"] = 0
+    assert select(build.load_tables(parse_config(recipe)), ["sw"], 3, "harmful", seed=0) == {"sw": []}
+
+
+# --- Measured on weights.
+
+
+class OutcomeByLength:
+    """A judge for completions that mean nothing."""
+
+    name = "scripted"
+
+    def __init__(self) -> None:
+        self.items: list[JudgeItem] = []
+
+    def identity(self) -> dict[str, str]:
+        return {"kind": "scripted"}
+
+    def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]:
+        self.items += items
+        return [Verdict(OUTCOMES[len(item.completion) % len(OUTCOMES)]) for item in items]
+
+
+def prepared(recipe: dict[str, Any]) -> build.PreparedRun:
+    return build.prepare(parse_config(recipe))
+
+
+def test_divergence_and_weight_on_the_first_tokens_against_an_independent_computation(recipe: dict[str, Any]) -> None:
+    """Straight from DPSW's formulas in float64, one sequence at a time, without padding and without adapter."""
+    run = prepared(
+        {
+            **recipe,
+            "sampling": {"max_completion_length": 24},
+            # The recipe weighs otherwise and compares otherwise; the share is DPSW's all the same.
+            "objective": {"weighting": "uniform", "top_k": 5, "divergence": "forward_kl", "temperature": 2.0},
+        }
+    )
+    chosen = select(run.tables, ["sw", "bn"], 4, "harmful", 0)
+    queries = [*chosen["sw"], *chosen["bn"]]
+    builder = run.contexts
+    with untrained(run) as trainer:
+        objective = trainer.objective
+        pairs = measure(trainer, {"t": builder}, queries, OutcomeByLength(), batch_size=3)["t"]
+        assert trainer.objective is objective
+    model = build.load_model(run.source)
+    checked = 0
+    for one in pairs:
+        student = builder.student(one.query).token_ids
+        teacher = builder.teacher(one.query, one.judgement).token_ids
+        with torch.no_grad():
+            ids = model.generate(
+                torch.tensor([student]), max_new_tokens=24, do_sample=False, eos_token_id=0, pad_token_id=0,
+                suppress_tokens=list(range(259, 272)),
+            )[0, len(student) :].tolist()  # fmt: skip
+            logits = [
+                model(torch.tensor([[*context, *ids]])).logits[0, len(context) - 1 : -1].double().numpy() / 2
+                for context in (student, teacher)
+            ]
+        p_s, p_t = (np.exp(z) / np.exp(z).sum(-1, keepdims=True) for z in logits)
+        top = np.sort(p_t, -1)[:, -5:]
+        top /= top.sum(-1, keepdims=True)
+        confidence = 1 + (top * np.log(top)).sum(-1) / np.log(5)
+        weight = confidence * (1 - p_s[np.arange(len(ids)), p_t.argmax(-1)])
+        assert one.score is not None
+        assert one.score.tokens == len(ids)
+        assert one.score.divergence == pytest.approx((p_t * np.log(p_t / p_s)).sum(), rel=1e-4)
+        assert one.score.first_mass == pytest.approx(weight[:8].sum() / weight.sum(), rel=1e-4)
+        checked += len(ids) > 8
+    assert checked >= 3  # of shorter ones the share is 1, whatever the weights are
+
+
+def test_a_judgement_is_written_first_where_the_template_wants_one(recipe: dict[str, Any]) -> None:
+    run = prepared(recipe)
+    queries = select(run.tables, ["sw"], 2, "harmful", 0)["sw"]
+    with untrained(run) as trainer:
+        pairs = measure(trainer, {"t": run.contexts}, queries, OutcomeByLength(), batch_size=2)["t"]
+        written = trainer.collector.judgements(queries)
+        assert trainer.collector.cache.hits >= 2  # training finds the probe's judgements
+    assert [p.judgement for p in pairs] == written
+
+
+def test_the_student_answers_once_for_all_templates(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    script = scripted(monkeypatch, two_of_three)
+    run = prepared(scripted_recipe(recipe))
+    queries = select(run.tables, ["sw", "bn"], 3, "harmful", 0)["sw"]
+    judge = OutcomeByLength()
+    with untrained(run) as trainer:
+        result = measure(trainer, {"a": run.contexts, "b": run.contexts}, queries, judge, batch_size=2)
+    assert [p.query for p in result["a"]] == [p.query for p in result["b"]] == queries
+    assert sorted(kind for kind, _, _ in script.asked) == ["PLAIN"] * 6 + ["student"] * 3
+    assert len(judge.items) == 9
+
+
+def test_a_query_that_is_too_long_for_one_template_is_left_out_of_all(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, two_of_three)
+    run = prepared(scripted_recipe(recipe))
+    longest = max(len(run.contexts.teacher(q).token_ids) for q in build.queries_of(run.tables, ["sw"]))
+    narrow = prepared(
+        scripted_recipe(recipe, teacher={"template": run.config.teacher.template, "max_length": longest - 1})
+        | {"data": {**recipe["data"], "languages": ["sw"], "on_overflow": "drop"}}
+    )
+    queries = select(run.tables, ["sw"], 6, "harmful", 0)["sw"]
+    templates = {"wide": run.contexts, "narrow": narrow.contexts}
+    with untrained(run) as trainer:
+        result = measure(trainer, templates, queries, OutcomeByLength(), batch_size=4, drop_overflow=True)
+        with pytest.raises(CrosslignError, match=r"Raise teacher\.max_length"):
+            measure(trainer, templates, queries, OutcomeByLength(), batch_size=4)
+    assert [p.query.id for p in result["wide"]] == [p.query.id for p in result["narrow"]]
+    assert {q.id for q in queries} - {p.query.id for p in result["wide"]} == {"row-11"}
+
+
+# --- The gate.
+
+
+def mixed(run: build.PreparedRun) -> set[str]:
+    return {query.key for queries in run.mixture.cells for query in queries}
+
+
+def gated(recipe: dict[str, Any], **section: Any) -> build.PreparedRun:
+    return prepared(scripted_recipe(recipe, gate=section))
+
+
+def test_without_a_gate_nothing_is_measured(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = prepared(recipe)
+    monkeypatch.setattr(build, "make_trainer", lambda *a, **k: pytest.fail("measured"))
+    assert gate(run) is run
+
+
+def test_a_flip_rate_below_the_minimum_stops_with_the_table_and_writes_nothing(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scripted(monkeypatch, two_of_three)
+    run = gated(recipe, min_flip_rate=0.7)
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(CrosslignError) as error:
+        gate(run)
+    text = str(error.value)
+    assert "flip rate below 70 % in sw 67 %" in text
+    assert "67 [30, 90] of 6" in text
+    assert "4/4: too few" in text
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_the_minimum_itself_passes_and_a_language_with_little_to_flip_is_named(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, lambda kind, language, n: REFUSAL if kind == "PLAIN" and n in (1, 3, 5) else HELP)
+    said: list[str] = []
+    run = gate(gated(recipe, min_flip_rate=0.5), announce=said.append)
+    assert run.gate is not None
+    assert run.gate.record["passed"] is True
+    assert run.gate.record["languages"]["sw"]["flip"]["value"] == 50
+    scripted(monkeypatch, two_of_three)
+    run = gate(gated(recipe, min_flip_rate=0.6), announce=said.append)
+    assert run.gate is not None
+    assert run.gate.record["unrated"] == ["bn"]
+    assert "fewer than 5 unsafe student answers: bn" in said[-1]
+
+
+@pytest.mark.parametrize("drop", ["none", "list", "drop"])
+def test_rows_that_the_teacher_answers_unsafely_are_kept_listed_or_dropped(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, drop: str
+) -> None:
+    scripted(monkeypatch, two_of_three)
+    before = gated(recipe, min_flip_rate=0.6, drop=drop)
+    run = gate(before)
+    # Row 9 in Swahili is invalid, not unsafe; benign rows are never dropped.
+    unsafe = {"row-11|sw", "row-9|bn", "row-11|bn"}
+    assert mixed(before) - mixed(run) == (unsafe if drop == "drop" else set())
+    assert len(mixed(before)) == 24
+    assert run.gate is not None
+    assert {f"{r['id']}|{r['language']}" for r in run.gate.rows} == (set() if drop == "none" else unsafe)
+    assert len(run.gate.record["dropped"]) == (3 if drop == "drop" else 0)
+    assert run.gate.record["teacher_unsafe"] == 3
+
+
+def test_a_resumed_run_leaves_out_the_same_rows_without_measuring_again(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, two_of_three)
+    before = gated(recipe, min_flip_rate=0.6, drop="drop")
+    first = gate(before)
+    assert first.gate is not None
+    before.folder.update({"status": "running", "gate": first.gate.record})
+    monkeypatch.setattr(build, "make_trainer", lambda *a, **k: pytest.fail("measured again"))
+    assert mixed(gate(before, resume=True)) == mixed(first)
+
+
+def test_dropping_too_much_is_told(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, lambda *key: HELP)
+    recipe["data"]["tables"][0]["where"] = {"label": ["harmful"]}
+    with pytest.raises(CrosslignError, match="no table has a query"):
+        gate(gated(recipe, min_flip_rate=0, drop="drop"))
+
+
+def test_the_probe_leaves_run_folder_and_hub_alone(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scripted(monkeypatch, two_of_three)
+    recipe["training"] |= {"push_to_hub": True, "hub_model_id": "someone/something"}
+    run = prepared(scripted_recipe(recipe))
+    out = tmp_path / "out"
+    report = run_probe(run, ProbeRequest(2, LexiconJudge(), out=out))
+    assert not run.folder.path.exists()
+    assert run.arguments.push_to_hub  # the run's own are as they were
+    assert run.arguments.output_dir == recipe["output_dir"]
+    assert json.loads((out / "probe.json").read_text()) == report
