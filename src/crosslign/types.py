@@ -31,6 +31,12 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"Did you mean {close[0]!r}?" if close else f"Valid: {', '.join(names)}."
 
 
+def cause(error: BaseException) -> str:
+    """A library's exception for a message of ours: its kind and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """One request in one language, with its source-language version.

@@ -167,7 +167,7 @@ def _evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     missing = [f"--{name}" for name in ("model", "tasks", "out") if not getattr(arguments, name)]
     if missing:
         raise CrosslignError(f"eval needs {' and '.join(missing)}; see crosslign eval --help.")
-    from crosslign.evaluation.runner import REPORT, RESULTS
+    from crosslign.evaluation.stages import REPORT, RESULTS
     from crosslign.evaluation.terminal import terminal
     from crosslign.runs.evaluate import evaluate
 
@@ -262,7 +262,7 @@ def _task_list() -> str:
 
 def _compare(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from crosslign.evaluation.folder import compare, read_folder
-    from crosslign.evaluation.runner import REPORT, RESULTS
+    from crosslign.evaluation.stages import REPORT, RESULTS
     from crosslign.evaluation.terminal import terminal
 
     results = compare(read_folder(arguments.before), read_folder(arguments.after), arguments.out, arguments.seed)

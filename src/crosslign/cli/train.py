@@ -136,7 +136,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         print(divergence_table(read_metrics(config.output_dir), record["probe"]))
         print(MEANING)
         if record.get("evaluations"):
-            from crosslign.evaluation.course import evaluation_table
+            from crosslign.evaluation.training_log import evaluation_table
 
             print(evaluation_table(record))
         what = "Adapter" if config.model.finetuning == "lora" else "Model"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from crosslign.evaluation.generation import query_of
+from crosslign.evaluation.completions import query_of
 from crosslign.evaluation.report import Side, Transcript, write_report
 from crosslign.evaluation.results import SCHEMA_VERSION, JudgedRow, comparison_task
-from crosslign.evaluation.runner import COMPLETIONS, REPORT, RESULTS, folder_name, write_results
+from crosslign.evaluation.stages import COMPLETIONS, REPORT, RESULTS, folder_name, write_results
 from crosslign.storage import Row, RowFile, key_of
 from crosslign.types import CrosslignError, Verdict
 

@@ -50,7 +50,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from crosslign.evaluation import stats
-from crosslign.evaluation.cells import (
+from crosslign.evaluation.rates import (
     HEADLINES,
     MIN_JUDGED,
     Grid,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from crosslign.evaluation.cells import HEADLINES
+from crosslign.evaluation.rates import HEADLINES
 
 Part = Mapping[str, Any]
 NAMES = {"asr": "ASR", "over_refusal": "over-refusal"}

@@ -1,7 +1,7 @@
 """Evaluation during training: tasks every few steps, with the model in memory, and the best checkpoint.
 
 `make_plan` checks everything that needs no weights. `Watch` is what the trainer calls: it completes the tasks greedily,
-judges and counts with the code of an evaluation of its own (`evaluation.runner`), writes `evaluations/step-N/` and
+judges and counts with the code of an evaluation of its own (`evaluation.stages`), writes `evaluations/step-N/` and
 keeps the best model in `best/`. It leaves the model, its modes and every random state as they were, so that a run with
 evaluations has the same trajectory as one without.
 """
@@ -27,13 +27,13 @@ from transformers import TrainerCallback
 
 from crosslign.contexts import ContextBuilder, ContextOverflow
 from crosslign.evaluation.best import Candidate, Criterion, best_of, candidate, objection
-from crosslign.evaluation.cells import MIN_JUDGED
-from crosslign.evaluation.course import scalars, sentence, summary
-from crosslign.evaluation.generation import SamplerCompleter
+from crosslign.evaluation.rates import MIN_JUDGED
+from crosslign.evaluation.training_log import scalars, sentence, summary
+from crosslign.evaluation.completions import SamplerCompleter
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.judges.specs import JudgeSettings, make_judges
-from crosslign.evaluation.runner import Evaluation, parts
-from crosslign.evaluation.runner import run as evaluate
+from crosslign.evaluation.stages import Evaluation, parts
+from crosslign.evaluation.stages import run as evaluate
 from crosslign.evaluation.tasks import TaskData, get_task
 from crosslign.storage import write_atomically
 from crosslign.rollouts import Sampler, SamplingParameters

@@ -16,7 +16,7 @@ from crosslign.storage import versions
 from crosslign.contexts import STUDENT_MESSAGES, ContextBuilder, RoleContext, load_teacher_template
 from crosslign.evaluation.endpoint import Endpoint
 from crosslign.evaluation.folder import check_folder, read_folder, report
-from crosslign.evaluation.generation import (
+from crosslign.evaluation.completions import (
     Completer,
     DeferredCompleter,
     EndpointCompleter,
@@ -28,7 +28,7 @@ from crosslign.evaluation.generation import (
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.judges.specs import JudgeSettings, make_judges
 from crosslign.storage import digest
-from crosslign.evaluation.runner import (
+from crosslign.evaluation.stages import (
     COMPLETIONS,
     Evaluation,
     complete_tasks,

@@ -11,7 +11,7 @@ from crosslign.runs.prepare import queries_of
 from crosslign.storage import versions
 from crosslign.contexts import ContextBuilder, ContextOverflow
 from crosslign.data.schema import QueryTable
-from crosslign.evaluation.generation import DeferredCompleter, SamplerCompleter, completions, sampler_of, too_long
+from crosslign.evaluation.completions import DeferredCompleter, SamplerCompleter, completions, sampler_of, too_long
 from crosslign.storage import RowFile
 from crosslign.models import (
     ModelSource,

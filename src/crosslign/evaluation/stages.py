@@ -10,8 +10,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from crosslign.evaluation.completions import Completer, completions, query_of
 from crosslign.evaluation.fidelity import Fidelity, LanguageFidelity
-from crosslign.evaluation.generation import Completer, completions, query_of
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.results import (
     SCHEMA_VERSION,
