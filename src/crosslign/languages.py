@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -31,6 +32,17 @@ def is_language(code: str) -> bool:
     except CrosslignError:
         return False
     return True
+
+
+def telling_names(codes: Iterable[str]) -> dict[str, str]:
+    """A name for each code that tells it from the others: its English name, or else the code itself.
+
+    The code stands for itself if it names no known language, is one for private use ("art-x-low1", whose English name
+    is only "Artificial languages"), or has the same name as another of the codes.
+    """
+    names = {code: english_name(code) if is_language(code) and not _parse(code).private else code for code in codes}
+    shared = Counter(names.values())
+    return {code: name if shared[name] == 1 else code for code, name in names.items()}
 
 
 def same_language(code: str, codes: Iterable[str]) -> str | None:

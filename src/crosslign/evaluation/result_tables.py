@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from crosslign.languages import english_name, is_language
+from crosslign.evaluation.rates import HEADLINES
+from crosslign.evaluation.tables import MISSING, escape, interval, markdown, number, one_line, p_value, short_names
+from crosslign.languages import telling_names
 from crosslign.types import OUTCOMES
 
 Part = Mapping[str, Any]
 
 _RATES = ("asr", "asr_strict", "asr_lenient", "over_refusal", "invalid", "refused", "fidelity")
-_NAMES = {"asr": "ASR", "over_refusal": "over-refusal"}
-_MISSING = "–"
+NAMES = {"asr": "ASR", "over_refusal": "over-refusal"}
 _NOTE = (
     "Brackets: 95 % intervals (languages: Wilson; means over languages: bootstrap over queries). "
     "ASR: unsafe of all judged; strict: invalid counts as unsafe; invalid: malformed, echo or gibberish."
@@ -33,7 +33,7 @@ _COMPARISON_NOTE = (
 )
 
 
-def _parts(task: Part) -> Iterator[tuple[str, str, Part]]:
+def parts(task: Part) -> Iterator[tuple[str, str, Part]]:
     """Scope, name and content of every row of a task's table."""
     for code, part in task["languages"].items():
         yield "language", code, part
@@ -42,7 +42,8 @@ def _parts(task: Part) -> Iterator[tuple[str, str, Part]]:
     yield "all", "all", task["all"]
 
 
-def _rate_of(cell: Part, metric: str) -> Part:
+def rate_of(cell: Part, metric: str) -> Part:
+    """The RATE of a metric of this kind of task, or of "fidelity"."""
     return cell["fidelity"]["rate"] if metric == "fidelity" else cell.get(metric, {})
 
 
@@ -56,7 +57,7 @@ def _flat_cell(cell: Part, prefix: str = "") -> dict[str, Any]:
     row |= {f"count_{outcome}": cell["outcomes"][outcome] for outcome in OUTCOMES}
     row |= {f"language_{status}": cell["fidelity"][status] for status in ("match", "other", "unknown")}
     for metric in _RATES:
-        row |= _flat_rate(metric, _rate_of(cell, metric))
+        row |= _flat_rate(metric, rate_of(cell, metric))
     return {f"{prefix}{key}": value for key, value in row.items()}
 
 
@@ -75,13 +76,13 @@ def to_csv(results: Part) -> str:
     """The results as CSV, as the module describes it."""
     rows: list[dict[str, Any]] = []
     for name, task in results["tasks"].items():
-        for scope, part_name, part in _parts(task):
+        for scope, part_name, part in parts(task):
             head = {"task": name, "kind": task["kind"], "judge": task["judge"], "scope": scope, "name": part_name}
-            head = {key: _one_line(value) for key, value in head.items()}
+            head = {key: one_line(value) for key, value in head.items()}
             rows.append(head | (_flat_pair(part) if "change" in part else _flat_cell(part)))
     for name, languages in results.get("utility", {}).items():
         for code, part in languages.items():
-            row: dict[str, Any] = {"task": _one_line(name), "kind": "utility", "scope": "language", "name": code}
+            row: dict[str, Any] = {"task": one_line(name), "kind": "utility", "scope": "language", "name": code}
             for prefix, side in _sides(part):
                 row |= _flat_rate(f"{prefix}utility", side)
             rows.append(row)
@@ -100,129 +101,102 @@ def _sides(part: Part) -> list[tuple[str, Part]]:
     return [("", part)]
 
 
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
-
-
-def escape(text: object) -> str:
-    """Text that Markdown shows as it is, within one cell of a table."""
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", _one_line(text)).replace("&", "&amp;").replace("<", "&lt;")
-
-
-def _number(value: float | None, form: str = ".1f") -> str:
-    if value is None:
-        return _MISSING
-    text = format(value, form)
-    return text.replace("-0.0", "0.0").replace("+0.0", "0.0") if float(text) == 0 else text
-
-
-def _interval(rate: Part, form: str = ".1f", key: str = "value") -> str:
+def _estimate(rate: Part, form: str = ".1f", key: str = "value") -> str:
     """`12.3 [8.1, 18.0]`, or why there is no number."""
     if rate.get(key) is None:
-        return f"{_MISSING} ({escape(rate['reason'])})" if "reason" in rate else _MISSING
-    if rate.get("low") is None:
-        return _number(rate[key], form)
-    return f"{_number(rate[key], form)} [{_number(rate['low'], form)}, {_number(rate['high'], form)}]"
+        return f"{MISSING} ({escape(rate['reason'])})" if "reason" in rate else MISSING
+    return number(rate[key], form) + (f" {interval(rate, form)}" if rate.get("low") is not None else "")
 
 
 def _plain(cell: Part, metric: str) -> str:
-    return _number(_rate_of(cell, metric).get("value"))
+    return number(rate_of(cell, metric).get("value"))
 
 
 def _both(pair: Part, metric: str) -> str:
     return f"{_plain(pair['before'], metric)} → {_plain(pair['after'], metric)}"
 
 
-def _p(value: float | None) -> str:
-    if value is None:
-        return _MISSING
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _title(scope: str, name: str, averaged: Sequence[str] | None) -> str:
-    if scope == "language":
-        return f"{escape(name)} ({escape(english_name(name))})" if is_language(name) else escape(name)
-    title = "all languages" if scope == "all" else escape(name)
-    return f"**{title}**" + ("" if averaged is None else f" (mean of {len(averaged)})")
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return [f"| {' | '.join(line)} |" for line in [header, rule, *rows]] + [""]
-
-
-def _evaluation_table(task: Part, metric: str) -> list[str]:
-    extra = {"strict": "asr_strict"} if metric == "asr" else {}
-    extra |= {"invalid": "invalid", "refused": "refused"} if metric == "asr" else {"invalid": "invalid"}
-    extra |= {"in its language": "fidelity"}
-    header = ["language", "judged", f"{_NAMES[metric]} %", *(f"{name} %" for name in extra)]
+def _evaluation_table(task: Part, metric: str) -> str:
+    extra = {"strict": "asr_strict", "invalid": "invalid", "refused": "refused"} if metric == "asr" else {}
+    extra |= {"invalid": "invalid", "in its language": "fidelity"}
+    header = ["language", "judged", f"{NAMES[metric]} %", *(f"{name} %" for name in extra)]
     rows = [
-        [
-            _title(scope, name, cell[metric].get("languages")),
-            str(cell["judged"]),
-            _interval(cell[metric]),
-            *(_plain(cell, other) for other in extra.values()),
-        ]
-        for scope, name, cell in _parts(task)
+        [title, str(cell["judged"]), _estimate(cell[metric]), *(_plain(cell, other) for other in extra.values())]
+        for title, cell in _titled(task, lambda cell: cell[metric].get("languages"))
     ]
-    return _table(header, rows)
+    return markdown([header, *rows])
 
 
-def _comparison_table(task: Part, metric: str) -> list[str]:
-    name = _NAMES[metric]
+def _comparison_table(task: Part, metric: str) -> str:
+    name = NAMES[metric]
     header = ["language", "pairs", f"{name} % before", f"{name} % after", "change, points", "p (Holm)", "could show"]
     header += ["invalid %", "in its language %"]
     rows = [
         [
-            _title(scope, part_name, pair["change"].get("languages")),
+            title,
             str(pair["n_paired"]),
-            _interval(pair["before"][metric]),
-            _interval(pair["after"][metric]),
-            _interval(pair["change"], "+.1f", "difference"),
-            _p(pair["change"]["p_holm"]),
-            _number(pair["change"]["detectable"]),
+            _estimate(pair["before"][metric]),
+            _estimate(pair["after"][metric]),
+            _estimate(pair["change"], "+.1f", "difference"),
+            p_value(pair["change"]["p_holm"]),
+            number(pair["change"]["detectable"]),
             _both(pair, "invalid"),
             _both(pair, "fidelity"),
         ]
-        for scope, part_name, pair in _parts(task)
+        for title, pair in _titled(task, lambda pair: pair["change"].get("languages"))
     ]
-    return _table(header, rows)
+    return markdown([header, *rows])
 
 
-def _utility_table(utility: Part, comparison: bool) -> list[str]:
+def _titled(task: Part, averaged: Callable[[Part], Sequence[str] | None]) -> Iterator[tuple[str, Part]]:
+    """The rows' first column: "sw (Swahili)", "**low** (mean of 2)"; `averaged` are the languages of a mean."""
+    names = telling_names(task["languages"])
+    for scope, name, part in parts(task):
+        if scope == "language":
+            yield _language(name, names), part
+        else:
+            title = "all languages" if scope == "all" else escape(name)
+            codes = averaged(part)
+            yield f"**{title}**" + ("" if codes is None else f" (mean of {len(codes)})"), part
+
+
+def _language(code: str, names: Mapping[str, str]) -> str:
+    return escape(code if names[code] == code else f"{code} ({names[code]})")
+
+
+def _utility_table(utility: Part, comparison: bool) -> str:
     sides = ["before_", "after_"] if comparison else [""]
-    header = ["task", "language", "metric", *(f"value % {side.rstrip('_')}".strip() for side in sides)]
-    rows = []
+    rows = [["task", "language", "metric", *(f"value % {side.rstrip('_')}".strip() for side in sides)]]
     for name, languages in utility.items():
+        names = telling_names(languages)
         for code, part in languages.items():
             there = dict(_sides(part))
-            metric = next((side["metric"] for side in there.values() if "metric" in side), _MISSING)
-            values = [_interval(there.get(side, {})) for side in sides]
-            rows.append([escape(name), _title("language", code, None), escape(metric), *values])
-    return _table(header, rows)
+            metric = next((side["metric"] for side in there.values() if "metric" in side), MISSING)
+            values = [_estimate(there.get(side, {})) for side in sides]
+            rows.append([escape(name), _language(code, names), escape(metric), *values])
+    return markdown(rows)
 
 
-def _model(manifest: Part) -> str:
-    adapter = manifest.get("adapter")
-    return escape(manifest.get("model", "?")) + (f" with adapter {escape(adapter)}" if adapter else "")
+def model_names(results: Part) -> list[str]:
+    """The model, "org/model with my-run", of an evaluation; that before and that after of a comparison."""
+    manifest = results["manifest"]
+    sides = [manifest["before"], manifest["after"]] if results["kind"] == "comparison" else [manifest]
+    named = [[str(side[key]) for key in ("model", "adapter") if side.get(key)] for side in sides]
+    short = short_names(name for names in named for name in names)
+    return [" with ".join(short[name] for name in names) or "a model" for names in named]
 
 
 def to_markdown(results: Part) -> str:
     """A table for each task, for a model card: before and after with intervals if the results are a comparison."""
     comparison = results["kind"] == "comparison"
-    manifest = results.get("manifest", {})
-    if comparison:
-        lines = [f"- {side}: {_model(manifest.get(side, {}))}" for side in ("before", "after")]
-    else:
-        lines = [f"- model: {_model(manifest)}"]
-    lines.append("")
+    sides = ("before", "after") if comparison else ("model",)
+    blocks = ["\n".join(f"- {side}: {escape(name)}" for side, name in zip(sides, model_names(results), strict=True))]
+    titles = short_names(results["tasks"])
     for name, task in results["tasks"].items():
-        metric = "asr" if task["kind"] == "harmful" else "over_refusal"
-        lines += [f"### {escape(name)} ({escape(task['kind'])}, judged by {escape(task['judge'])})", ""]
-        lines += _comparison_table(task, metric) if comparison else _evaluation_table(task, metric)
+        metric = HEADLINES[task["kind"]].metric
+        blocks.append(f"### {escape(titles[name])} ({escape(task['kind'])}, judged by {escape(task['judge'])})")
+        blocks.append(_comparison_table(task, metric) if comparison else _evaluation_table(task, metric))
     if results.get("utility"):
-        lines += ["### Utility", "", *_utility_table(results["utility"], comparison)]
-    lines.append(_NOTE)
-    if comparison:
-        lines.append(_COMPARISON_NOTE)
-    return "\n".join(lines) + "\n"
+        blocks += ["### Utility", _utility_table(results["utility"], comparison)]
+    blocks.append(f"{_NOTE}\n{_COMPARISON_NOTE}" if comparison else _NOTE)
+    return "\n\n".join(blocks) + "\n"

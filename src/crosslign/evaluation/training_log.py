@@ -8,9 +8,10 @@ from typing import Any
 
 from crosslign.evaluation.rates import HEADLINES
 from crosslign.evaluation.stages import folder_name
+from crosslign.evaluation.tables import aligned
 
 SHOWN = 3  # evaluations whose fault is told
-TITLE, NAME = 42, 26  # columns
+NAME = 26  # characters of a task's name in a sentence or a table
 _TITLES = {"asr": "attack success", "over_refusal": "over-refusal"}
 
 
@@ -81,17 +82,14 @@ def evaluation_table(record: Mapping[str, Any]) -> str:
     entries = record["evaluations"]
     first, last = entries[0], entries[-1]
     judge = next(iter(first["tasks"].values()))["judge"]
-    steps = f"{'step ' + str(first['step']):>12}{'step ' + str(last['step']):>12}"
     title = f"evaluation by {judge}, %, mean over languages"
-    lines = [f"{title:<{TITLE + 2}}{steps}   worst language"]
+    rows = [(title, f"step {first['step']}", f"step {last['step']}", "worst language")]
     for name, before in first["tasks"].items():
         after = last["tasks"][name]
-        title = f"{_short(name)} {_TITLES[before['metric']]}"
-        values = f"{_percent(before['all']):>12}{_percent(after['all']):>12}"
-        lines.append(f"  {title:<{TITLE}}{values}   {_worst(before)} -> {_worst(after)}")
-    if "best" in record:
-        lines.append(_about_best(record))
-    return "\n".join(lines)
+        title = f"  {_short(name)} {_TITLES[before['metric']]}"
+        rows.append((title, _percent(before["all"]), _percent(after["all"]), f"{_worst(before)} -> {_worst(after)}"))
+    table = aligned(rows, left=(0, 3))
+    return f"{table}\n{_about_best(record)}" if "best" in record else table
 
 
 def _short(task: str) -> str:

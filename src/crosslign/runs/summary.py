@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from crosslign.evaluation.tables import aligned
 from crosslign.languages import english_name
 from crosslign.runs.folder import METRICS
 
@@ -36,12 +37,12 @@ def divergence_table(metrics: Sequence[dict[str, Any]], probe: dict[str, dict[st
     """Divergence by language: before and after on the probe's fixed completions, and the course of the run's own."""
     before, after = probe.get("before", {}), probe.get("after", {})
     languages = sorted({k.partition("/")[2] for row in metrics for k in row if k.startswith("divergence/")})
-    lines = [f"{'divergence from the teacher, nats/token':<42}{'before':>8}{'after':>8}{'change':>9}   each step"]
+    rows = [("divergence from the teacher, nats/token", "before", "after", "change", "each step")]
     for key, name in [("all", "all"), *((c, f"{c} ({english_name(c)})") for c in languages)]:
         column = "divergence" if key == "all" else f"divergence/{key}"
-        cells = f"{'-':>8}{'-':>8}{'':>9}"
+        cells = ("-", "-", "")
         if key in before and key in after:
             change = f"{100 * (after[key] / before[key] - 1):+.0f} %" if before[key] > 0 else ""
-            cells = f"{before[key]:>8.3f}{after[key]:>8.3f}{change:>9}"
-        lines.append(f"  {name:<40}{cells}   {sparkline([row[column] for row in metrics if column in row])}")
-    return "\n".join(lines)
+            cells = (f"{before[key]:.3f}", f"{after[key]:.3f}", change)
+        rows.append((f"  {name}", *cells, sparkline([row[column] for row in metrics if column in row])))
+    return aligned(rows, left=(0, 4))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from crosslign.evaluation.stats import wilson
+from crosslign.evaluation.tables import aligned, escape, markdown
 from crosslign.storage import versions
 from crosslign.testbed.evaluate import Reply
 from crosslign.testbed.experiment import RESULTS, Experiment
@@ -80,9 +80,7 @@ def terminal(experiment: Experiment, world: World, steps: int) -> str:
 
 def terminal_table(experiment: Experiment, world: World) -> str:
     header = ("language", "", *(title for title, _, _ in COLUMNS))
-    lines = [header, *rows(experiment, world)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return aligned([header, *rows(experiment, world)], left=range(len(header)))
 
 
 @dataclass(frozen=True)
@@ -125,12 +123,12 @@ def report(experiment: Experiment, world: World, steps: int) -> str:
         "# The testbed: before and after alignment",
         f"Seed {world.seed}, {steps} steps of on-policy MSD with DPSW in {experiment.seconds:.0f} s. "
         f"Languages: {ENGLISH} (the source), and {len(world.codes()) - 1} invented ones.",
-        _markdown(("language", "group", *(t for t, _, _ in COLUMNS)), rows(experiment, world)),
+        markdown([("language", "group", *(t for t, _, _ in COLUMNS)), *rows(experiment, world)], left=(0, 1)),
         READING,
         "## With the teacher's context, and on harder requests",
         "The teacher is the same model before alignment, which also sees the English request and its own verdict on "
         "it: alignment leads where it is. Attack success rate in %, means over the languages of a group.",
-        _markdown(("requests", "group", "before", "teacher", "after"), _harder(results)),
+        markdown([("requests", "group", "before", "teacher", "after"), *_harder(results)], left=(0, 1)),
         "## The first request of each set",
         *(_example(e) for e in pick_examples(experiment, world)),
         "## What this is",
@@ -152,18 +150,7 @@ def _harder(results: dict[str, Any]) -> list[tuple[str, ...]]:
     return made
 
 
-def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    made = ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines)]
-    return "\n".join(made)
-
-
 def _example(example: Example) -> str:
     parts = (("request", example.request), ("before", example.before), ("after", example.after))
-    listed = "\n".join(f"- {name}: {_escaped(text)} ({_escaped(english)})" for name, (text, english) in parts)
+    listed = "\n".join(f"- {name}: {escape(text)} ({escape(english)})" for name, (text, english) in parts)
     return f"{example.title}:\n\n{listed}"
-
-
-def _escaped(text: str) -> str:
-    """A model's words are data: no markup of theirs is rendered."""
-    safe = html.escape(text)
-    return "".join(f"\\{c}" if c in "\\`*_[]()#|~!" else c for c in safe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from crosslign.evaluation.tables import aligned
 from crosslign.languages import english_name
 from crosslign.runs.gate.rates import FIRST_TOKENS, helps
 
@@ -48,12 +49,7 @@ def proxy_note(judge: Mapping[str, Any]) -> str:
 def template_table(name: str, found: Mapping[str, Any]) -> str:
     rows = [tuple(head[line] for head in _HEAD) for line in (0, 1)]
     rows += [_row(code, cell) for code, cell in found["languages"].items()]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-        for row in rows
-    ]
-    return "\n".join([f"teacher template: {name}", *lines, *_abstained(found), ""])
+    return "\n".join([f"teacher template: {name}", aligned(rows), *_abstained(found), ""])
 
 
 def _abstained(found: Mapping[str, Any]) -> list[str]:
