@@ -1,6 +1,6 @@
 """Models: loading, LoRA, the frozen teacher, hidden states and heads."""
 
-from crosslign.models.forward import SplitModel, causal_lm, split_model
+from crosslign.models.forward import SplitModel, causal_lm, evaluating, split_model
 from crosslign.models.identity import adapter_sha256, check_adapter, load_with_adapter, weights_mark
 from crosslign.models.load import (
     ModelSource,
@@ -33,6 +33,7 @@ __all__ = [
     "check_source",
     "disable_dropout",
     "end_of_turn_ids",
+    "evaluating",
     "fingerprint",
     "free_bytes",
     "freeze",
