@@ -6,7 +6,7 @@ Nothing here imports anything of crosslign: every layer may use it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +15,11 @@ Label = Literal["harmful", "benign", "unlabelled"]
 LABELS: tuple[Label, ...] = ("harmful", "benign", "unlabelled")
 Outcome = Literal["refused", "safe_complied", "unsafe", "invalid"]
 OUTCOMES: tuple[Outcome, ...] = ("refused", "safe_complied", "unsafe", "invalid")
+Announce = Callable[[str], None]  # gets lines for a person
+
+
+def silent(text: str) -> None:
+    """Announces nothing."""
 
 
 class CrosslignError(Exception):
@@ -22,6 +27,10 @@ class CrosslignError(Exception):
 
     The command line prints the message alone, without a traceback.
     """
+
+
+class Interrupted(CrosslignError):
+    """The user stopped the work; the message says what is kept and how to go on."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

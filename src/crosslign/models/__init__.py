@@ -14,16 +14,13 @@ from crosslign.models.load import (
     token_ids,
 )
 from crosslign.models.passes.prefix import SharedPrefix, shared_prefix
-from crosslign.models.state_store import StateStore, free_bytes, state_key
-from crosslign.models.teacher import FrozenTeacher, LoraSettings, TeacherMovedError, add_lora, fingerprint
+from crosslign.models.teacher import FrozenTeacher, TeacherMovedError, add_lora, fingerprint
 
 __all__ = [
     "FrozenTeacher",
-    "LoraSettings",
     "ModelSource",
     "SharedPrefix",
     "SplitModel",
-    "StateStore",
     "TeacherMovedError",
     "TokenIds",
     "adapter_sha256",
@@ -35,14 +32,12 @@ __all__ = [
     "end_of_turn_ids",
     "evaluating",
     "fingerprint",
-    "free_bytes",
     "freeze",
     "load_model",
     "load_tokenizer",
     "load_with_adapter",
     "shared_prefix",
     "split_model",
-    "state_key",
     "token_ids",
     "weights_mark",
 ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
-from crosslign.models import causal_lm, evaluating
+from crosslign.models import causal_lm, evaluating, token_ids
 from crosslign.models.passes.prefill import Prefill, left_padded
 from crosslign.rollouts.base import SamplingParameters, derive_seed
 from crosslign.types import Completion
@@ -97,6 +97,19 @@ class TransformersSampler:
                 return Completion(tuple(token_ids[: position + 1]), truncated=False)
         return Completion(tuple(token_ids[:limit]), truncated=True)
 
+
+def sampler_of(
+    model: Any, tokenizer: Any, batch_size: int, view: Callable[[], AbstractContextManager[Any]] | None = None
+) -> TransformersSampler:
+    """The sampler of a loaded model; `view` yields another state of it, such as a frozen teacher."""
+    ids = token_ids(tokenizer, model)
+    return TransformersSampler(
+        view or (lambda: nullcontext(model)),
+        stop_token_ids=ids.stop,
+        pad_token_id=ids.pad,
+        forbidden_token_ids=ids.forbidden,
+        batch_size=batch_size,
+    )
 
 
 @contextmanager
