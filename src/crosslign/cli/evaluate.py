@@ -211,8 +211,7 @@ def _request(arguments: argparse.Namespace) -> Any:
 
 
 def _utility(a: argparse.Namespace) -> Any:
-    from crosslign.evaluation.utility import MAX_NEW_TOKENS
-    from crosslign.evaluation.utility_stage import UtilityRequest
+    from crosslign.evaluation.utility import MAX_NEW_TOKENS, UtilityRequest
 
     if not a.utility:
         return None

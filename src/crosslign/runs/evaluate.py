@@ -37,7 +37,7 @@ from crosslign.evaluation.stages import (
     write_results,
 )
 from crosslign.evaluation.tasks import TaskData, get_task
-from crosslign.evaluation.utility_stage import UtilityRequest, check_utility, utility_stage
+from crosslign.evaluation.utility import UtilityRequest, check_utility, utility_stage
 from crosslign.languages import english_name
 from crosslign.models import (
     ModelSource,
