@@ -32,7 +32,7 @@ from crosslign.evaluation.training_log import scalars, sentence, summary
 from crosslign.evaluation.completions import SamplerCompleter
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.judges.specs import JudgeSettings, make_judges
-from crosslign.evaluation.stages import Evaluation, parts
+from crosslign.evaluation.stages import Evaluation, counted_tasks
 from crosslign.evaluation.stages import run as evaluate
 from crosslign.evaluation.tasks import TaskData, get_task
 from crosslign.storage import write_atomically
@@ -125,7 +125,7 @@ def make_plan(
 
 
 def _check_best(tasks: Sequence[TaskData], best: Criterion) -> None:
-    made = parts(tasks)
+    made = counted_tasks(tasks)
     kinds = {part.kind for part in made}
     if "harmful" not in kinds:
         raise CrosslignError(
