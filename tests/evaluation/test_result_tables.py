@@ -12,8 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from judged import GROUPS, column, table
 
-from crosslign.evaluation.result_tables import escape
-from crosslign.evaluation.results import cell, comparison_task, evaluation_task, to_csv, to_markdown
+from crosslign.evaluation.rates import cell
+from crosslign.evaluation.result_tables import escape, to_csv, to_markdown
+from crosslign.evaluation.results import comparison_task, evaluation_task
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 

@@ -20,8 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from crosslign.distillation import DistillationTrainer
 from crosslign.evaluation.folder import compare, read_folder
 from crosslign.models import load_model, load_tokenizer
-from crosslign.runs import build
-from crosslign.runs import evaluate
+from crosslign.runs import build, evaluate
 from crosslign.runs import checkpoint_evaluation as watching
 from crosslign.runs.build import assemble, make_trainer
 from crosslign.runs.folder import RunFolder

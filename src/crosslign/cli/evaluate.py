@@ -182,7 +182,7 @@ def _evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _request(a: argparse.Namespace) -> Any:
-    from crosslign.evaluation.utility_stage import UtilityRequest
+    from crosslign.evaluation.utility import UtilityRequest
     from crosslign.runs.config import EvaluationConfig
     from crosslign.runs.evaluate import EndpointSettings, EvaluationRequest
     from crosslign.runs.recipe import parse_section

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crosslign.evaluation.completions import query_of
+from crosslign.evaluation.rates import JudgedRow
 from crosslign.evaluation.report import Side, Transcript, write_report
-from crosslign.evaluation.results import SCHEMA_VERSION, JudgedRow, comparison_task
+from crosslign.evaluation.results import SCHEMA_VERSION, comparison_task
 from crosslign.evaluation.stages import COMPLETIONS, REPORT, RESULTS, folder_name, write_results
 from crosslign.storage import Row, RowFile, is_empty, key_of
 from crosslign.types import CrosslignError, Verdict

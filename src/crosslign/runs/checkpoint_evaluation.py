@@ -28,7 +28,7 @@ from crosslign.evaluation.best import Candidate, Criterion, best_of, candidate, 
 from crosslign.evaluation.completions import SamplerCompleter
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.rates import MIN_JUDGED
-from crosslign.evaluation.stages import Evaluation, parts
+from crosslign.evaluation.stages import Evaluation, counted_tasks
 from crosslign.evaluation.stages import run as run_stages
 from crosslign.evaluation.tasks import TaskData
 from crosslign.evaluation.training_log import scalars, sentence, summary
@@ -102,7 +102,7 @@ def make_plan(
 
 
 def _check_best(tasks: Sequence[TaskData], best: Criterion) -> None:
-    made = parts(tasks)
+    made = counted_tasks(tasks)
     kinds = {part.kind for part in made}
     if "harmful" not in kinds:
         raise CrosslignError(

@@ -30,7 +30,7 @@ from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.judges.specs import JudgeSettings, make_judges
 from crosslign.evaluation.stages import COMPLETIONS, Evaluation, complete_tasks, folder_name, judge_rows, write_results
 from crosslign.evaluation.tasks import TaskData, get_task
-from crosslign.evaluation.utility_stage import UtilityRequest, check_utility, utility_stage
+from crosslign.evaluation.utility import UtilityRequest, check_utility, utility_stage
 from crosslign.languages import english_name
 from crosslign.models import (
     ModelSource,
