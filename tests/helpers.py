@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from transformers import AutoModelForCausalLM
 
 from crosslign.cli import main
 from crosslign.runs.prepare import prepare
@@ -24,6 +26,12 @@ def run(raw: dict[str, Any], *, resume: bool = False, overwrite: bool = False, *
     prepared = prepare(parse_config(raw), overwrite=overwrite, resume=resume)
     train(prepared)
     return Path(raw["output_dir"])
+
+
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on loading a model fails the test."""
+    refuse = staticmethod(lambda *args, **kwargs: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -61,7 +61,11 @@ def locked(path: Path, seconds: float = 0) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path, timeout=seconds):
-            yield
+            try:
+                yield
+            finally:
+                if seconds == 0:  # where others wait for it, the file must stay the one that they opened
+                    path.unlink(missing_ok=True)
     except Timeout as error:
         raise CrosslignError(
             f"{path.parent}: another crosslign process is writing here (it holds {path.name}). Wait until it ends, or "

@@ -15,7 +15,6 @@ from peft import LoraConfig, get_peft_model
 from crosslign.cli import main
 from crosslign.rollouts import TransformersSampler
 from crosslign.runs import evaluate as evaluating
-from crosslign.types import CrosslignError
 
 FILES = {"completions.jsonl", "completions.jsonl.identity.json", "fidelity.jsonl"}
 LEXICON = {"verdicts-lexicon.jsonl", "verdicts-lexicon.jsonl.identity.json"}
@@ -252,15 +251,16 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (("--languages", "english!"), "is not a language code"),
         (("--judge", "lexikon"), "unknown judge 'lexikon'. Did you mean 'lexicon'?"),
         (("--judge", "lexicon,lexicon"), "two judges are called 'lexicon'"),
-        (("--judge", "llm:x"), "needs --judge-url"),
+        (("--judge", "llm:x"), "or --judge-url"),
         (("--judge", "guard"), "name the model after a colon"),
         (("--judge", "guard:nowhere/x/Qwen3Guard-Gen"), "no folder nowhere/x/Qwen3Guard-Gen"),
         (("--judge", "guard:some/model"), "its name does not tell its format"),
         (("--adapter", "nowhere"), "has no adapter_config.json"),
         (("--max-length", "10"), "Raise --max-length"),
-        (("--temperature", "-1"), "temperature must be at least 0"),
-        (("--limit", "0"), "limit (0) at least 1"),
-        (("--batch-size", "0"), "--batch-size (0)"),
+        (("--temperature", "-1"), "temperature: input should be greater than or equal to 0"),
+        (("--limit", "0"), "limit: input should be greater than or equal to 1"),
+        (("--batch-size", "0"), "batch_size: input should be greater than or equal to 1"),
+        (("--tasks", "builtin:demo,builtin:demo"), "a task is there twice"),
         (("--task-path", "multijail=x.csv"), "'multijail' is not in --tasks"),
         (("--task-path", "multijail"), "is not TASK=FILE"),
         (("--task-option", "multijail", "a", "b"), "'multijail' is not in --tasks"),
@@ -330,15 +330,6 @@ def test_a_config_that_names_no_languages_says_nothing(tmp_path: Path, config: s
     assert evaluating.trained_languages(None, str(tmp_path), "nowhere") is None
     (tmp_path / "config.yaml").write_text("data: {languages: [zh, bn]}")
     assert evaluating.trained_languages(None, str(tmp_path)) == ["zh", "bn"]
-
-
-def test_a_task_is_evaluated_once(model_folder: Path, table: Path, tmp_path: Path) -> None:
-    from crosslign.models import ModelSource
-    from crosslign.runs.evaluate import EvaluationRequest, TaskRequest, prepare
-
-    twice = [TaskRequest(f"table:{table}")] * 2
-    with pytest.raises(CrosslignError, match="there twice"):
-        prepare(EvaluationRequest(ModelSource(str(model_folder)), twice, tmp_path / "out"))
 
 
 def test_utility_is_measured_once_and_stands_in_the_results(

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROWS, write_csv
-from helpers import cli_train
+from helpers import cli_train, no_weights
 from probe_script import HELP, REFUSAL, scripted, scripted_recipe, two_of_three
 
 from crosslign.cli import main
 from crosslign.distillation import DistillationTrainer
+from crosslign.rollouts.progress import progress
 from crosslign.runs.gate import measure
 
 Capture = pytest.CaptureFixture[str]
@@ -49,7 +50,8 @@ def test_the_table_says_what_was_counted(
     assert "The teacher context helps: 8 answers made safe, 2 made unsafe, mean flip rate 67 %." in out
     assert "Traceback" not in err
     written = {p for p in tmp_path.rglob("*") if p.is_file()} - before
-    assert {p.name for p in written} == {"recipe.yaml"}  # without --out nothing
+    # Without --out nothing but the cache.
+    assert {p.name for p in written if "cache" not in p.parts} == {"recipe.yaml"}
 
 
 def test_out_gets_the_report_and_every_pair(
@@ -161,13 +163,11 @@ def test_progress_shows_what_is_being_done(
     scripted(monkeypatch, two_of_three)
     bars: list[Any] = []
 
-    class Bar(measure.tqdm):  # type: ignore[misc, type-arg]
-        def __init__(self, **kwargs: Any) -> None:
-            assert kwargs["disable"] is None  # shown where standard error is a terminal
-            super().__init__(**{**kwargs, "disable": False, "file": (tmp_path / "bar").open("w")})
-            bars.append(self)
+    def recorded(total: int, what: str, unit: str, **options: Any) -> Any:
+        bars.append(progress(total, what, unit, **options))
+        return bars[-1]
 
-    monkeypatch.setattr(measure, "tqdm", Bar)
+    monkeypatch.setattr(measure, "progress", recorded)
     assert probe(tmp_path, scripted_recipe(recipe)) == 0
     done = [(bar.desc.removesuffix(": "), bar.n, bar.total) for bar in bars]
     assert done == [
@@ -216,7 +216,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "unknown judge": (lambda r, t: ("--judge", "lexikon"), "--judge: unknown judge 'lexikon'. Did you mean 'lexicon'?"),
     "judge without an endpoint": (
         lambda r, t: ("--judge", "llm:some/model"),
-        "--judge: llm:some/model needs --judge-url",
+        "--judge: judge 'llm:some/model' needs the URL of its endpoint",
     ),
     "judges itself": (lambda r, t: ("--judge", f"guard:{r['model']['path']}"), "a model must not grade itself"),
     "unknown template": (
@@ -241,7 +241,7 @@ def test_bad_input_is_told_before_weights_are_loaded(
     change, text = BAD[name]
     flags = change(raw, tmp_path)
     if name != "template too long":  # found by the code that samples
-        monkeypatch.setattr(measure, "load_model", lambda source: pytest.fail("weights were loaded"))
+        no_weights(monkeypatch)
     assert probe(tmp_path, raw, *flags) == 1
     error = capsys.readouterr().err
     assert text in error
@@ -315,7 +315,7 @@ def test_train_passes_the_gate_records_it_and_goes_on_after_an_interruption(
 BAD_GATES: dict[str, tuple[dict[str, Any], str]] = {
     "percent": ({"min_flip_rate": 50}, "gate.min_flip_rate: input should be less than or equal to 1"),
     "judge": ({"judge": "lexikon"}, "gate.judge: unknown judge 'lexikon'. Did you mean 'lexicon'?"),
-    "endpoint": ({"judge": "llm:some/model"}, "gate.judge: llm:some/model needs gate.judge_url"),
+    "endpoint": ({"judge": "llm:some/model"}, "gate.judge: judge 'llm:some/model' needs the URL of its endpoint (judge.url"),
     "key": ({"min_flip": 0.5}, "unknown key 'gate.min_flip'. Did you mean 'min_flip_rate'?"),
     "drop": ({"drop": "yes please"}, "gate.drop: input should be 'none', 'list' or 'drop'"),
     "no queries": ({"queries": 0}, "gate.queries: input should be greater than or equal to 1"),
@@ -328,7 +328,7 @@ def test_a_bad_gate_is_told_before_weights_are_loaded(
     name: str, flags: tuple[str, ...], recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: Capture,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(measure, "load_model", lambda source: pytest.fail("weights were loaded"))
+    no_weights(monkeypatch)
     section, text = BAD_GATES[name]
     assert cli_train(tmp_path, {**recipe, "gate": section}, *flags) == 1
     assert text in capsys.readouterr().err

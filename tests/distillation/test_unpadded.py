@@ -6,9 +6,7 @@ The oracle pads by hand, takes the model's own logits at the completion's positi
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,19 +14,16 @@ import pytest
 import torch
 import transformers
 from conftest import VOCABULARY, tiny_llama
-from helpers import losses, run
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from crosslign.distillation import DistillationTrainer
 from crosslign.distillation.metrics import StepMetrics
 from crosslign.models.passes.batching import Batching
 from crosslign.objective import weighted_divergence
 from crosslign.rollouts import ScriptedSampler
-from crosslign.runs.build import make_trainer
+from crosslign.runs.build import assemble, make_trainer
 from crosslign.runs.prepare import prepare
 from crosslign.runs.recipe import parse_config
-from crosslign.runs.train import train
 from crosslign.types import Completion, Context, Rollout
 
 SIZES: dict[str, Any] = {
@@ -74,7 +69,7 @@ def trainer_of(recipe: dict[str, Any], model: Any, **training: Any) -> Any:
         "training": {**recipe["training"], **training},
     }
     prepared = prepare(parse_config(raw), overwrite=True)
-    trainer = make_trainer(prepared, model)
+    trainer = make_trainer(prepared, assemble(prepared, model))
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             parameter.mul_(1.1)
@@ -123,7 +118,7 @@ def padded(trainer: Any, rollouts: Sequence[Rollout]) -> tuple[Tensor, dict[str,
     completions = [r.completion.token_ids for r in rollouts]
     longest = max(map(len, completions))
     mask = torch.tensor([[t < len(y) for t in range(longest)] for y in completions])
-    with torch.no_grad(), trainer.teacher.view() as teacher:
+    with torch.no_grad(), trainer.scorer.teacher.view() as teacher:
         theirs = logits(teacher, [r.teacher_context for r in rollouts], completions)
     result = weighted_divergence(
         logits(trainer.model, [r.student_context for r in rollouts], completions), theirs, mask
@@ -140,7 +135,7 @@ def padded(trainer: Any, rollouts: Sequence[Rollout]) -> tuple[Tensor, dict[str,
 def assert_same_step(trainer: Any, rollouts: Sequence[Rollout]) -> None:
     loss, gradients, line = padded(trainer, rollouts)
     count = torch.tensor(sum(bool(r.completion.token_ids) for r in rollouts))
-    common = trainer.teacher_states.common(rollouts)
+    common = trainer.scorer.common_start(rollouts)
     ours = trainer.training_step(trainer.model, {"rollouts": list(rollouts), "common": common}, count)
     assert ours.item() == pytest.approx(loss.item(), rel=1e-5)
     for name, parameter in trainer.model.named_parameters():
@@ -153,7 +148,7 @@ def assert_same_step(trainer: Any, rollouts: Sequence[Rollout]) -> None:
 
 
 def use(trainer: Any, batching: Batching) -> None:
-    trainer.batching = trainer.teacher_states.batching = batching
+    trainer.scorer.batching = batching
 
 
 FAMILIES = ["Llama", "Qwen2", "Qwen3", "Gemma3", "Biased"]
@@ -165,10 +160,10 @@ def test_groups_of_similar_length_are_the_padded_step(recipe: dict[str, Any], na
     rollouts = rollouts_of(trainer)
     # The sliding window is shorter than the rows, and the model that cannot be split has no prefix.
     reused = name not in ("Gemma3", "Biased")
-    assert (len(trainer.teacher_states.common(rollouts)) == COMMON) == reused
+    assert (len(trainer.scorer.common_start(rollouts)) == COMMON) == reused
     for group_cost in (0, 8):
-        use(trainer, dataclasses.replace(trainer.batching, group_cost=group_cost, max_tokens=80))
-        assert len(trainer.batching.groups([n for n, *_ in LENGTHS])) > 2
+        use(trainer, dataclasses.replace(trainer.scorer.batching, group_cost=group_cost, max_tokens=80))
+        assert len(trainer.scorer.batching.groups([n for n, *_ in LENGTHS])) > 2
         assert_same_step(trainer, rollouts)
 
 
@@ -176,8 +171,8 @@ def test_groups_of_similar_length_are_the_padded_step(recipe: dict[str, Any], na
 def test_packed_sequences_are_the_padded_step(recipe: dict[str, Any], name: str) -> None:
     """What varlen flash attention gets, here under the block-diagonal mask that transformers makes of positions."""
     trainer = trainer_of(recipe, model_of(name))
-    trainer.teacher_states.prefix = None
-    use(trainer, dataclasses.replace(trainer.batching, packed=True, split=False))
+    trainer.scorer.prefix = None
+    use(trainer, dataclasses.replace(trainer.scorer.batching, packed=True, split=False))
     rows: list[tuple[int, ...]] = []
     trainer.model.get_input_embeddings().register_forward_hook(lambda m, i, o: rows.append(tuple(i[0].shape)))
     rollouts = rollouts_of(trainer)
@@ -189,11 +184,11 @@ def test_no_state_is_taken_where_the_common_start_is_not(recipe: dict[str, Any])
     trainer = trainer_of(recipe, model_of("Llama"))
     rollouts = rollouts_of(trainer)
     with pytest.raises(ValueError, match="does not begin with"):
-        trainer.teacher_states(rollouts, (1, 2, 3))
-    assert trainer.teacher_states.common(rollouts[:1]) == ()
+        trainer.scorer.teacher_hidden(rollouts, (1, 2, 3))
+    assert trainer.scorer.common_start(rollouts[:1]) == ()
     # A context that is its window's common start keeps its last token: its state predicts the first completion token.
     alike = [dataclasses.replace(r, teacher_context=rollouts[0].teacher_context) for r in rollouts]
-    assert trainer.teacher_states.common(alike) == rollouts[0].teacher_context.token_ids[:-1]
+    assert trainer.scorer.common_start(alike) == rollouts[0].teacher_context.token_ids[:-1]
     assert_same_step(trainer, alike)
 
 
@@ -202,14 +197,14 @@ def test_the_teachers_prefix_is_reused_under_lora_and_checkpointing(
     recipe: dict[str, Any], checkpointing: bool
 ) -> None:
     prepared = prepare(parse_config(recipe), overwrite=True)
-    trainer = make_trainer(prepared, model_of("Llama"))
+    trainer = make_trainer(prepared, assemble(prepared, model_of("Llama")))
     if checkpointing:
         trainer.model.gradient_checkpointing_enable()
         trainer.model.enable_input_require_grads()
     trainer.model.train()
     rollouts = rollouts_of(trainer)
-    shared = trainer.teacher_states(rollouts, trainer.teacher_states.common(rollouts))
-    whole = trainer.teacher_states.compute(rollouts)
+    shared = trainer.scorer.teacher_hidden(rollouts, trainer.scorer.common_start(rollouts))
+    whole = trainer.scorer.teacher_hidden(rollouts)
     assert [len(s) for s in shared] == [c for *_, c in LENGTHS]
     for ours, theirs in zip(shared, whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -217,7 +212,7 @@ def test_the_teachers_prefix_is_reused_under_lora_and_checkpointing(
     trainer.training_step(trainer.model, {"rollouts": rollouts, "common": ()}, count)
     plain = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
     trainer.model.zero_grad()
-    common = trainer.teacher_states.common(rollouts)
+    common = trainer.scorer.common_start(rollouts)
     trainer.training_step(trainer.model, {"rollouts": rollouts, "common": common}, count)
     for name, gradient in plain.items():
         torch.testing.assert_close(dict(trainer.model.named_parameters())[name].grad, gradient, rtol=1e-4, atol=1e-6)
@@ -227,7 +222,7 @@ def test_only_the_last_backward_of_a_micro_batch_synchronises(
     recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trainer_of(recipe, model_of("Llama"))
-    use(trainer, dataclasses.replace(trainer.batching, group_cost=0))
+    use(trainer, dataclasses.replace(trainer.scorer.batching, group_cost=0))
     events: list[str] = []
 
     @contextmanager
@@ -282,50 +277,3 @@ def test_the_rollouts_of_a_window_are_sampled_in_one_call(recipe: dict[str, Any]
     trainer.collector.student = sampler
     trainer.train()
     assert [len(call) for call in sampler.calls] == [6] * 4
-
-
-# Stored states.
-
-
-class Trained:
-    """What `Trainer.train` returns, as far as it is read."""
-
-    metrics: Mapping[str, float] = {"train_runtime": 0.0}
-
-
-def stored(recipe: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return {
-        **recipe,
-        "strategy": {"name": "off_policy"},
-        "teacher": {**recipe["teacher"], "cache_hidden": True},
-        **changes,
-    }
-
-
-def test_stored_states_give_the_same_run_and_the_teacher_scores_no_rollout_twice(
-    recipe: dict[str, Any], tmp_path: Any
-) -> None:
-    # 24 queries, 4 a step: the second epoch begins with step 7.
-    steps = {"max_steps": 8, "save_strategy": "no"}
-    plain = run({**stored(recipe), "teacher": recipe["teacher"], "output_dir": str(tmp_path / "a")}, **steps)
-    folder = run({**stored(recipe), "output_dir": str(tmp_path / "b")}, **steps)
-    assert losses(folder) == pytest.approx(losses(plain), rel=1e-4)
-    counts = json.loads((folder / "run.json").read_text())["hidden_cache"]
-    assert counts == {"hits": 8, "misses": 24}
-    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 24
-
-
-def test_the_size_is_said_before_the_first_state_is_written_and_on_policy_that_there_is_none(
-    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(DistillationTrainer, "train", lambda self, **kwargs: said.append("training") or Trained())
-    for name in ("off_policy", "on_policy"):
-        prepared = prepare(parse_config(stored(recipe, strategy={"name": name}, probe_queries=0)), overwrite=True)
-        train(prepared, overwrite=True, announce=said.append)
-    _, first, _, _, second, _ = said
-    assert re.search(r"at most [\d.e-]+ GB for 24 completions of at most 8 tokens; .* GB are free", first)
-    most = float(first.partition("at most ")[2].partition(" GB")[0]) * 1e9
-    states = 24 * 8 * 32 * 4
-    assert states < most < 1.5 * states + 24 * 300
-    assert second == "teacher.cache_hidden has no effect: on_policy uses no completion twice."

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROWS, write_csv
-from helpers import cli_train, losses, metrics, run
+from helpers import cli_train, losses, metrics, no_weights, run
 
 from crosslign.distillation import DistillationTrainer
-from crosslign.runs import build
+from crosslign.runs.config import RunConfig
 from crosslign.runs.prepare import prepare
 
 Change = Callable[[dict[str, Any], Path], None]
@@ -105,7 +105,7 @@ def test_bad_input_is_told_before_weights_are_loaded(
 ) -> None:
     change, text = BAD[name]
     change(recipe, tmp_path)
-    monkeypatch.setattr(build, "load_model", lambda source: pytest.fail("weights were loaded"))
+    no_weights(monkeypatch)
     assert cli_train(tmp_path, recipe) == 1
     error = capsys.readouterr().err
     assert text in error
@@ -115,7 +115,7 @@ def test_bad_input_is_told_before_weights_are_loaded(
 
 def test_a_learning_rate_read_as_text_is_a_number(recipe: dict[str, Any]) -> None:
     recipe["training"]["learning_rate"] = "1e-5"
-    run = prepare(build.RunConfig.model_validate(recipe))
+    run = prepare(RunConfig.model_validate(recipe))
     assert run.arguments.learning_rate == 1e-5
 
 
@@ -250,12 +250,12 @@ def test_a_full_disk_while_saving_leaves_the_last_checkpoint(recipe: dict[str, A
 def test_print_config_and_dry_run_load_nothing(
     recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "load_model", lambda source: pytest.fail("weights were loaded"))
+    no_weights(monkeypatch)
     assert cli_train(tmp_path, recipe, "--print-config", "--objective.top_k", "7") == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["objective"]["top_k"] == 7
     assert printed["objective"]["divergence"] == "reverse_kl"
-    assert build.RunConfig.model_validate(printed) == build.RunConfig.model_validate(
+    assert RunConfig.model_validate(printed) == RunConfig.model_validate(
         {**recipe, "objective": {"top_k": 7}}
     )
     assert cli_train(tmp_path, recipe, "--dry-run") == 0

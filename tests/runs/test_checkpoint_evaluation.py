@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_llama, write_csv
-from helpers import cli_train, losses, metrics, run, two_processes
+from helpers import cli_train, losses, metrics, no_weights, run, two_processes
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from crosslign.distillation import DistillationTrainer
 from crosslign.evaluation.folder import compare, read_folder
 from crosslign.models import load_model, load_tokenizer
-from crosslign.runs import build, evaluate
 from crosslign.runs import checkpoint_evaluation as watching
+from crosslign.runs import evaluate
 from crosslign.runs.build import assemble, make_trainer
 from crosslign.runs.folder import RunFolder
 from crosslign.runs.prepare import model_source, prepare
@@ -414,20 +414,13 @@ def test_a_replacement_of_the_best_that_was_cut_off_leaves_the_old_one(
     assert (folder / "best" / "adapter_model.safetensors").exists()
 
 
-def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise AssertionError("weights were loaded")
-
-    monkeypatch.setattr(build, "load_model", refuse)
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"tasks": ["multijial"]}, "unknown task 'multijial'. Did you mean 'multijail'?"),
         ({"tasks": ["table:harmful:nowhere.csv"]}, "nowhere.csv"),
         ({"judge": "lexikon"}, "unknown judge 'lexikon'. Did you mean 'lexicon'?"),
-        ({"judge": "llm:some-model"}, "needs evaluation.judge_url"),
+        ({"judge": "llm:some-model"}, "judge.url"),
         ({"languages": ["sw", "ko"]}, "has no language 'ko'"),
         ({"languages": ["swahilish"]}, "swahilish"),
         ({"limit": 4}, "a rate needs 10"),
@@ -442,7 +435,7 @@ def test_what_cannot_be_evaluated_stops_the_run_before_weights(
     changes: dict[str, Any],
     says: str,
 ) -> None:
-    without_weights(monkeypatch)
+    no_weights(monkeypatch)
     assert cli_train(tmp_path, {**evaluated, "evaluation": {**evaluated["evaluation"], **changes}}) == 1
     assert says in capsys.readouterr().err
 

@@ -301,14 +301,14 @@ def leaves(config: BaseModel, prefix: str = "") -> set[str]:
         item = getattr(config, name)
         if isinstance(item, BaseModel):
             found |= leaves(item, f"{key}.")
-        elif key == "data.tables":
+        elif key in ("data.tables", "evaluation.tasks"):
             found |= leaves(item[0], f"{key}.N.")
         else:
             found.add(key)
     return found
 
 
-EVALUATED = {"evaluation": {"tasks": ["multijail"]}}
+EVALUATED = {"evaluation": {"tasks": [{"name": "multijail"}]}}
 
 
 def test_description_lists_every_key_once_with_its_default() -> None:
@@ -340,7 +340,7 @@ def test_defaults_that_are_described_are_the_ones_that_hold() -> None:
 def test_sections_that_can_be_left_out_are_described_with_their_keys() -> None:
     rows = {key: (default, text) for key, default, text in describe()}
     assert rows["evaluation"][0] == "null"
-    assert rows["evaluation.tasks"][0] == "required"
+    assert rows["evaluation.tasks.N.name"][0] == "required"
     assert rows["evaluation.best"][0] == "{metric: worst_language_asr, max_over_refusal: 10.0, max_invalid: 25.0}"
     assert rows["evaluation.best.max_over_refusal"][0] == "10.0"
     assert all(text for key, (_, text) in rows.items() if key.startswith("evaluation"))
@@ -350,7 +350,8 @@ def test_an_evaluation_is_none_unless_the_recipe_or_a_flag_has_one() -> None:
     assert parse_config(raw()).evaluation is None
     section = parse_config(flags("--evaluation.tasks", "[builtin:demo]", "--evaluation.every-steps", "5")).evaluation
     assert section is not None
-    assert (section.tasks, section.every_steps, section.at_start, section.limit) == (["builtin:demo"], 5, True, 50)
+    assert [task.name for task in section.tasks] == ["builtin:demo"]
+    assert (section.every_steps, section.at_start, section.limit) == (5, True, 50)
     assert parse_config(flags("--evaluation", "null", **EVALUATED)).evaluation is None
     assert parse_config(flags("--evaluation.best", "null", **EVALUATED)).evaluation.best is None  # type: ignore[union-attr]
 
@@ -360,7 +361,7 @@ def test_an_evaluation_is_none_unless_the_recipe_or_a_flag_has_one() -> None:
     [
         ({"tasks": []}, "evaluation.tasks"),
         ({}, "the key 'evaluation.tasks' is missing"),
-        ({"tasks": ["a", "a"]}, "a task is named twice"),
+        ({"tasks": ["a", "a"]}, "a task is there twice"),
         ({"tasks": ["a"], "every_step": 2}, "Did you mean 'every_steps'?"),
         ({"tasks": ["a"], "best": {"max_overrefusal": 2}}, "Did you mean 'max_over_refusal'?"),
         ({"tasks": ["a"], "best": {"max_over_refusal": 101}}, "evaluation.best.max_over_refusal"),

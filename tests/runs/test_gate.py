@@ -167,8 +167,8 @@ def test_all_languages_get_the_same_rows_and_more_are_the_same_and_others(recipe
 
 
 def test_a_table_that_is_not_trained_on_is_not_probed(recipe: dict[str, Any]) -> None:
-    recipe["data"]["tables"][0]["weight"] = 0
-    assert select(prepared(recipe).tables, ["sw"], 3, "harmful", seed=0) == {"sw": []}
+    tables = [dataclasses.replace(table, weight=0.0) for table in prepared(recipe).tables]
+    assert select(tables, ["sw"], 3, "harmful", seed=0) == {"sw": []}
 
 
 # --- Measured on weights.

@@ -79,7 +79,7 @@ class DistillationTrainer(Trainer):
         self, epoch_iterator: Iterator[Mapping[str, Tensor]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Tensor]:
         """Fetch a window's positions, sample all its rollouts at once, and count its sequences on all processes."""
-        if self.state.global_step >= self.state.max_steps:
+        if 0 < self.state.max_steps <= self.state.global_step:
             # Resumed from the checkpoint of its last step: the Trainer's loop would make one more.
             self.control.should_training_stop = True
             return [], torch.ones((), device=device)

@@ -103,7 +103,7 @@ def test_two_models_behind_endpoints_keep_their_verdicts_apart() -> None:
         ([], "no judge"),
         (["lexicon:x"], "unknown judge 'lexicon:x'"),
         (["qwen3gard"], "Did you mean 'qwen3guard'"),
-        (["llm:a"], "needs --judge-url"),
+        (["llm:a"], "or --judge-url"),
         (["lexicon", "lexicon"], "share a file"),
     ],
 )

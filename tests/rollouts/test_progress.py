@@ -1,0 +1,32 @@
+"""Long work shows a bar on a terminal, and elsewhere lines that a log can hold."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from crosslign.rollouts.progress import progress
+
+
+def test_without_a_terminal_every_state_is_a_line_with_done_total_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # as the command line sets it for the bars of libraries
+    with progress(3, "gate: student", "completion", seconds=0) as bar:
+        for _ in range(3):
+            bar.update(1)
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert "\r" not in err
+    assert all(re.fullmatch(r"gate: student: \d/3 completion, [\d:]+ so far, about [\d:?]+ left", s) for s in lines)
+    assert lines[-1].startswith("gate: student: 3/3 completion")
+    assert len(lines) >= 3
+
+
+def test_short_work_and_other_processes_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    for options in ({}, {"quiet": True, "seconds": 0}):
+        with progress(3, "judging", "verdict", **options) as bar:  # type: ignore[arg-type]
+            bar.update(3)
+    assert capsys.readouterr().err == ""
