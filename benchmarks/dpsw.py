@@ -124,9 +124,7 @@ def measure(case: Case, steps: int, every: int) -> dict[str, Any]:
     tables = Tables(world, TableSpec())
     folder = FOLDER / "work" / case.slug
     shutil.rmtree(folder, ignore_errors=True)  # of an interrupted call
-    run = prepare(
-        alignment_config(base, tables, folder, changed(alignment, options), base.parent), overwrite=True
-    )
+    run = prepare(alignment_config(base, tables, folder, changed(alignment, options), base.parent), overwrite=True)
     original = load_model(run.source)
     trainer = make_trainer(run, assemble(run, load_model(run.source)))
     roles = weights_by_role(trainer, world)

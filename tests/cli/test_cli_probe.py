@@ -315,7 +315,7 @@ def test_train_passes_the_gate_records_it_and_goes_on_after_an_interruption(
 BAD_GATES: dict[str, tuple[dict[str, Any], str]] = {
     "percent": ({"min_flip_rate": 50}, "gate.min_flip_rate: input should be less than or equal to 1"),
     "judge": ({"judge": "lexikon"}, "gate.judge: unknown judge 'lexikon'. Did you mean 'lexicon'?"),
-    "endpoint": ({"judge": "llm:some/model"}, "gate.judge: judge 'llm:some/model' needs the URL of its endpoint (judge.url"),
+    "endpoint": ({"judge": "llm:some/model"}, "gate.judge: judge 'llm:some/model' needs the URL of its endpoint"),
     "key": ({"min_flip": 0.5}, "unknown key 'gate.min_flip'. Did you mean 'min_flip_rate'?"),
     "drop": ({"drop": "yes please"}, "gate.drop: input should be 'none', 'list' or 'drop'"),
     "no queries": ({"queries": 0}, "gate.queries: input should be greater than or equal to 1"),

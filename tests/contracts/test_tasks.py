@@ -304,7 +304,7 @@ def test_an_unknown_option_is_named_with_the_valid_ones() -> None:
         tasks.get_task("table:x.csv", {"kind": "harmful"})
 
 
-MY_PACKAGE = '''
+MY_PACKAGE = """
 from crosslign.evaluation.tasks import Reading, Source, Task
 from crosslign.types import Query
 
@@ -336,7 +336,7 @@ NUMBER = 5
 
 def not_a_task():
     return object()
-'''
+"""
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 """What a run trains, logs, caches and guards."""
+
 from __future__ import annotations
 
 import json

@@ -255,9 +255,7 @@ def test_print_config_and_dry_run_load_nothing(
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["objective"]["top_k"] == 7
     assert printed["objective"]["divergence"] == "reverse_kl"
-    assert RunConfig.model_validate(printed) == RunConfig.model_validate(
-        {**recipe, "objective": {"top_k": 7}}
-    )
+    assert RunConfig.model_validate(printed) == RunConfig.model_validate({**recipe, "objective": {"top_k": 7}})
     assert cli_train(tmp_path, recipe, "--dry-run") == 0
     assert "on_policy, reverse_kl, dpsw weights" in capsys.readouterr().err
     assert not Path(recipe["output_dir"]).exists()

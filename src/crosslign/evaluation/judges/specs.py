@@ -118,7 +118,9 @@ def _make(spec: str, name: str, argument: str, target: str | None, settings: Jud
 
 def _llm(model: str, settings: JudgeSettings) -> LLMJudge:
     if settings.url is None:
-        raise CrosslignError(f"judge 'llm:{model}' needs the URL of its endpoint (judge.url, or --judge-url), such as http://localhost:8000/v1.")
+        raise CrosslignError(
+            f"judge 'llm:{model}' needs the URL of its endpoint (judge.url, or --judge-url), such as http://localhost:8000/v1."
+        )
     endpoint = Endpoint(settings.url, model, api_key_env=settings.api_key_env, concurrency=settings.concurrency)
     judge = LLMJudge(endpoint, rubric=settings.rubric)
     # Two models, or two rubrics, are two judges: each keeps its verdicts when the other is asked.

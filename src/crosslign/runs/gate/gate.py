@@ -32,9 +32,7 @@ class Passed:
     rows: Sequence[Mapping[str, Any]]
 
 
-def gate(
-    run: PreparedRun, made: Distillation, announce: Announce = silent
-) -> tuple[PreparedRun, Passed | None]:
+def gate(run: PreparedRun, made: Distillation, announce: Announce = silent) -> tuple[PreparedRun, Passed | None]:
     """Try the teacher on the run's queries, if the recipe wants that; the run as it may be trained, and what was found.
 
     Dropped rows are out of the run's mixture. Nothing is written but the cache. A resumed run is not measured again: it
