@@ -12,7 +12,7 @@ from guard_models import LLAMA_GUARD_TEXT, QWEN3GUARD, guard_tokenizer, item, ti
 from crosslign.evaluation.judges import deferred, specs
 from crosslign.evaluation.judges.guard import GuardJudge
 from crosslign.evaluation.judges.lexicon import LexiconJudge
-from crosslign.evaluation.judges.specs import JudgeSettings, make_judges
+from crosslign.evaluation.judges.registry import JudgeSettings, make_judges
 from crosslign.types import CrosslignError, Verdict
 
 SETTINGS = JudgeSettings()
