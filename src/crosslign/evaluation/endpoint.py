@@ -232,7 +232,8 @@ class _Requests:
         # `from None`: the causes may quote the key.
         except library.APIStatusError as error:
             words = error.body.get("message") if isinstance(error.body, dict) else None
-            said = f"status {error.status_code}: {endpoint.redact(words if isinstance(words, str) else error.message)}"
+            words = words if isinstance(words, str) else error.response.text
+            said = f"status {error.status_code}: {endpoint.redact(words or error.message)}"
             if error.status_code not in PERHAPS_THE_CONVERSATION:
                 raise endpoint.failure(said, error.status_code) from None
             rejected = said

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import NamedTuple
 
-from crosslign.types import CrosslignError, Outcome, nearest
+from crosslign.types import CrosslignError, Outcome
 
 _VALUE_CHARS = 200  # of a category list; a guard that rambles does not fill the results
 
@@ -213,13 +213,6 @@ POLYGUARD = GuardFormat(
 )
 
 FORMATS: Mapping[str, GuardFormat] = {f.name: f for f in (QWEN3GUARD, LLAMA_GUARD_3, POLYGUARD)}
-
-
-def guard_format(name: str) -> GuardFormat:
-    """The format of that name; raises CrosslignError with the nearest one, or all of them."""
-    if name not in FORMATS:
-        raise CrosslignError(f"guard format {name!r} is unknown. {nearest(name, FORMATS)}")
-    return FORMATS[name]
 
 
 def guess_format(path: str) -> GuardFormat:
