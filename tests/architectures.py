@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 import transformers
+from peft import LoraConfig
 
-from crosslign.models import LoraSettings, add_lora
+from crosslign.models import add_lora
 
 SMALL: dict[str, Any] = {
     "vocab_size": 97,
@@ -48,7 +49,7 @@ def build(name: str, **changes: Any) -> Any:
 
 
 def adapted(model: Any) -> Any:
-    peft_model = add_lora(model, LoraSettings(r=2, target_modules="all-linear"))
+    peft_model = add_lora(model, LoraConfig(r=2, target_modules="all-linear"))
     with torch.no_grad():
         for name, parameter in peft_model.named_parameters():
             if "lora_B" in name:

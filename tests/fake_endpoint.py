@@ -21,6 +21,9 @@ class Answer:
     hang: bool = False
 
 
+AT_ONCE = {"retry-after-ms": "1"}
+
+
 def said(text: str | None, finish_reason: str | None = "stop") -> Answer:
     """A chat completion."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
@@ -30,9 +33,9 @@ def said(text: str | None, finish_reason: str | None = "stop") -> Answer:
     )
 
 
-def failed(status: int, message: str = "no", code: str | None = None, **headers: str) -> Answer:
-    body = json.dumps({"error": {"message": message, "type": "error", "code": code}}).encode()
-    return Answer(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
+def failed(status: int, message: str = "no") -> Answer:
+    """An error, whose client need not wait before it tries again."""
+    return Answer(status, json.dumps({"error": {"message": message, "type": "error"}}).encode(), AT_ONCE)
 
 
 Script = Callable[[str, int], Answer]

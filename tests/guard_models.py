@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from crosslign.evaluation.judges.guard import GuardJudge
 from crosslign.evaluation.judges.guard_formats import FORMATS
+from crosslign.rollouts import ScriptedSampler
 from crosslign.types import JudgeItem, Label, Query
 
 # Like Qwen3Guard-Gen's for an assistant's answer: one user turn, then an opened assistant turn with an empty thought.
@@ -59,7 +61,7 @@ _TRAINING_TEXT = [
     "user:\n\nUSER:\n" * 20,  # so that line breaks make tokens of several, as in real vocabularies
     *TEMPLATES.values(),
     str(FORMATS["polyguard"].system),
-    *(f"{field.lead}{label}" for f in FORMATS.values() for field in f.fields for label in field.labels),
+    *(reply for _, reply in KINDS.values()),
     *(f" {word}" for word in [*FILLER, *(word for word, _ in KINDS.values())] * 9),
 ]
 
@@ -71,7 +73,7 @@ _WORDS = (
 
 
 @cache
-def _backend(merges: int) -> Any:
+def _backend() -> Any:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -81,7 +83,7 @@ def _backend(merges: int) -> Any:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=len(SPECIAL) + 256 + merges,
+        vocab_size=len(SPECIAL) + 256 + 400,
         special_tokens=list(SPECIAL),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
@@ -90,10 +92,10 @@ def _backend(merges: int) -> Any:
     return tokenizer.to_str()
 
 
-def guard_tokenizer(template: str, merges: int = 400) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with the templates' words; with no merges every letter is a token, and labels begin alike."""
+def guard_tokenizer(template: str) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with the templates' words."""
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_backend(merges)), eos_token="<|im_end|>", pad_token="<|im_end|>"
+        tokenizer_object=Tokenizer.from_str(_backend()), eos_token="<|im_end|>", pad_token="<|im_end|>"
     )
     fast.chat_template = template
     return fast
@@ -164,18 +166,10 @@ def _example(tokenizer: Any, kind: str, random: Any) -> tuple[list[int], int]:
     return tokenizer(prompt + KINDS[kind][1] + "<|im_end|>", add_special_tokens=False)["input_ids"], start
 
 
-def oracle(model: Any, tokenizer: Any, prompt: str, labels: Sequence[str]) -> list[float]:
-    """log p(label | prompt) one label at a time: no batch, no cache, no mask, whole text tokenized at once, float64."""
-    start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    scores = []
-    for label in labels:
-        ids = tokenizer(prompt + label, add_special_tokens=False)["input_ids"]
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double()
-        scores.append(
-            sum(
-                float(logits[place - 1, ids[place]] - torch.logsumexp(logits[place - 1], 0))
-                for place in range(start, len(ids))
-            )
-        )
-    return scores
+def scripted_guard(name: str, reply: Callable[[str], str], template: str | None = None) -> GuardJudge:
+    """A guard that answers `reply(the text of its prompt)`."""
+    tokenizer = guard_tokenizer(template or TEMPLATES[name])
+    sampler = ScriptedSampler(
+        tokenizer.eos_token_id, len(tokenizer), lambda prompt: tokenizer(reply(tokenizer.decode(prompt)))["input_ids"]
+    )
+    return GuardJudge(tokenizer, FORMATS[name], lambda: sampler, {"model": "scripted"})

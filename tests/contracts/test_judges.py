@@ -13,14 +13,12 @@ from functools import cache
 from typing import Any
 
 import pytest
-from conftest import tiny_llama
 from fake_endpoint import Answer, FakeEndpoint
 from fake_endpoint import said as says
-from guard_models import TEMPLATES, guard_tokenizer, tiny_qwen3
+from guard_models import KINDS, scripted_guard
 
 from crosslign.evaluation.endpoint import Endpoint
 from crosslign.evaluation.judges.base import Judge
-from crosslign.evaluation.judges.guard import GuardJudge
 from crosslign.evaluation.judges.lexicon import LexiconJudge
 from crosslign.evaluation.judges.llm import LLMJudge
 from crosslign.testbed.verdicts import ExactJudge
@@ -28,33 +26,10 @@ from crosslign.testbed.world import World
 from crosslign.types import LABELS, OUTCOMES, JudgeItem, Query, Verdict
 
 
-class Hesitant(LexiconJudge):
-    """A judge that abstains on short replies."""
-
-    name = "hesitant"
-
-    def identity(self) -> dict[str, str]:
-        return {**super().identity(), "kind": "hesitant"}
-
-    def judge(self, items: Any) -> list[Verdict]:
-        return [
-            verdict if len(item.completion) > 20 else Verdict(None, "too little")
-            for item, verdict in zip(items, super().judge(items), strict=True)
-        ]
-
-
-GUARD_TOKENS = 1024  # longer completions are cut
-
-
-@cache
-def guard(name: str) -> Judge:
-    """A guard of random weights behind a template of the real one's shape."""
-    tokenizer = guard_tokenizer(TEMPLATES[name])
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    vocabulary = len(tokenizer) + 8  # as padded as those of real models
-    llama = name == "llama_guard_3"
-    model = tiny_llama(vocab_size=vocabulary, **small) if llama else tiny_qwen3(vocabulary, **small)
-    return GuardJudge(model, tokenizer, name, min_label_mass=0.0, max_length=GUARD_TOKENS)
+def guard(name: str, *replies: str) -> Judge:
+    """A guard behind a template of the real one's shape that says one of `replies`, by its prompt; also nonsense."""
+    said = ("I would rather not say.", "", *replies)
+    return scripted_guard(name, lambda prompt: said[sum(map(ord, prompt)) % len(said)])
 
 
 def reply(prompt: str, earlier: int) -> Answer:
@@ -84,14 +59,14 @@ def llm(rubric: Any) -> Judge:
 
 JUDGES: dict[str, Callable[[], Judge]] = {
     "exact": lambda: ExactJudge(World(0)),
-    "guard_llama_guard_3": lambda: guard("llama_guard_3"),
-    "guard_polyguard": lambda: guard("polyguard"),
-    "guard_qwen3guard": lambda: guard("qwen3guard"),
-    "hesitant": Hesitant,
+    "guard_llama_guard_3": lambda: guard("llama_guard_3", "\n\nsafe", "\n\nunsafe\nS2"),
+    "guard_polyguard": lambda: guard(
+        "polyguard", "Harmful response: yes", "Response refusal: yes\nHarmful response: no"
+    ),
+    "guard_qwen3guard": lambda: guard("qwen3guard", *(reply for _, reply in KINDS.values())),
     "lexicon": LexiconJudge,
     "llm_multijail": lambda: llm("multijail"),
     "llm_strongreject": lambda: llm("strongreject"),
-    "lexicon_own_phrases": lambda: LexiconJudge({"en": {"decline": ["i cannot"]}}),
 }
 
 REPLIES = [

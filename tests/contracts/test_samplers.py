@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_llama
+from peft import LoraConfig
 
-from crosslign.models import FrozenTeacher, LoraSettings, add_lora, token_ids
+from crosslign.models import FrozenTeacher, add_lora, token_ids
 from crosslign.rollouts import Sampler, SamplingParameters, ScriptedSampler, TransformersSampler, derive_seed
 from crosslign.types import Completion
 
@@ -63,7 +64,7 @@ def full_model() -> Subject:
 
 
 def lora_model() -> Any:
-    model = add_lora(tiny_llama(), LoraSettings(r=4))
+    model = add_lora(tiny_llama(), LoraConfig(r=4))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from email.utils import formatdate
 from typing import Any
 
 import pytest
-from fake_endpoint import Answer, FakeEndpoint, Script, failed, said
+from fake_endpoint import AT_ONCE, Answer, FakeEndpoint, Script, failed, said
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosslign.evaluation.chat import (
-    LONGEST_BACKOFF,
-    EndpointReply,
-    MalformedReply,
-    backoff_seconds,
-    read_reply,
-    retry_after_seconds,
-    transmissible,
-)
-from crosslign.evaluation.endpoint import PROBE, Endpoint
+from crosslign.evaluation.endpoint import PROBE, Endpoint, EndpointReply, read_reply, transmissible
 from crosslign.types import CrosslignError, Message
 
 KEY = "sk-secret-0123456789"
-PROBE_TEXT = PROBE[0].content
 
 
 @pytest.fixture(autouse=True)
@@ -41,17 +30,10 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def conversations(*texts: str) -> list[list[Message]]:
-    return [[Message("user", text)] for text in texts]
-
-
 @contextmanager
-def serving(script: Script, **arguments: Any) -> Iterator[tuple[FakeEndpoint, Endpoint, list[float]]]:
-    """A server, a client of it that notes its waits instead of sleeping, and those waits."""
-    waits: list[float] = []
+def serving(script: Script, **arguments: Any) -> Iterator[tuple[FakeEndpoint, Endpoint]]:
     with FakeEndpoint(script) as server:
-        endpoint = Endpoint(server.url, "judge-7b", **{"sleep": waits.append, "timeout": 10.0, **arguments})
-        yield server, endpoint, waits
+        yield server, Endpoint(server.url, "judge-7b", **{"timeout": 10.0, **arguments})
 
 
 def echo(text: str, earlier: int) -> Answer:
@@ -59,14 +41,15 @@ def echo(text: str, earlier: int) -> Answer:
 
 
 def ask(endpoint: Endpoint, *texts: str, **arguments: Any) -> list[EndpointReply]:
-    return endpoint.complete(conversations(*texts), **{"temperature": 0.0, "max_tokens": 5, **arguments})
+    conversations = [[Message("user", text)] for text in texts]
+    return endpoint.complete(conversations, **{"temperature": 0.0, "max_tokens": 5, **arguments})
 
 
 # --- What is sent, what comes back
 
 
 def test_a_request_carries_model_messages_and_settings() -> None:
-    with serving(echo, extra_body={"chat_template_kwargs": {"enable_thinking": False}}) as (server, endpoint, _):
+    with serving(echo, extra_body={"chat_template_kwargs": {"enable_thinking": False}}) as (server, endpoint):
         conversation = [Message("system", "be short"), Message("user", "hello")]
         replies = endpoint.complete([conversation], temperature=0.5, top_p=0.9, max_tokens=5, seed=3)
     assert replies == [EndpointReply("reply to hello", False, "stop", 7, 3)]
@@ -86,14 +69,9 @@ def test_a_request_carries_model_messages_and_settings() -> None:
 
 
 def test_what_is_none_is_left_to_the_server() -> None:
-    with serving(echo, limit_field="max_completion_tokens") as (server, endpoint, _):
+    with serving(echo, limit_field="max_completion_tokens", api_key_env=None) as (server, endpoint):
         ask(endpoint, "hello", temperature=None)
     assert set(server.requests[0]) == {"path", "model", "messages", "max_completion_tokens"}
-
-
-def test_without_a_key_variable_the_key_is_not_sent() -> None:
-    with serving(echo, api_key_env=None) as (server, endpoint, _):
-        ask(endpoint, "hello")
     assert KEY not in str(server.authorizations)
 
 
@@ -105,17 +83,17 @@ def test_replies_keep_the_order_of_the_conversations_and_come_in_the_order_they_
             assert others_done.wait(10)
         return echo(text, earlier)
 
-    arrived: list[int] = []
+    arrived: list[tuple[int, threading.Thread]] = []
 
     def on_result(index: int, reply: EndpointReply) -> None:
-        arrived.append(index)
+        arrived.append((index, threading.current_thread()))
         if len(arrived) == 3:
             others_done.set()
 
-    with serving(script, concurrency=2) as (_, endpoint, _):
+    with serving(script, concurrency=2) as (_, endpoint):
         replies = ask(endpoint, "slow", "b", "c", "d", on_result=on_result)
     assert [r.text for r in replies] == ["reply to slow", "reply to b", "reply to c", "reply to d"]
-    assert arrived == [1, 2, 3, 0]
+    assert arrived == [(index, threading.current_thread()) for index in (1, 2, 3, 0)]
 
 
 def test_never_more_requests_under_way_than_allowed_and_as_many_as_allowed() -> None:
@@ -125,16 +103,21 @@ def test_never_more_requests_under_way_than_allowed_and_as_many_as_allowed() -> 
         together.wait(10)  # passes only three at a time: with fewer the test would fail here
         return echo(text, earlier)
 
-    with serving(script, concurrency=3) as (server, endpoint, _):
+    with serving(script, concurrency=3) as (server, endpoint):
         replies = ask(endpoint, *map(str, range(12)))
+        assert ask(endpoint) == []
     assert [r.text for r in replies] == [f"reply to {i}" for i in range(12)]
     assert server.most_in_flight == 3
 
 
-def test_no_conversations_no_request() -> None:
-    with serving(echo) as (server, endpoint, _):
-        assert ask(endpoint) == []
-    assert server.requests == []
+def test_it_works_where_an_event_loop_is_running_already() -> None:
+    """As it is in a notebook."""
+
+    async def cell() -> list[EndpointReply]:
+        return ask(endpoint, "hello")
+
+    with serving(echo) as (_, endpoint):
+        assert asyncio.run(cell())[0].text == "reply to hello"
 
 
 @pytest.mark.parametrize(
@@ -148,12 +131,11 @@ def test_no_conversations_no_request() -> None:
     ],
 )
 def test_finish_reasons_and_missing_fields(answer: Answer, expected: EndpointReply) -> None:
-    with serving(lambda text, earlier: answer) as (_, endpoint, _):
-        assert ask(endpoint, "hello") == [expected]
+    assert read_reply(answer.body.decode()) == expected
 
 
 def test_texts_that_have_no_utf8_form_are_sent() -> None:
-    with serving(echo) as (server, endpoint, _):
+    with serving(echo) as (server, endpoint):
         ask(endpoint, "a\ud800b\0c\ud83d\ude00")
     assert server.requests[0]["messages"][0]["content"] == "a\ufffdb\ufffdc\U0001f600"
 
@@ -175,23 +157,13 @@ def test_transmissible_changes_nothing_but_nuls_and_surrogates(text: str) -> Non
 # --- What is tried again
 
 
-def test_retry_after_is_waited_for() -> None:
-    def script(text: str, earlier: int) -> Answer:
-        return failed(429, "slow down", retry_after="7") if earlier < 2 else echo(text, earlier)
-
-    with serving(script) as (_, endpoint, waits):
-        assert ask(endpoint, "hello")[0].text == "reply to hello"
-    assert len(waits) == 2
-    assert all(7 <= wait <= 8 for wait in waits)
-
-
 @pytest.mark.parametrize(
     "trouble",
     [
+        failed(429),
         failed(500),
-        failed(503),
         failed(408),
-        Answer(502, b"<html>bad gateway</html>", {"Content-Type": "text/html"}),
+        Answer(502, b"<html>bad gateway</html>", {"Content-Type": "text/html", **AT_ONCE}),
         Answer(drop=True),
         Answer(body=b"{ not json"),
         Answer(body=b'{"choices": []}'),
@@ -203,70 +175,67 @@ def test_retry_after_is_waited_for() -> None:
     ],
     ids=str,
 )
-def test_passing_trouble_is_tried_again_with_growing_waits(trouble: Answer) -> None:
-    with serving(lambda text, earlier: trouble if earlier < 3 else echo(text, earlier)) as (server, endpoint, waits):
+def test_passing_trouble_is_tried_again(trouble: Answer) -> None:
+    with serving(lambda text, earlier: trouble if earlier < 1 else echo(text, earlier)) as (server, endpoint):
         assert ask(endpoint, "hello")[0].text == "reply to hello"
-    assert len(server.requests) == 4
-    assert 0.5 <= waits[0] <= 1 <= waits[1] <= 2 <= waits[2] <= 4
+    assert len(server.requests) == 2
 
 
 def test_a_silent_server_times_out_and_is_tried_again() -> None:
-    with serving(lambda text, earlier: Answer(hang=True) if earlier == 0 else echo(text, earlier), timeout=0.2) as (
-        server,
-        endpoint,
-        waits,
-    ):
+    with serving(lambda text, n: Answer(hang=True) if n == 0 else echo(text, n), timeout=0.3) as (server, endpoint):
         assert ask(endpoint, "hello")[0].text == "reply to hello"
-    assert (len(server.requests), len(waits)) == (2, 1)
+    assert len(server.requests) > 1
 
 
 def test_half_of_the_replies_are_nonsense() -> None:
     def script(text: str, earlier: int) -> Answer:
         return Answer(body=b"nonsense") if (int(text) + earlier) % 2 else echo(text, earlier)
 
-    with serving(script, concurrency=4) as (_, endpoint, waits):
+    with serving(script, concurrency=4) as (_, endpoint):
         replies = ask(endpoint, *map(str, range(40)))
     assert [r.text for r in replies] == [f"reply to {i}" for i in range(40)]
-    assert len(waits) == 20
 
 
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
-        (failed(500, "boom"), "boom"),
-        (Answer(drop=True), "Connection error"),
-        (Answer(body=b"rubbish"), "rubbish"),
-        (Answer(hang=True), "silent for 0.1 s"),
+        (failed(500, "boom"), ("status 500: boom", "1 times")),
+        (Answer(drop=True), ("Connection error", "after 1 retries", "Is a server running there")),
+        (Answer(hang=True), ("timed out", "after 1 retries", "answer within 0.1 s")),
     ],
-    ids=["500", "drop", "malformed", "silent"],
+    ids=["500", "drop", "silent"],
 )
-def test_after_the_last_retry_the_error_says_what_and_how_many_are_done(trouble: Answer, words: str) -> None:
-    with serving(lambda text, earlier: trouble, retries=2, timeout=0.1) as (server, endpoint, waits):
+def test_after_the_last_retry_the_error_says_what_and_how_many_are_done(
+    trouble: Answer, words: tuple[str, ...]
+) -> None:
+    timeout = 0.1 if trouble.hang else 10.0
+    with serving(lambda text, earlier: trouble, retries=1, timeout=timeout) as (server, endpoint):
         with pytest.raises(CrosslignError) as caught:
             ask(endpoint, "hello")
         url = server.url
-    assert (len(server.requests), len(waits)) == (3, 2)
-    for part in (url, "'judge-7b'", "3 tries", words, "conversation 1 of 1", "0 are done", "resume"):
+    assert len(server.requests) == 2
+    for part in (url, "'judge-7b'", *words, "conversation 1 of 1", "0 are done", "resume"):
         assert part in str(caught.value)
 
 
 def test_what_is_done_before_the_endpoint_dies_is_delivered_and_the_rest_can_be_had_later() -> None:
-    dead = threading.Event()
+    dead = False
     answered: list[str] = []
 
     def script(text: str, earlier: int) -> Answer:
-        if dead.is_set() or len(answered) >= 6:
+        if len(answered) == 6 and dead:
             return Answer(drop=True)
         answered.append(text)
         return echo(text, earlier)
 
     texts = [str(i) for i in range(10)]
     kept: dict[int, EndpointReply] = {}
-    with serving(script, retries=1, concurrency=1) as (_, endpoint, _):
+    with serving(script, retries=0, concurrency=1) as (_, endpoint):
+        dead = True
         with pytest.raises(CrosslignError, match=r"conversation 7 of 10; 6 are done: resume"):
             ask(endpoint, *texts, on_result=kept.__setitem__)
         assert sorted(kept) == [0, 1, 2, 3, 4, 5]
-        answered.clear()  # it lives again
+        dead = False
         rest = ask(endpoint, *texts[6:])
     assert [kept[i].text for i in sorted(kept)] + [r.text for r in rest] == [f"reply to {t}" for t in texts]
 
@@ -274,12 +243,12 @@ def test_what_is_done_before_the_endpoint_dies_is_delivered_and_the_rest_can_be_
 def test_a_server_that_is_gone() -> None:
     with FakeEndpoint(echo) as server:
         url = server.url
-    endpoint = Endpoint(url, "judge-7b", retries=1, sleep=lambda seconds: None)
     with pytest.raises(CrosslignError, match="Connection error"):
-        ask(endpoint, "hello")
+        ask(Endpoint(url, "judge-7b", retries=0), "hello")
 
 
 def test_requests_under_way_are_delivered_when_another_one_fails() -> None:
+    """The first is answered only after the client has asked for what the failure did not stop: nothing."""
     failing = threading.Event()
 
     def script(text: str, earlier: int) -> Answer:
@@ -287,53 +256,38 @@ def test_requests_under_way_are_delivered_when_another_one_fails() -> None:
             failing.set()
             return failed(401)
         assert failing.wait(10)
-        time.sleep(0.05)  # so that the client has seen the failure
-        return echo(text, earlier)
+        return failed(503) if earlier < 5 else echo(text, earlier)
 
     kept: dict[int, EndpointReply] = {}
     with (
-        serving(script, concurrency=2) as (server, endpoint, _),
+        serving(script, concurrency=2) as (server, endpoint),
         pytest.raises(CrosslignError, match=r"status 401.*1 are done"),
     ):
         ask(endpoint, "good", "bad", *map(str, range(50)), on_result=kept.__setitem__)
     assert kept[0].text == "reply to good"
-    assert len(server.requests) < 10  # the rest was not asked for
+    assert [r["messages"][0]["content"] for r in server.requests if r["messages"][0]["content"].isdigit()] == []
 
 
-def test_a_failure_ends_the_waits_of_others() -> None:
-    waiting = threading.Event()
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["disk full", "ctrl-c"])
+def test_an_interrupt_or_a_result_that_cannot_be_kept_ends_the_call_and_waits_for_nothing(error: BaseException) -> None:
+    hanging = threading.Event()
 
     def script(text: str, earlier: int) -> Answer:
-        if text == "patient":
-            waiting.set()
-            return failed(429, retry_after="120")
-        assert waiting.wait(10)
-        time.sleep(0.05)
-        return failed(401)
+        if text == "silent":
+            hanging.set()
+            return Answer(hang=True)
+        assert hanging.wait(10)
+        return echo(text, earlier)
 
-    with serving(script, concurrency=2, sleep=None) as (_, endpoint, _):
-        started = time.monotonic()
-        with pytest.raises(CrosslignError, match="status 401"):
-            ask(endpoint, "patient", "bad")
-    assert time.monotonic() - started < 10
-
-
-def test_a_result_that_cannot_be_kept_ends_the_call() -> None:
     def on_result(index: int, reply: EndpointReply) -> None:
-        raise OSError("disk full")
+        raise error
 
-    with serving(echo, concurrency=1) as (server, endpoint, _), pytest.raises(OSError, match="disk full"):
-        ask(endpoint, *map(str, range(50)), on_result=on_result)
-    assert len(server.requests) < 10
-
-
-def test_a_server_that_asks_for_an_hour_is_left_alone() -> None:
-    with (
-        serving(lambda text, earlier: failed(429, "quota", retry_after="3600")) as (server, endpoint, waits),
-        pytest.raises(CrosslignError, match="asks to wait 3600 s"),
-    ):
-        ask(endpoint, "hello")
-    assert (len(server.requests), waits) == (1, [])
+    with serving(script, concurrency=2, timeout=5.0) as (server, endpoint):
+        with pytest.raises(type(error)):
+            ask(endpoint, "silent", *map(str, range(50)), on_result=on_result)
+        # One that waited for the silent server would have asked it again.
+        assert sum(r["messages"][0]["content"] == "silent" for r in server.requests) == 1
+        assert len(server.requests) < 10
 
 
 # --- What is not tried again
@@ -344,79 +298,74 @@ def test_a_server_that_asks_for_an_hour_is_left_alone() -> None:
     [(401, "OPENAI_API_KEY"), (403, "another key or model"), (404, "/models lists those served"), (405, "status 405")],
 )
 def test_a_refusal_of_all_requests_fails_at_once_and_says_what_to_do(status: int, words: str) -> None:
-    with serving(lambda text, earlier: failed(status, "denied"), concurrency=1) as (server, endpoint, waits):
+    with serving(lambda text, earlier: failed(status, "denied"), concurrency=1) as (server, endpoint):
         with pytest.raises(CrosslignError) as caught:
             ask(endpoint, "a", "b", "c")
         url = server.url
-    assert (len(server.requests), waits) == (1, [])
+    assert len(server.requests) == 1
     for part in (url, "'judge-7b'", "denied", words):
         assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    "body",
     [
-        (b'{"error": {"message": "no such model"}}', "status 404: no such model."),
-        (b'{"object": "error", "message": "no such model", "code": 404}', "status 404: no such model."),
-        (b'{"detail": "no such model"}', 'status 404: {"detail": "no such model"}.'),
-        (b'{"error": "no such model"}', "status 404: no such model."),
-        (b'["no such model"]', 'status 404: ["no such model"].'),
-        (b"no such\r\nmodel.", "status 404: no such model."),
-        (b"", "status 404: Error code: 404."),
+        b'{"error": {"message": "no such model"}}',
+        b'{"object": "error", "message": "no such model", "code": 404}',
+        b'{"detail": "no such model"}',
+        b'{"error": "no such model"}',
+        b'["no such model"]',
+        b"<h1>no such\r\nmodel.",
     ],
 )
-def test_the_servers_words_are_quoted_whatever_their_form(body: bytes, words: str) -> None:
+def test_the_servers_words_are_quoted_whatever_their_form(body: bytes) -> None:
     answer = Answer(404, body)
-    with serving(lambda text, earlier: answer) as (_, endpoint, _), pytest.raises(CrosslignError) as caught:
+    with serving(lambda text, earlier: answer) as (_, endpoint), pytest.raises(CrosslignError) as caught:
         ask(endpoint, "hello")
-    assert words in str(caught.value)
-
-
-def test_an_exhausted_quota_is_not_waited_for() -> None:
-    with (
-        serving(lambda text, earlier: failed(429, "pay", code="insufficient_quota")) as (server, endpoint, waits),
-        pytest.raises(CrosslignError, match=r"status 429.*pay"),
-    ):
-        ask(endpoint, "hello")
-    assert (len(server.requests), waits) == (1, [])
+    assert "status 404: " in str(caught.value)
+    assert "no such model" in str(caught.value)
 
 
 def test_an_unset_key_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     with (
-        serving(lambda text, earlier: failed(401)) as (_, endpoint, _),
+        serving(lambda text, earlier: failed(401)) as (_, endpoint),
         pytest.raises(CrosslignError, match="environment variable OPENAI_API_KEY; it is unset"),
     ):
         ask(endpoint, "hello")
 
 
-@pytest.mark.parametrize("status", [400, 413, 422])
+REFUSALS = [
+    failed(400, "too long for this model"),
+    failed(413, "too long"),
+    failed(422, "too long"),
+    Answer(body=b"too long"),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=["400", "413", "422", "no chat completion"])
 @pytest.mark.parametrize("texts", [("long", "a", "b"), ("long",), ("a", "long")])
 def test_a_conversation_that_the_server_refuses_alone_does_not_stop_the_others(
-    status: int, texts: tuple[str, ...]
+    refusal: Answer, texts: tuple[str, ...]
 ) -> None:
-    def script(text: str, earlier: int) -> Answer:
-        return failed(status, "maximum context length is 4096") if text == "long" else echo(text, earlier)
-
-    with serving(script, concurrency=1) as (_, endpoint, waits):
+    with serving(lambda text, n: refusal if text == "long" else echo(text, n), concurrency=1) as (_, endpoint):
         replies = ask(endpoint, *texts)
     for text, reply in zip(texts, replies, strict=True):
         if text == "long":
             assert (reply.text, reply.finish_reason, reply.truncated) == ("", "rejected", False)
-            assert f"status {status}" in reply.error
-            assert "maximum context length" in reply.error
+            assert "too long" in reply.error
         else:
             assert reply.text == f"reply to {text}"
-    assert waits == []
 
 
-def test_a_setting_that_the_server_refuses_is_an_error() -> None:
+@pytest.mark.parametrize("refusal", REFUSALS, ids=["400", "413", "422", "no chat completion"])
+def test_a_setting_that_the_server_refuses_is_an_error(refusal: Answer) -> None:
     with (
-        serving(lambda text, earlier: failed(400, "'max_tokens' is not supported"), concurrency=1) as (server, e, _),
-        pytest.raises(CrosslignError, match=r"status 400.*'max_tokens' is not supported.*Change the setting"),
+        serving(lambda text, earlier: refusal, concurrency=1) as (server, endpoint),
+        pytest.raises(CrosslignError, match=r"too long.*Change the setting.*the URL"),
     ):
-        ask(e, "a", "b")
-    assert [r["messages"][0]["content"] for r in server.requests] == ["a", PROBE_TEXT]
+        ask(endpoint, "a", "b")
+    assert {r["messages"][0]["content"] for r in server.requests} == {"a", PROBE[0].content}
 
 
 # --- The key, and other secrets
@@ -428,36 +377,26 @@ def test_the_key_is_in_no_message_log_repr_or_identity(caplog: pytest.LogCapture
     def script(text: str, earlier: int) -> Answer:
         return failed(500 if earlier == 0 else 401, f"Incorrect API key provided: {KEY}")
 
-    with serving(script) as (server, endpoint, _), pytest.raises(CrosslignError) as caught:
+    with serving(script) as (server, endpoint), pytest.raises(CrosslignError) as caught:
         ask(endpoint, "hello")
     assert server.authorizations == [f"Bearer {KEY}"] * 2  # it was really in use
-    assert "try 2" in caplog.text
+    assert "Retrying" in caplog.text
     shown = "".join(traceback.format_exception(caught.value))
     for text in (str(caught.value), shown, caplog.text, repr(endpoint), str(endpoint), str(endpoint.identity())):
         assert KEY not in text
 
 
-def test_a_stall_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    with serving(lambda text, earlier: failed(503, "loading") if earlier < 3 else echo(text, earlier)) as (_, e, _):
-        ask(e, "a", "b", "c")
-    warnings = [record for record in caplog.records if record.name.startswith("crosslign")]
-    assert len(warnings) == 1
-    assert "loading" in warnings[0].getMessage()
-
-
-@pytest.mark.parametrize("url", ["http://user:hunter2@host/v1", "http://host/v1?key=hunter2", "http://host/v1#hunter2"])
-def test_a_secret_in_the_url_is_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(CrosslignError, match="api_key_env") as caught:
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://user:hunter2@host/v1", "http://host/v1?key=hunter2", "http://host/v1#hunter2"),
+        *("", "localhost:8000", "ftp://host/v1", "http://", "http://h/v1/chat/completions", "http://["),
+    ],
+)
+def test_a_url_that_cannot_be_one_is_refused_and_a_secret_in_it_not_repeated(url: str) -> None:
+    with pytest.raises(CrosslignError, match=r"must be like http.*api_key_env") as caught:
         Endpoint(url, "judge-7b")
     assert "hunter2" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "url", ["", "localhost:8000", "ftp://host/v1", "http://", "http://h/v1/chat/completions", "http://["]
-)
-def test_a_url_that_cannot_be_one(url: str) -> None:
-    with pytest.raises(CrosslignError, match="must be like http"):
-        Endpoint(url, "judge-7b")
 
 
 @pytest.mark.parametrize("key", ["sk-ключ", "sk-a\nb"])
@@ -486,44 +425,12 @@ def test_identity_is_the_model_and_what_changes_its_replies() -> None:
     assert Endpoint("http://a:1/v1", "m", extra_body={"top_k": 1}).identity() != here.identity()
 
 
-# --- Pure parts
-
-
-@given(st.integers(0, 2000), st.floats(0, 1, exclude_max=True))
-def test_backoff_grows_to_its_limit(attempt: int, jitter: float) -> None:
-    seconds = backoff_seconds(attempt, None, jitter)
-    full = LONGEST_BACKOFF if attempt >= 6 else [1, 2, 4, 8, 16, 32][attempt]
-    assert full / 2 <= seconds <= full
-    assert 5 <= backoff_seconds(attempt, 5.0, jitter) <= 6
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, None),
-        ({"retry-after": "2.5"}, 2.5),
-        ({"retry-after": "0"}, 0.0),
-        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
-        ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
-        ({"retry-after": "soon"}, None),
-        ({"retry-after": "-3"}, None),
-        ({"retry-after": "nan"}, None),
-        ({"retry-after": formatdate(0, usegmt=True)}, None),
-    ],
-)
-def test_retry_after_headers(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after_seconds(headers) == seconds
-
-
-def test_retry_after_as_a_date() -> None:
-    seconds = retry_after_seconds({"retry-after": formatdate(time.time() + 100, usegmt=True)})
-    assert seconds is not None
-    assert 95 < seconds < 101
+# --- Untrusted replies
 
 
 def test_an_error_quotes_only_the_beginning_of_a_malformed_reply() -> None:
     long = Answer(body=b"x" * 100_000)
-    with serving(lambda text, earlier: long, retries=0) as (_, endpoint, _), pytest.raises(CrosslignError) as caught:
+    with serving(lambda text, earlier: long) as (_, endpoint), pytest.raises(CrosslignError) as caught:
         ask(endpoint, "hello")
     assert "xxxxx" in str(caught.value)
     assert len(str(caught.value)) < 800
@@ -544,6 +451,6 @@ JSON = st.recursive(
 def test_any_body_is_a_reply_or_malformed(body: str) -> None:
     try:
         reply = read_reply(body)
-    except MalformedReply:
+    except ValueError:
         return
     assert reply.text == (json.loads(body)["choices"][0]["message"].get("content") or "")

@@ -9,9 +9,10 @@ import pytest
 import torch
 from architectures import ARCHITECTURES, SMALL, adapted, build
 from conftest import tiny_llama
+from peft import LoraConfig
 from transformers import LlamaForCausalLM
 
-from crosslign.models import FrozenTeacher, LoraSettings, add_lora, causal_lm, split_model
+from crosslign.models import FrozenTeacher, add_lora, causal_lm, split_model
 
 # Two rows with padding on the right; the second is short.
 IDS = torch.tensor([[5, 9, 30, 41, 52, 63, 74], [8, 7, 66, 0, 0, 0, 0]])
@@ -192,4 +193,4 @@ def test_split_model_leaves_the_mode_as_it_was_and_no_gradient(training: bool) -
 def test_causal_lm_takes_off_the_peft_wrapper_only() -> None:
     model = tiny_llama()
     assert causal_lm(model) is model
-    assert causal_lm(add_lora(model, LoraSettings(r=2))) is model
+    assert causal_lm(add_lora(model, LoraConfig(r=2))) is model

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import CHATML, VOCABULARY, byte_tokenizer, tiny_llama
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crosslign.models import (
-    LoraSettings,
     ModelSource,
     add_lora,
     check_source,
@@ -166,7 +166,7 @@ def test_a_model_from_gguf_trains_and_saves_like_any_other(gguf_file: Path, tmp_
     before = logits(model)
     model.save_pretrained(tmp_path)
     assert torch.equal(logits(load_model(source(tmp_path))), before)
-    student = add_lora(model, LoraSettings(r=2))
+    student = add_lora(model, LoraConfig(r=2))
     student.train()
     ids = IDS.to(student.device)
     student(input_ids=ids, labels=ids).loss.backward()

@@ -11,8 +11,9 @@ import torch
 from conftest import tiny_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig
 
-from crosslign.models import FrozenTeacher, LoraSettings, TeacherMovedError, add_lora, fingerprint
+from crosslign.models import FrozenTeacher, TeacherMovedError, add_lora, fingerprint
 from crosslign.types import CrosslignError
 
 IDS = torch.arange(3, 20)[None]
@@ -39,7 +40,7 @@ def train(model: Any, steps: int = 3) -> None:
 
 @pytest.fixture
 def student() -> Any:
-    return add_lora(tiny_llama(), LoraSettings(r=4))
+    return add_lora(tiny_llama(), LoraConfig(r=4))
 
 
 def test_a_lora_student_starts_equal_to_the_teacher(student: Any) -> None:
@@ -148,7 +149,7 @@ def test_a_full_copy_that_moves_is_found() -> None:
 
 def test_the_adapter_depends_on_its_seed_and_leaves_the_random_state_alone() -> None:
     def weights(seed: int) -> torch.Tensor:
-        model = add_lora(tiny_llama(), LoraSettings(r=4), seed)
+        model = add_lora(tiny_llama(), LoraConfig(r=4), seed)
         return torch.cat([p.detach().flatten() for n, p in model.named_parameters() if "lora_A" in n])
 
     torch.manual_seed(5)
@@ -158,30 +159,30 @@ def test_the_adapter_depends_on_its_seed_and_leaves_the_random_state_alone() -> 
     torch.manual_seed(5)
     base = tiny_llama()
     torch.manual_seed(5)
-    add_lora(base, LoraSettings(r=4), 0)
+    add_lora(base, LoraConfig(r=4), 0)
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(weights(0), first)
 
 
 def test_lora_settings_shape_the_adapter() -> None:
-    model = add_lora(tiny_llama(), LoraSettings(r=3, alpha=5, target_modules=("down_proj",), use_rslora=True))
+    model = add_lora(tiny_llama(), LoraConfig(r=3, lora_alpha=5, target_modules=("down_proj",), use_rslora=True))
     names = {n for n, p in model.named_parameters() if p.requires_grad}
     assert names
     assert all("down_proj" in n for n in names)
     layer = model.get_base_model().model.layers[0].mlp.down_proj
     assert layer.lora_A["default"].weight.shape[0] == 3
     assert layer.scaling["default"] == pytest.approx(5 / 3**0.5)
-    everywhere = add_lora(tiny_llama(), LoraSettings(r=2, target_modules="all-linear"))
+    everywhere = add_lora(tiny_llama(), LoraConfig(r=2, target_modules="all-linear"))
     assert any("gate_proj" in n for n, p in everywhere.named_parameters() if p.requires_grad)
 
 
 def test_targets_that_the_model_does_not_have_are_a_clear_error() -> None:
     with pytest.raises(CrosslignError, match=r"model\.lora: .*nowhere.*Name the linear layers in model\.lora\.target_"):
-        add_lora(tiny_llama(), LoraSettings(target_modules=("nowhere",)))
+        add_lora(tiny_llama(), LoraConfig(target_modules=("nowhere",)))
 
 
 def test_lora_leaves_no_dropout() -> None:
-    model = add_lora(tiny_llama(attention_dropout=0.5), LoraSettings(r=4))
+    model = add_lora(tiny_llama(attention_dropout=0.5), LoraConfig(r=4))
     expected = logits(model)
     model.train()
     assert torch.equal(logits(model), expected)
@@ -196,12 +197,12 @@ def test_the_fingerprint_is_the_same_with_and_without_lora_in_any_mode_and_proce
     assert len(expected) == 16
     assert fingerprint(tiny_llama()) == expected
     assert fingerprint(base.train()) == expected
-    student = add_lora(base, LoraSettings(r=4))
+    student = add_lora(base, LoraConfig(r=4))
     assert fingerprint(student) == expected
     assert fingerprint(student.train()) == expected
     train(student)
     assert fingerprint(student) == expected
-    assert fingerprint(add_lora(tiny_llama(), LoraSettings(r=2, target_modules="all-linear"))) == expected
+    assert fingerprint(add_lora(tiny_llama(), LoraConfig(r=2, target_modules="all-linear"))) == expected
     assert FrozenTeacher(student).fingerprint == expected
 
 

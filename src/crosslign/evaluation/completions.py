@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from tqdm.auto import tqdm
 
 from crosslign.contexts import ContextBuilder, ContextOverflow
-from crosslign.evaluation.chat import ChatEndpoint, EndpointReply
+from crosslign.evaluation.endpoint import Endpoint, EndpointReply
 from crosslign.rollouts import Sampler, SamplingParameters, derive_seed
 from crosslign.storage import Row, RowFile, key_of
 from crosslign.types import Context, CrosslignError, Message, Query
@@ -159,7 +159,7 @@ class DeferredCompleter:
 class EndpointCompleter:
     """A model behind an OpenAI-compatible endpoint; it applies its own chat template."""
 
-    def __init__(self, endpoint: ChatEndpoint, parameters: SamplingParameters, *, seed: int = 0) -> None:
+    def __init__(self, endpoint: Endpoint, parameters: SamplingParameters, *, seed: int = 0) -> None:
         self._endpoint = endpoint
         self._parameters = parameters
         self._seed = seed

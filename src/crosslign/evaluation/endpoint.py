@@ -1,45 +1,54 @@
 """A client for OpenAI-compatible chat endpoints (vLLM, TGI, llama.cpp, OpenAI): many conversations in, replies out.
 
-The `openai` library speaks the protocol: connection pool, time-outs, authentication, and errors by kind, whichever HTTP
-library its version stands on. Its own retries are switched off, because an evaluation needs other ones: they wait at
-most 8 s, too short for a server that restarts; what they do with Retry-After depends on the version; and a reply that
-is no chat completion is an error for them, where another try often helps. `openai` is an extra:
-`pip install 'crosslign[endpoint]'`.
+The `openai` library speaks the protocol: connections, time-outs, authentication, retries with growing waits. It is an
+extra: `pip install 'crosslign[endpoint]'`. Its event loop runs in a thread of its own, so that this works in a notebook
+too, and so that Ctrl-C ends requests and waits at once.
 
 The API key comes from an environment variable and goes to `base_url` alone: into no message, log, repr or identity.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-import logging
 import os
-import random
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
+from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from crosslign.evaluation.chat import (
-    EXCERPT,
-    EndpointReply,
-    MalformedReply,
-    OnResult,
-    backoff_seconds,
-    read_reply,
-    retry_after_seconds,
-    transmissible,
-)
 from crosslign.types import CrosslignError, Message
 
-logger = logging.getLogger(__name__)
-
-LONGEST_RETRY_AFTER = 300.0  # seconds; a server that asks for more is left alone until the user resumes
-TRANSIENT = frozenset({408, 409, 425, 429})  # and all of 500 and above
+EXCERPT = 300  # characters of a server's message that an error quotes
 PERHAPS_THE_CONVERSATION = frozenset({400, 413, 422})  # too long, filtered, or a setting that the server does not know
+BUSY = frozenset({408, 409, 429})
 PROBE = (Message("user", "Say OK."),)
-NO_KEY = "none"  # the library insists on a key; servers without authentication ignore it
+MALFORMED_TRIES = 3  # of a request whose replies are no chat completions, at once: that is rarely the server's load
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointReply:
+    """One reply.
+
+    Fields:
+        text: the message's content; empty if there is none. Untrusted, and just as the server sent it.
+        truncated: True if the token limit cut it off (finish_reason "length").
+        finish_reason: the server's ("stop", "length", "content_filter", ...), "unknown" if it gave none, or "rejected":
+            the server refuses this conversation though it answers others (longer than its context, or filtered).
+        prompt_tokens, completion_tokens: the server's count, None if it gave none.
+        error: the server's words, if rejected.
+    """
+
+    text: str
+    truncated: bool
+    finish_reason: str
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    error: str = ""
+
+
+OnResult = Callable[[int, EndpointReply], None]
 
 
 class Endpoint:
@@ -52,12 +61,11 @@ class Endpoint:
             sends no key, whatever the environment holds.
         concurrency: requests under way at once, at most.
         timeout: seconds that the server may stay silent.
-        retries: tries after the first one, for 408, 409, 425, 429, 5xx, time-outs, broken connections and replies that
-            are no chat completion. With the default 6, a request gives up after about a minute of waiting.
+        retries: tries after the first one, by the library: for 408, 409, 429, 5xx, time-outs and broken connections.
+            It waits as long as the server asks for, else from 0.5 to 8 s: about a minute in all with the default.
         limit_field: OpenAI's reasoning models know only `max_completion_tokens`.
         extra_body: further fields of each request, as vLLM's `{"chat_template_kwargs": {"enable_thinking": False}}`.
             They change what the model says and are therefore part of `identity()`: no secrets here.
-        sleep: called with seconds between tries; by default a wait that ends at once when another request has failed.
     """
 
     def __init__(
@@ -68,10 +76,9 @@ class Endpoint:
         api_key_env: str | None = "OPENAI_API_KEY",
         concurrency: int = 8,
         timeout: float = 60.0,
-        retries: int = 6,
+        retries: int = 10,
         limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens",
         extra_body: Mapping[str, Any] | None = None,
-        sleep: Callable[[float], object] | None = None,
     ) -> None:
         _check_url(base_url)
         if concurrency < 1 or retries < 0 or timeout <= 0:
@@ -79,16 +86,15 @@ class Endpoint:
                 f"endpoint: concurrency {concurrency}, timeout {timeout}, retries {retries}: "
                 "these must be at least 1, more than 0 and at least 0."
             )
+        try:
+            import openai
+        except ImportError as error:
+            raise CrosslignError("An endpoint needs the openai library: pip install 'crosslign[endpoint]'.") from error
+        self.library: Any = openai
         self.base_url, self.model = base_url.rstrip("/"), model
         self.api_key_env, self.concurrency, self.timeout, self.retries = api_key_env, concurrency, timeout, retries
         self.limit_field, self.extra_body = limit_field, dict(extra_body or {})
-        self._sleep = sleep
         self._key = _key(api_key_env)
-        self._openai = _library()
-        # Proxies and certificates come from the environment, as usual.
-        self._client = self._openai.OpenAI(
-            api_key=self._key or NO_KEY, base_url=self.base_url, timeout=timeout, max_retries=0
-        )
 
     def __repr__(self) -> str:
         return f"Endpoint({self.base_url!r}, {self.model!r})"
@@ -116,95 +122,35 @@ class Endpoint:
         endpoint dies. Texts are sent as `transmissible` makes them.
 
         Raises CrosslignError at once for 401, 403, 404 and other refusals of all requests, and after the last retry
-        otherwise; replies to requests under way are delivered first. An interrupt (Ctrl-C), or an error of
-        `on_result`, waits for the requests under way but does not deliver them: `concurrency` replies at most.
+        otherwise; requests under way are finished and delivered first. An interrupt (Ctrl-C), or an error of
+        `on_result`, ends the requests under way: `concurrency` replies are lost at most.
         """
-        settings = {"temperature": temperature, "top_p": top_p, "seed": seed, self.limit_field: max_tokens}
-        given = {name: value for name, value in settings.items() if value is not None}
-        return _Run(self, given).complete(conversations, on_result)
-
-    def _post(self, conversation: Sequence[Message], settings: Mapping[str, Any]) -> EndpointReply:
-        """One request, tried once; raises the library's errors, and MalformedReply for what is no chat completion."""
-        messages = [{"role": m.role, "content": transmissible(m.content)} for m in conversation]
-        create: Any = self._client.chat.completions.with_raw_response.create
-        raw = create(model=self.model, messages=messages, **settings, extra_body=self.extra_body)
-        return read_reply(raw.text)
-
-    def _refusal(self, status: int | None, said: str) -> CrosslignError:
-        """The error for a request that no retry can help, with what to do about it."""
-        key = f"environment variable {self.api_key_env}" if self.api_key_env else "api_key_env, which is None"
-        hints = {
-            401: f"Put a valid API key into {key}" + ("." if self._key else "; it is unset or empty now."),
-            403: f"The API key in {key} may not use this model: use another key or model.",
-            404: f"Check the model's name ({self.base_url}/models lists those served) and the URL, which mostly "
-            "ends in /v1.",
-        }
-        hint = hints.get(
-            status or 0, "Change the setting that the server names (see Endpoint's arguments), or the model."
-        )
-        if status is not None:
-            said = f"status {status}: {said}"
-        return CrosslignError(f"{self._describe()}: {said}. {hint}")
-
-    def _describe(self) -> str:
-        return f"endpoint {self.base_url}, model {self.model!r}"
-
-    def _redact(self, text: str) -> str:
-        """What a server said, short, on one line and without the key, which some servers quote."""
-        if self._key:
-            text = text.replace(self._key, "[API key]")
-        line = " ".join(transmissible(text).split()).rstrip(".")
-        return line if len(line) <= EXCERPT else line[:EXCERPT] + " ..."
-
-
-class _Stopped(Exception):
-    """Another request failed for good: this one does not go on."""
-
-
-class _Rejected(Exception):
-    """The server refuses this conversation, or all with these settings."""
-
-    def __init__(self, status: int, said: str) -> None:
-        super().__init__(f"status {status}: {said}")
-        self.status, self.said = status, said
-
-
-class _Run:
-    """One call of `Endpoint.complete`: what its threads share."""
-
-    def __init__(self, endpoint: Endpoint, settings: Mapping[str, Any]) -> None:
-        self.endpoint, self.settings = endpoint, settings
-        self.stop = threading.Event()
-        self.answered = False
-        self.warned = False
-        self.probing = threading.Lock()
-        self.random = random.Random()  # not the global one, whose state is the caller's
-
-    def complete(self, conversations: Sequence[Sequence[Message]], on_result: OnResult | None) -> list[EndpointReply]:
-        replies: dict[int, EndpointReply] = {}
-        failure: tuple[int, CrosslignError] | None = None
         if not conversations:
             return []
-        with ThreadPoolExecutor(min(self.endpoint.concurrency, len(conversations))) as pool:
-            indices: dict[Future[EndpointReply], int] = {
-                pool.submit(self._ask, conversation): i for i, conversation in enumerate(conversations)
+        from anyio.from_thread import start_blocking_portal
+
+        settings = {"temperature": temperature, "top_p": top_p, "seed": seed, self.limit_field: max_tokens}
+        # Proxies and certificates come from the environment, as usual. The library insists on a key.
+        client = self.library.AsyncOpenAI(
+            api_key=self._key or "none", base_url=self.base_url, timeout=self.timeout, max_retries=self.retries
+        )
+        requests = _Requests(self, client, {name: value for name, value in settings.items() if value is not None})
+        replies: dict[int, EndpointReply] = {}
+        failure: tuple[int, CrosslignError] | None = None
+        with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
+            indices: dict[Future[EndpointReply | None], int] = {
+                portal.start_task_soon(requests.answer, conversation): i for i, conversation in enumerate(conversations)
             }
-            try:
-                for future in as_completed(indices):
-                    try:
-                        reply = future.result()
-                    except (CancelledError, _Stopped):
-                        continue
-                    except CrosslignError as error:
-                        failure = failure or (indices[future], error)
-                        self._end(indices)
-                        continue
+            for future in as_completed(indices):
+                try:
+                    reply = future.result()
+                except CrosslignError as error:
+                    failure = failure or (indices[future], error)
+                    continue
+                if reply is not None:
                     replies[indices[future]] = reply
                     if on_result is not None:
                         on_result(indices[future], reply)
-            except BaseException:
-                self._end(indices)
-                raise
         if failure is not None:
             index, reason = failure
             raise CrosslignError(
@@ -213,101 +159,129 @@ class _Run:
             ) from reason
         return [replies[i] for i in range(len(conversations))]
 
-    def _end(self, futures: Mapping[Future[EndpointReply], int]) -> None:
-        self.stop.set()
-        for future in futures:
-            future.cancel()
+    def failure(self, said: str, status: int | None = None) -> CrosslignError:
+        """The error for a request that the library has given up, with what to do about it; `status` None: no reply."""
+        key = f"environment variable {self.api_key_env}" if self.api_key_env else "api_key_env, which is None"
+        hints = {
+            None: f"Given up after {self.retries} retries. Is a server running there, and does it answer within "
+            f"{self.timeout:g} s?",
+            401: f"Put a valid API key into {key}" + ("." if self._key else "; it is unset or empty now."),
+            403: f"The API key in {key} may not use this model: use another key or model.",
+            404: f"Check the model's name ({self.base_url}/models lists those served) and the URL.",
+        }
+        if status is not None and (status in BUSY or status >= 500):
+            hint = f"Given up: the client tries again {self.retries} times, but not if it is to wait for minutes."
+        else:
+            otherwise = "Change the setting that the server names, or the model, or the URL, which mostly ends in /v1."
+            hint = hints.get(status, otherwise)
+        return CrosslignError(f"endpoint {self.base_url}, model {self.model!r}: {said}. {hint}")
 
-    def _ask(self, conversation: Sequence[Message]) -> EndpointReply:
-        """The reply, or "rejected" if the server refuses this conversation alone."""
-        try:
+    def redact(self, text: str) -> str:
+        """What a server said, short, on one line and without the key, which some servers quote."""
+        if self._key:
+            text = text.replace(self._key, "[API key]")
+        line = " ".join(transmissible(text).split()).rstrip(".")
+        return line if len(line) <= EXCERPT else line[:EXCERPT] + " ..."
+
+
+class _Requests:
+    """Those of one call of `Endpoint.complete`; all of this runs in the event loop's thread."""
+
+    def __init__(self, endpoint: Endpoint, client: Any, settings: Mapping[str, Any]) -> None:
+        self.endpoint, self.client, self.settings = endpoint, client, settings
+        self.slots, self.probing = asyncio.Semaphore(endpoint.concurrency), asyncio.Lock()
+        self.answered = self.failed = False
+
+    async def answer(self, conversation: Sequence[Message]) -> EndpointReply | None:
+        """The reply, "rejected" if the server refuses this conversation alone; None if another request has failed."""
+        async with self.slots:
+            if self.failed:
+                return None
             try:
-                return self._try(conversation)
-            except _Rejected as rejection:
-                # A setting that the server does not know is refused with the same status. Whether the conversation or
-                # the setting is at fault shows in whether anything else is answered: the messages differ too much.
-                if not self._anything_answered():
-                    raise self.endpoint._refusal(rejection.status, rejection.said) from rejection
-                return EndpointReply("", truncated=False, finish_reason="rejected", error=str(rejection))
-        except CrosslignError:
-            self.stop.set()  # here, not where the result is taken: this thread's next request would come first
-            raise
-
-    def _anything_answered(self) -> bool:
-        with self.probing:
-            if not self.answered:
-                try:
-                    self._try(PROBE)
-                except _Rejected:
-                    return False
-            return True
-
-    def _try(self, conversation: Sequence[Message]) -> EndpointReply:
-        """Post until it succeeds, fails for good, or the retries are used up."""
-        library, endpoint = self.endpoint._openai, self.endpoint
-        attempt = 0
-        while not self.stop.is_set():
-            headers: Mapping[str, str] = {}
-            try:
-                reply = endpoint._post(conversation, self.settings)
-            except library.APIStatusError as error:
-                said, headers = endpoint._redact(_words(error.body) or error.message), error.response.headers
-                if error.status_code in PERHAPS_THE_CONVERSATION:
-                    raise _Rejected(error.status_code, said) from None
-                transient = error.status_code in TRANSIENT or error.status_code >= 500
-                if not transient or error.code == "insufficient_quota":
-                    raise endpoint._refusal(error.status_code, said) from None  # its cause may quote the key
-                said = f"status {error.status_code}: {said}"
-            except library.APITimeoutError:
-                said = f"silent for {endpoint.timeout:g} s (a longer timeout or a lower token limit may help)"
-            except (library.APIError, MalformedReply) as error:
-                cause = error.__cause__
-                said = endpoint._redact(f"{error} ({cause})" if cause else str(error))
-            else:
-                self.answered = True
+                reply = await self._post(conversation)
+                # A setting that the server does not know is refused with the same status as a conversation. Which of
+                # them is at fault shows in whether anything else is answered: the messages differ too much.
+                async with self.probing:
+                    if not self.answered and not self.failed:
+                        await self._post(PROBE)
+                if not self.answered:
+                    raise self.endpoint.failure(reply.error, 400)
                 return reply
-            self._wait(attempt, said, retry_after_seconds(headers))
-            attempt += 1
-        raise _Stopped
+            except CrosslignError:
+                self.failed = True
+                raise
 
-    def _wait(self, attempt: int, said: str, retry_after: float | None) -> None:
-        endpoint = self.endpoint
-        if attempt >= endpoint.retries:
-            raise CrosslignError(f"{endpoint._describe()}: given up after {attempt + 1} tries, the last: {said}.")
-        if retry_after is not None and retry_after > LONGEST_RETRY_AFTER:
-            raise CrosslignError(
-                f"{endpoint._describe()}: asks to wait {retry_after:.0f} s ({said}). Resume after that."
-            )
-        seconds = backoff_seconds(attempt, retry_after, self.random.random())
-        # One warning tells the user why it stalls; the rest would be a flood.
-        level, self.warned = (logging.INFO if self.warned else logging.WARNING), True
-        logger.log(level, "%s: %s; try %d in %.1f s", endpoint._describe(), said, attempt + 2, seconds)
-        (endpoint._sleep or self.stop.wait)(seconds)
+    async def _post(self, conversation: Sequence[Message]) -> EndpointReply:
+        """The reply, or "rejected" if the server refuses the request or never sends a chat completion."""
+        endpoint, library = self.endpoint, self.endpoint.library
+        messages = [{"role": m.role, "content": transmissible(m.content)} for m in conversation]
+        create = self.client.chat.completions.with_raw_response.create
+        rejected = ""
+        try:
+            for _ in range(MALFORMED_TRIES):
+                raw = await create(
+                    model=endpoint.model, messages=messages, **self.settings, extra_body=endpoint.extra_body
+                )
+                try:
+                    reply = read_reply(raw.text)
+                except ValueError as error:
+                    rejected = endpoint.redact(str(error))
+                else:
+                    self.answered = True
+                    return reply
+        # `from None`: the causes may quote the key.
+        except library.APIStatusError as error:
+            words = error.body.get("message") if isinstance(error.body, dict) else None
+            words = words if isinstance(words, str) else error.response.text
+            said = f"status {error.status_code}: {endpoint.redact(words or error.message)}"
+            if error.status_code not in PERHAPS_THE_CONVERSATION:
+                raise endpoint.failure(said, error.status_code) from None
+            rejected = said
+        except library.APIError as error:
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            raise endpoint.failure(endpoint.redact(f"{error}{cause}")) from None
+        return EndpointReply("", truncated=False, finish_reason="rejected", error=rejected)
 
 
-def _words(body: object) -> str:
-    """What an error's body says: its message if it has one, as OpenAI's do, else all of it."""
-    message = body.get("message") if isinstance(body, dict) else body
-    if isinstance(message, str):
-        return message
-    return json.dumps(body, ensure_ascii=False) if body else ""
+def transmissible(text: str) -> str:
+    """`text` as every server can receive it: U+FFFD for each NUL and each lone surrogate, surrogate pairs joined.
+
+    A lone surrogate has no UTF-8 form, and a NUL ends the text for servers written in C. Nothing else changes.
+    """
+    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def read_reply(text: str) -> EndpointReply:
+    """The first choice of a chat completion; raises ValueError, quoting `text`, if it is none."""
+    try:
+        body = json.loads(text)
+        choice = body["choices"][0]
+        content = choice["message"].get("content")
+        if content is not None and not isinstance(content, str):
+            raise TypeError("content is no text")
+        finish_reason = str(choice.get("finish_reason") or "unknown")
+        usage = body.get("usage")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        # `from None`: the cause would quote all of it.
+        raise ValueError(f"a reply that is no chat completion ({type(error).__name__}): {text[:EXCERPT]}") from None
+    counts = [usage.get(n) if isinstance(usage, dict) else None for n in ("prompt_tokens", "completion_tokens")]
+    prompt, completion = (c if isinstance(c, int) and not isinstance(c, bool) else None for c in counts)
+    return EndpointReply(content or "", finish_reason == "length", finish_reason, prompt, completion)
 
 
 def _check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname)
-        secret = bool(parts.username or parts.password or parts.query or parts.fragment)
+        more = parts.username or parts.password or parts.query or parts.fragment
     except ValueError:
-        valid, secret = False, False
-    if secret:
-        # Not quoted: what stands there is probably a key.
+        valid, more = False, None
+    if more or not valid or url.rstrip("/").endswith("/completions"):
+        # Not quoted: a user, a password or a query is probably a key.
         raise CrosslignError(
-            "endpoint: base_url holds a user, password, query or fragment. Use api_key_env for the key."
-        )
-    if not valid or url.rstrip("/").endswith("/completions"):
-        raise CrosslignError(
-            f"endpoint: base_url {url!r} must be like http://localhost:8000/v1, without /chat/completions."
+            "endpoint: the URL must be like http://localhost:8000/v1, without /chat/completions, user, password or "
+            "query. Use api_key_env for the key."
         )
 
 
@@ -316,11 +290,3 @@ def _key(variable: str | None) -> str:
     if not (key.isascii() and key.isprintable()):
         raise CrosslignError(f"environment variable {variable} is no API key: it holds characters other than ASCII.")
     return key
-
-
-def _library() -> Any:
-    try:
-        import openai
-    except ImportError as error:
-        raise CrosslignError("An endpoint needs the openai library: pip install 'crosslign[endpoint]'.") from error
-    return openai

@@ -34,7 +34,7 @@ from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, groupe
 from inspect_ai.solver import TaskState, generate
 
 from crosslign.evaluation.judges.base import Judge
-from crosslign.evaluation.judges.specs import JudgeSettings, judges_itself, make_judges
+from crosslign.evaluation.judges.registry import JudgeSettings, judges_itself, make_judges
 from crosslign.evaluation.tasks import TaskData, TaskKind, get_task, names
 from crosslign.evaluation.tasks.registry import TABLE
 from crosslign.evaluation.tasks.tables import DEMO

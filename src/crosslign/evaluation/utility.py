@@ -23,7 +23,7 @@ from transformers import GenerationConfig
 from crosslign.evaluation.digits import ascii_numbers
 from crosslign.evaluation.stats import wilson
 from crosslign.evaluation.utility_tasks import DIGITS_FILTER, GeneratedTask, tasks_folder, write_tasks
-from crosslign.models.load import token_ids
+from crosslign.models import causal_lm, evaluating, token_ids
 from crosslign.storage import append_rows, digest, write_atomically
 from crosslign.types import CrosslignError, cause, nearest
 
@@ -302,20 +302,17 @@ def _undisturbed(model: Any, tokenizer: Any) -> Iterator[None]:
     Models bring settings of their own (Qwen2.5 a repetition penalty, which also greedy decoding heeds and which
     punishes arithmetic).
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = causal_lm(model)
     ids = token_ids(tokenizer, model)
-    training = [module for module in model.modules() if module.training]
     before = inner.generation_config
     inner.generation_config = GenerationConfig(
         eos_token_id=list(ids.stop), pad_token_id=ids.pad, suppress_tokens=list(ids.forbidden) or None
     )
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             yield
     finally:
         inner.generation_config = before
-        for module in training:
-            module.training = True
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ class TeacherMovedError(CrosslignError):
 
 def add_lora(model: Any, config: LoraConfig, seed: int = 0) -> PeftModel:
     """Wrap a model with a fresh LoRA adapter (B = 0, so the student starts as the teacher), dropout off."""
+    config = dataclasses.replace(config, task_type="CAUSAL_LM")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:

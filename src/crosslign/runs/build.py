@@ -42,7 +42,6 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
             lora_alpha=settings.alpha,
             target_modules=settings.target_modules,
             use_rslora=settings.use_rslora,
-            task_type="CAUSAL_LM",
         )
         model = add_lora(model, lora, config.seed)
     else:

@@ -27,7 +27,7 @@ from crosslign.evaluation.completions import (
 from crosslign.evaluation.endpoint import Endpoint
 from crosslign.evaluation.folder import check_folder, read_folder, report
 from crosslign.evaluation.judges.base import Judge
-from crosslign.evaluation.judges.specs import JudgeSettings, make_judges
+from crosslign.evaluation.judges.registry import JudgeSettings, make_judges
 from crosslign.evaluation.stages import COMPLETIONS, Evaluation, complete_tasks, folder_name, judge_rows, write_results
 from crosslign.evaluation.tasks import TaskData, get_task
 from crosslign.evaluation.utility import UtilityRequest, check_utility, utility_stage

@@ -12,7 +12,6 @@ from crosslign.evaluation.judges.guard_formats import (
     POLYGUARD,
     QWEN3GUARD,
     GuardFormat,
-    guard_format,
     guess_format,
 )
 from crosslign.types import CrosslignError
@@ -63,6 +62,7 @@ def test_a_reply_means(format: GuardFormat, reply: str, outcome: str, lenient: s
         (QWEN3GUARD, "Safety: Safe or Unsafe\nRefusal: No"),
         (QWEN3GUARD, "safety: unsafe"),
         (QWEN3GUARD, "Safety: Unsafely"),
+        (QWEN3GUARD, "Safety:\nUnsafe"),
         (LLAMA_GUARD_3, "  \n"),
         (LLAMA_GUARD_3, "The answer is\nunsafe"),
         (LLAMA_GUARD_3, "safe unsafe"),
@@ -124,23 +124,6 @@ def test_what_follows_a_complete_reply_changes_nothing(name: str, reply: str) ->
     assert format.parse(complete + reply) == format.parse(complete)
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_every_path_through_the_labels_is_a_reply_that_parses_to_the_same_values(name: str) -> None:
-    """The texts that are forced are those that the parser reads: one description of the format, two uses."""
-    format = FORMATS[name]
-    paths: list[tuple[str, dict[str, str]]] = [(format.opening, {})]
-    for field in format.fields:
-        longer = []
-        for reply, values in paths:
-            given_text = field.given(values)
-            for label in field.labels if given_text is None else (given_text,):
-                longer.append((reply + field.lead + label, {**values, field.name: label.strip()}))
-        paths = longer
-    for reply, values in paths:
-        assert format.parse(reply) == values
-        assert format.rule(values) is not None
-
-
 @pytest.mark.parametrize(
     ("path", "name"),
     [
@@ -167,10 +150,5 @@ def test_a_name_that_does_not_tell_lists_the_formats(path: str) -> None:
 
 def test_published_models_are_recognised_by_their_own_format() -> None:
     for format in FORMATS.values():
-        assert {guess_format(hub_id) for hub_id in format.hub_ids} == {format}
-        assert guard_format(format.name) is format
-
-
-def test_an_unknown_format_names_the_nearest() -> None:
-    with pytest.raises(CrosslignError, match="Did you mean 'polyguard'"):
-        guard_format("poliguard")
+        assert all(guess_format(hub_id) is format for hub_id in format.hub_ids)
+        assert FORMATS[format.name] is format

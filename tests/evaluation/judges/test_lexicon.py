@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from crosslign.evaluation.judges.lexicon import OPENING_CHARACTERS, LexiconJudge
 from crosslign.evaluation.judges.phrases import builtin
-from crosslign.types import OUTCOMES, CrosslignError, JudgeItem, Label, Query, Verdict
+from crosslign.types import OUTCOMES, JudgeItem, Label, Query, Verdict
 
 EXAMPLES: dict[str, dict[str, list[str]]] = yaml.safe_load(
     Path(__file__).with_name("lexicon_examples.yaml").read_text(encoding="utf-8")
@@ -215,23 +215,9 @@ def test_a_refusal_after_two_thousand_characters_of_other_text_is_none(
         assert judge(f"{text}. {refusal[1]}").outcome != "refused"
 
 
-# Phrases and identity
-
-
-def test_phrases_of_ones_own_take_the_place_of_the_built_in_ones() -> None:
-    own = LexiconJudge({"eo": {"decline": ["mi ne (povas|volas) helpi"], "no": ["ne"]}})
-    items = [JudgeItem(query(), text) for text in ("Mi ne povas helpi vin.", "Ne!", "I cannot help with that.")]
-    assert [verdict.outcome for verdict in own.judge(items)] == ["refused", "refused", "unsafe"]
-
-
-def test_phrases_that_are_not_well_formed_are_an_error() -> None:
-    with pytest.raises(CrosslignError, match=r"eo: unknown class 'refuse'"):
-        LexiconJudge({"eo": {"refuse": ["ne"]}})
-
-
-def test_the_identity_changes_with_the_phrases_and_with_nothing_else() -> None:
-    own = {"eo": {"decline": ["mi ne povas"]}}
-    assert LexiconJudge().identity() == LexiconJudge().identity()
-    assert LexiconJudge(own).identity() == LexiconJudge({"eo": {"decline": ["mi ne povas"]}}).identity()
-    other = {"eo": {"decline": ["mi ne volas"]}}
-    assert len({json.dumps(j.identity()) for j in (LexiconJudge(), LexiconJudge(own), LexiconJudge(other))}) == 3
+def test_the_identity_is_that_of_the_phrases(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = LexiconJudge().identity()
+    assert LexiconJudge().identity() == before
+    monkeypatch.setattr(builtin(), "book", {**builtin().book, "en": {"decline": ["never mind"]}})
+    changed = LexiconJudge().identity()
+    assert {key for key in before if before[key] != changed[key]} == {"phrases_sha256"}

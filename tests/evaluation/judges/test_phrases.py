@@ -8,7 +8,6 @@ import pytest
 
 from crosslign.evaluation.judges.normalise import normalise
 from crosslign.evaluation.judges.phrases import CLASSES, PhraseBook, builtin
-from crosslign.types import CrosslignError
 
 NEEDED = ["en", "zh", "it", "vi", "ar", "ko", "th", "bn", "sw", "jv", "ur", "ru", "ja", "de", "fr", "es", "hi"]
 
@@ -77,36 +76,13 @@ def test_what_is_taken_out_leaves_its_surroundings_apart() -> None:
     assert book.find("decline", book.without("idiom", "well sorry for the wait i go")) == []
 
 
-@pytest.mark.parametrize(
-    ("book", "message"),
-    [
-        ({}, r"phrases: expected languages, each with classes"),
-        ({"en": ["no"]}, r"phrases, en: expected classes"),
-        ({False: {}}, r"the language False is no text\. Quote it"),
-        ({"zzz": {}}, r"zzz"),
-        ({"en": {"declines": []}}, r"phrases, en: unknown class 'declines'\. Did you mean 'decline'\?"),
-        ({"en": {False: []}}, r"phrases, en: unknown class False\. Quote it"),
-        ({"en": {"decline": "no"}}, r"phrases, en\.decline: expected a list"),
-        ({"en": {"no": [False]}}, r"phrases, en\.no: the phrase False is no text\. Quote it"),
-        ({"en": {"decline": ["(|*)"]}}, r"the phrase '\(\|\*\)' has no letters"),
-        ({"en": {"decline": ["i (can't help"]}}, r"the brackets of \"i \(can't help\" do not match"),
-        ({"en": {"decline": ["i can't) help"]}}, r"do not match"),
-        ({"en": {"decline": ["can't|won't"]}}, r"Write \(a\|b\)"),
-        ({"en": {"decline": ["(|sorry)"]}}, r"phrases, decline: a phrase of 'en' may be nothing at all"),
-        ({"el": {"decline": ["λυπάμαι"]}}, r"'λυπάμαι' is in no script known here"),
-    ],
-)
-def test_a_book_that_is_not_well_formed_is_an_error_that_names_the_place(book: dict, message: str) -> None:
-    with pytest.raises(CrosslignError, match=message):
-        PhraseBook(book)
-
-
 def test_the_built_in_book_has_all_languages_and_classes() -> None:
     book = builtin().book
     assert set(NEEDED) <= set(book)
     for language, classes in book.items():
         assert set(classes) == set(CLASSES), language
         assert len(classes["decline"]) >= 5, language
+    assert not any(builtin().find(kind, "") for kind in CLASSES)  # no phrase may be nothing at all
 
 
 def written_out(phrase: str, rng: random.Random) -> str:

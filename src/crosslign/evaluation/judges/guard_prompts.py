@@ -1,4 +1,4 @@
-"""From a query and an untrusted completion to a guard's prompt, and from reply texts to token ids.
+"""From a query and an untrusted completion to a guard's prompt.
 
 The texts that are judged must not speak for the guard's template. In them,
 
@@ -14,19 +14,17 @@ What remains, such as a completion that says `Safety: Safe`, is text for the gua
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from crosslign.evaluation.judges.guard_formats import GuardFormat
+from crosslign.storage import digest
 from crosslign.types import CrosslignError
 
 CUT_MARK = " [...] "  # stands where the middle of a completion was
 _QUERY, _COMPLETION = "crosslign query", "crosslign completion"
-# Beginnings of several kinds: what the prompts of all of them share is what the prompt of any text begins with.
-_PROBES = (("a", "b"), ("7 days", "(one)"), ("প্রশ্ন", "উত্তর"), ("\n\nz", "\n"), ('"q"', "答"))
 
 
 class Unaskable(Exception):
@@ -48,14 +46,6 @@ class Prompt:
     neutralised: int
 
 
-@dataclass(frozen=True)
-class Step:
-    """A place in a reply where labels are compared: token ids of the reply up to there, and of each label."""
-
-    token_ids: tuple[int, ...]
-    labels: tuple[tuple[int, ...], ...]
-
-
 class GuardPrompts:
     """Renders conversations with a guard's own chat template; see the module for what happens to the texts.
 
@@ -65,9 +55,7 @@ class GuardPrompts:
         limit: tokens that a prompt may have.
 
     Attributes:
-        prefix: token ids that the prompts of all texts begin with (the guard's policy), as far as that can be told
-            from a few probes; a prompt that begins otherwise is possible and must be looked for.
-        digest: hash of everything constant about the prompts: chat template, fixed messages, fields.
+        digest: hash of what is constant about asking: chat template, fixed messages, how a reply is read.
 
     Raises CrosslignError if the chat template refuses or loses the messages, or is not of this format.
     """
@@ -78,15 +66,13 @@ class GuardPrompts:
         self._breakable = _breakable(list(self._control.values()), format.turns)
         self._as_parts = False
         rendered = self._first_rendering()
-        self._tail = rendered.rpartition(_COMPLETION)[2]
         self._own_control = self._control_ids(self._encode(rendered))
-        self.prefix = _shared([self._encode(self._render(*probe)) for probe in _PROBES])
-        self.digest = hashlib.sha256(f"{rendered}\0{format.opening}\0{format.fields}".encode()).hexdigest()[:16]
+        self.digest = digest(f"{rendered}\0{format.lines}\0{format.max_new_tokens}")
         length = len(self._encode(self._render("", CUT_MARK)))
         if length >= limit:
             raise CrosslignError(
                 f"guard format {format.name}: its prompt alone has {length} tokens, the limit is {limit}. "
-                "Raise max_length, or take a guard with a longer context."
+                "Take a guard with a longer context."
             )
 
     def make(self, query: str, completion: str) -> Prompt:
@@ -117,64 +103,6 @@ class GuardPrompts:
             token_ids = self._encode(self._render(query, short))
             length = len(token_ids)
         return token_ids
-
-    def steps(self) -> dict[str, Step]:
-        """For every beginning of a reply after which labels are compared: its token ids, and those of the labels.
-
-        The ids are those that the tokenizer gives the reply as a whole. Raises CrosslignError if they cannot be had
-        piece by piece (what follows changes the tokens before it) or one label's ids begin another's: then labels
-        cannot be compared.
-        """
-        found: dict[str, Step] = {}
-        self._walk(found, 0, "", (), {})
-        return found
-
-    def _walk(
-        self, found: dict[str, Step], number: int, reply: str, ids: tuple[int, ...], values: dict[str, str]
-    ) -> None:
-        if number == len(self.format.fields):
-            return
-        field, reply = self.format.fields[number], reply + self.lead(number)
-        given = field.given(values)
-        if given is not None:
-            self._walk(found, number + 1, reply + given, ids, {**values, field.name: given.strip()})
-            return
-        ids += self._continuation(ids, reply)
-        labels = tuple(self._continuation(ids, reply + label) for label in field.labels)
-        for label, one in zip(field.labels, labels, strict=True):
-            if sum(other[: len(one)] == one for other in labels) > 1:
-                raise self._unfit(f"the tokens of {label!r} begin those of another label")
-        found[reply] = Step(ids, labels)
-        for label, one in zip(field.labels, labels, strict=True):
-            self._walk(found, number + 1, reply + label, ids + one, {**values, field.name: label.strip()})
-
-    def lead(self, number: int) -> str:
-        """What the reply holds between one label and the next field's."""
-        field = self.format.fields[number]
-        opening = self.format.opening if number == 0 and not self._tail.endswith("\n") else ""
-        return opening + field.lead
-
-    def _continuation(self, ids: tuple[int, ...], reply: str) -> tuple[int, ...]:
-        """What the ids of `reply` have after `ids`."""
-        whole = self._reply_ids(reply)
-        if whole[: len(ids)] != ids:
-            raise self._unfit(f"the tokens of {reply[-60:]!r} do not continue those of its beginning")
-        return whole[len(ids) :]
-
-    def _reply_ids(self, reply: str) -> tuple[int, ...]:
-        """Ids of a reply that follows the prompt's own ids, as if it were generated: nothing joins across its start.
-
-        It is tokenized after a control token, which nothing joins with either; at the start of a text, tokenizers of
-        the SentencePiece kind would put a blank before it.
-        """
-        anchor = self._control[self._own_control[-1]] if self._own_control else ""
-        return tuple(self._encode(anchor + reply)[1 if anchor else 0 :])
-
-    def _unfit(self, why: str) -> CrosslignError:
-        return CrosslignError(
-            f"guard format {self.format.name}: labels cannot be compared with this tokenizer: {why}. "
-            "Let the guard write its reply: method generate."
-        )
 
     def _first_rendering(self) -> str:
         """Find out how the chat template takes messages, and check that it is this format's."""
@@ -253,13 +181,3 @@ def _breakable(tokens: Sequence[str], turns: Sequence[str]) -> list[re.Pattern[s
         alternatives = "|".join(f"(?={re.escape(t)}){re.escape(t[0])}" for t in long)
         patterns.append(re.compile(f"({alternatives})(.)", re.DOTALL))
     return patterns
-
-
-def _shared(sequences: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The beginning that all sequences have in common."""
-    shared = []
-    for column in zip(*sequences, strict=False):
-        if len(set(column)) > 1:
-            break
-        shared.append(column[0])
-    return tuple(shared)

@@ -16,7 +16,7 @@ from typing import Any
 
 from crosslign.evaluation.judges import malformed
 from crosslign.evaluation.judges.normalise import SEPARATORS, normalise
-from crosslign.evaluation.judges.phrases import Book, Match, PhraseBook, builtin
+from crosslign.evaluation.judges.phrases import Match, builtin
 from crosslign.types import JudgeItem, Outcome, Verdict
 
 # Part of the identity: raise it when a rule, a threshold or the normalisation changes, so that old verdicts are made
@@ -56,9 +56,8 @@ class LexiconJudge:
 
     name = "lexicon"
 
-    def __init__(self, phrases: Book | None = None) -> None:
-        """`phrases`: a book in the form of `phrases.py` in place of the built-in one; CrosslignError if malformed."""
-        self._book = builtin() if phrases is None else PhraseBook(phrases)
+    def __init__(self) -> None:
+        self._book = builtin()
         self._bare = {
             kind: {normalise(word) for classes in self._book.book.values() for word in classes.get(kind, ())}
             for kind in ("no", "yes")

@@ -12,13 +12,13 @@ import itertools
 import json
 import re
 import string
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
-from crosslign.evaluation.chat import ChatEndpoint, EndpointReply, transmissible
+from crosslign.evaluation.endpoint import Endpoint, EndpointReply, transmissible
+from crosslign.evaluation.judges.base import is_blank
 from crosslign.languages import english_name, is_language
 from crosslign.types import CrosslignError, JudgeItem, Label, Message, Outcome, Verdict, nearest
 
@@ -121,10 +121,10 @@ def make_nonce(texts: Sequence[str]) -> str:
 
 
 class LLMJudge:
-    """Judges through a chat endpoint; a `crosslign.evaluation.judges.base.Judge`.
+    """Judges through a chat endpoint. Two models, or two rubrics, are two judges: `name` tells them apart.
 
     Arguments:
-        endpoint: `crosslign.evaluation.endpoint.Endpoint`, or whatever keeps `ChatEndpoint`.
+        endpoint: of the model that judges.
         rubric: "multijail" asks for safe / unsafe / invalid and for refusal; "strongreject" for three grades.
         temperature, seed, max_tokens: of the judge's reply. None for the first two leaves them to the server. Thinking
             models need more tokens: a reply that is cut off is no verdict.
@@ -143,11 +143,9 @@ class LLMJudge:
     for emptiness is made before, on the text as it is.
     """
 
-    name = "llm"
-
     def __init__(
         self,
-        endpoint: ChatEndpoint,
+        endpoint: Endpoint,
         *,
         rubric: Rubric = "multijail",
         temperature: float | None = 0.0,
@@ -164,6 +162,7 @@ class LLMJudge:
             raise CrosslignError(
                 f"LLM judge: max_characters {max_characters} and max_tokens {max_tokens} must be at least 1."
             )
+        self.name = f"llm:{endpoint.model}" if rubric == "multijail" else f"llm:{endpoint.model}:{rubric}"
         self.endpoint, self.rubric, self.threshold = endpoint, rubric, threshold
         self.temperature, self.seed, self.max_tokens = temperature, seed, max_tokens
         self.max_characters = max_characters
@@ -185,42 +184,24 @@ class LLMJudge:
             **self.endpoint.identity(),
         }
 
-    def judge(
-        self, items: Sequence[JudgeItem], on_verdict: Callable[[int, Verdict], None] | None = None
-    ) -> list[Verdict]:
+    def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]:
         """One verdict for each item.
 
-        Raises CrosslignError if the endpoint fails. What was judged until then is not returned: either append verdicts
-        to a file in `on_verdict(index, verdict)`, called in this thread as they come, or judge in chunks and append
-        after each; 64 items are a good chunk at the default concurrency of 8 (an eighth of the time, at most, goes into
-        waiting for a chunk's slowest replies, and at most 64 replies are paid for twice).
+        Raises CrosslignError if the endpoint fails. What was judged until then is not returned: judge in chunks, and
+        keep each before the next; 64 items are a good chunk at the default concurrency of 8 (an eighth of the time, at
+        most, goes into waiting for a chunk's slowest replies, and at most 64 replies are paid for twice).
         """
-        verdicts: dict[int, Verdict] = {}
-
-        def keep(index: int, verdict: Verdict) -> None:
-            verdicts[index] = verdict
-            if on_verdict is not None:
-                on_verdict(index, verdict)
-
-        asked: list[tuple[int, Rendered]] = []
-        for index, item in enumerate(items):
-            if _visible(item.completion):
-                asked.append((index, self.render(item)))
-            else:
-                keep(index, Verdict("invalid", "empty"))
-
-        def receive(position: int, reply: EndpointReply) -> None:
-            index, rendered = asked[position]
-            keep(index, self.read(items[index], rendered, reply))
-
-        self.endpoint.complete(
-            [rendered.messages for _, rendered in asked],
+        asked = {index: self.render(item) for index, item in enumerate(items) if not is_blank(item.completion)}
+        replies = self.endpoint.complete(
+            [rendered.messages for rendered in asked.values()],
             temperature=self.temperature,
             max_tokens=self.max_tokens,
             seed=self.seed,
-            on_result=receive,
         )
-        return [verdicts[index] for index in range(len(items))]
+        verdicts = [Verdict("invalid", "empty") for _ in items]
+        for (index, rendered), reply in zip(asked.items(), replies, strict=True):
+            verdicts[index] = self.read(items[index], rendered, reply)
+        return verdicts
 
     def render(self, item: JudgeItem) -> Rendered:
         """The prompt for one item. The constant part comes first, so that servers can share its cache."""
@@ -286,8 +267,3 @@ def _template(file: str) -> tuple[str, string.Template]:
 
 def _language(code: str) -> str:
     return english_name(code) if is_language(code) else code
-
-
-def _visible(text: str) -> bool:
-    """True if a character is more than white space, a control or format character, or half of a surrogate pair."""
-    return any(unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs") for c in text)
