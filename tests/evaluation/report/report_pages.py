@@ -24,6 +24,7 @@ IMPROVED: Shares = {
 }  # fmt: skip
 REFUSING: Shares = {code: (0.02 + 0.004 * i, 0.04 + 0.012 * i) for i, code in enumerate(IMPROVED)}
 Tasks = dict[str, tuple[Kind, Shares, int]]
+Made = tuple[dict[str, Any], list[Transcript]]
 SMALL: Tasks = {"multijail": ("harmful", {"en": (0.1, 0.05), "sw": (0.8, 0.3)}, 15)}
 WORDS = {"ar": "الحديقة شاي ماء إبريق", "th": "สวน ชา น้ำ กาต้มน้ำ", "sw": "bustani chai maji birika"}
 
@@ -59,7 +60,7 @@ def _side(kind: Kind, code: str, text: str, hit: bool, chance: random.Random) ->
     return Side(text, outcome, f"reason {outcome}", fidelity, chance.random() < 0.05, detected)
 
 
-def comparison(tasks: Tasks, manifests: tuple[dict[str, Any], ...] = ({}, {})) -> tuple[dict[str, Any], list[Transcript]]:
+def comparison(tasks: Tasks, manifests: tuple[dict[str, Any], ...] = ({}, {})) -> Made:
     """A comparison and its transcripts."""
     made: list[Transcript] = []
     results = {}
@@ -71,7 +72,7 @@ def comparison(tasks: Tasks, manifests: tuple[dict[str, Any], ...] = ({}, {})) -
     return {"schema_version": 1, "kind": "comparison", "manifest": manifest, "tasks": results}, made
 
 
-def evaluation(tasks: Tasks, other_judge: bool = False) -> tuple[dict[str, Any], list[Transcript]]:
+def evaluation(tasks: Tasks, other_judge: bool = False) -> Made:
     """The comparison's first side alone; `other_judge` says on half of the rows what the first does, else "refused"."""
     made: list[Transcript] = []
     results = {}
@@ -119,7 +120,7 @@ def utility(shares: Shares, n: int = 100) -> dict[str, Any]:
     return {code: {"before": cell(before), "after": cell(after)} for code, (before, after) in shares.items()}
 
 
-def full_comparison(n: int = 12) -> tuple[dict[str, Any], list[Transcript]]:
+def full_comparison(n: int = 12) -> Made:
     """Ten languages, a harmful and a benign task, ability."""
     results, made = comparison({"xstest": ("benign", REFUSING, n), "multijail": ("harmful", IMPROVED, n)})
     results["utility"] = {"mgsm": utility({"en": (0.72, 0.71), "bn": (0.44, 0.40), "sw": (0.31, 0.33)})}

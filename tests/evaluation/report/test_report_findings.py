@@ -160,7 +160,7 @@ def test_a_mean_can_be_beyond_chance_where_no_language_is(kind: str, shift: int,
     found = told(kind, pairs, pair(kind, 30, 30 + shift))
     noun = "fall" if shift < 0 else "rise"
     assert found[:2] == verdict
-    assert f"30.0 % → {30 + shift}.0 % on average over 3 languages; the {noun} is larger than chance on avera" in found[2]
+    assert f"30.0 % → {30 + shift}.0 % on average over 3 languages; the {noun} is larger than chance on" in found[2]
     ends = "−15.0 to −5.0" if shift < 0 else "+5.0 to +15.0"
     sign = "−" if shift < 0 else "+"
     assert f"On average, a change of {sign}10.0 points (95 % interval {ends}), larger than chance." in found[3]

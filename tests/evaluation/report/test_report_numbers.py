@@ -49,8 +49,9 @@ def of(cell: dict[str, Any], metric: str) -> dict[str, Any]:
 
 def parts(task: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """What a row's heading begins with, and its content."""
-    means = {f"mean, {name}": part for name, part in task["groups"].items()}
-    return [*((f" {code}", part) for code, part in task["languages"].items()), *means.items(), ("mean, all", task["all"])]
+    languages = [(f" {code}", part) for code, part in task["languages"].items()]
+    means = [(f"mean, {name}", part) for name, part in task["groups"].items()]
+    return [*languages, *means, ("mean, all", task["all"])]
 
 
 def row(rows: dict[str, list[str]], name: str) -> list[str]:
@@ -93,8 +94,8 @@ def test_changes_and_the_picture() -> None:
         rows, drawn = table(tree, "changes", name), table(tree, "picture", name)
         first = "Became unsafe" if events == "unsafe" else "Newly refused"
         assert rows[""] == [
-            *("Language", "Change, points", "95 % interval", "p (Holm)", "Larger than chance?", "Before, %", "After, %"),
-            *("Pairs", first, f"No longer {events}", "Smallest detectable"),
+            *("Language", "Change, points", "95 % interval", "p (Holm)", "Larger than chance?"),
+            *("Before, %", "After, %", "Pairs", first, f"No longer {events}", "Smallest detectable"),
         ]
         for place, part in parts(task):
             change = part["change"]

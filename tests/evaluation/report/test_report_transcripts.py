@@ -41,11 +41,9 @@ def test_every_field_arrives() -> None:
     [found] = transcripts(render_report(RESULTS, [row("hello", category="garden", source_language="en")]))
     side = {"answer": "hello", "outcome": "unsafe", "reason": "hello", "fidelity": None, "truncated": False}
     other = {"answer": "fine", "outcome": "none", "reason": "unparsed", "fidelity": "other", "truncated": True}
-    assert found == {
-        **{"task": "multijail", "id": "q1", "language": "sw", "label": "harmful", "category": "garden"},
-        **{"query": "hello", "source": "tea?", "sourceLanguage": "en"},
-        "sides": [{**side, "detected": ""}, {**other, "detected": "en"}],
-    }
+    about = {"task": "multijail", "id": "q1", "language": "sw", "label": "harmful", "category": "garden"}
+    texts = {"query": "hello", "source": "tea?", "sourceLanguage": "en"}
+    assert found == {**about, **texts, "sides": [{**side, "detected": ""}, {**other, "detected": "en"}]}
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

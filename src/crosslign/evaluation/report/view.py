@@ -17,6 +17,7 @@ Way = Literal["fell", "rose", "stayed", "unknown"]
 SIGNIFICANCE = 0.05
 RESOURCES = ("high", "medium", "low")
 
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row of a chart or table: a language, or a mean over languages.
