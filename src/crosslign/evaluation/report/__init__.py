@@ -25,13 +25,13 @@ from crosslign.evaluation.report.findings import cautions, findings, points
 from crosslign.evaluation.report.transcripts import Side, Transcript, block, visible
 from crosslign.evaluation.report.view import View, settings
 from crosslign.evaluation.result_tables import model_names
+from crosslign.evaluation.results import SCHEMA_VERSION
 from crosslign.evaluation.tables import number, p_value
 from crosslign.storage import write_atomically
 from crosslign.types import CrosslignError
 
 __all__ = ["Side", "Transcript", "render_report", "write_report"]
 
-SCHEMA_VERSION = 1
 MOST_BYTES = 8_000_000  # of transcripts: a browser opens such a page at once
 
 
@@ -58,30 +58,27 @@ def render_report(results: Mapping[str, Any], transcripts: Sequence[Transcript],
         )
     view = View(results)
     titles = {task.name: task.title for task in view.tasks}
-    places = {name: i for i, name in enumerate((*titles, *view.names))}
-    rows = sorted(transcripts, key=lambda t: (places[t.task], places[t.language]))
+    tasks, languages = ({name: i for i, name in enumerate(names)} for names in (titles, view.names))
+    rows = sorted(transcripts, key=lambda row: (tasks[row.task], languages[row.language]))
     style, script = _part("style.css"), _part("script.js")
     models = model_names(results)
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            title=" → ".join(models),
-            models=models,
-            version=crosslign.__version__,
-            policy=_policy(style, script),
-            style=Markup(style),  # noqa: S704  both are this package's own files
-            script=Markup(script),  # noqa: S704
-            view=view,
-            overview=figures.overview(view),
-            fidelity=figures.fidelity(view),
-            bar=figures.bar,
-            outcomes=figures.OUTCOMES,
-            findings=findings(view),
-            cautions=cautions(view),
-            settings=settings(view),
-            transcripts=block(rows, view.names, titles, most_bytes),
-        )
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        title=" → ".join(models),
+        models=models,
+        version=crosslign.__version__,
+        policy=_policy(style, script),
+        style=Markup(style),  # noqa: S704  both are this package's own files
+        script=Markup(script),  # noqa: S704
+        view=view,
+        overview=figures.overview(view),
+        fidelity=figures.fidelity(view),
+        bar=figures.bar,
+        outcomes=figures.OUTCOMES,
+        findings=findings(view),
+        cautions=cautions(view),
+        settings=settings(view),
+        transcripts=block(rows, view.names, titles, most_bytes),
     )
 
 

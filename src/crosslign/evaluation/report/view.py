@@ -121,9 +121,9 @@ class View:
 
     def utility_rows(self, name: str) -> list[Row]:
         """A utility task's languages; each cell is a RATE."""
-        parts = self.utility[name]
-        codes = [code for code in self.names if code in parts]
-        return [Row(self.names[code], "language", code, (), self.cells(parts[code]), None) for code in codes]
+        found = self.utility[name]
+        codes = [code for code in self.names if code in found]
+        return [Row(self.names[code], "language", code, (), self.cells(found[code]), None) for code in codes]
 
     def _ordered_names(self, tasks: Mapping[str, Part]) -> dict[str, str]:
         """By resources, the source language first; then by the first task's rate on the first side, highest first."""
@@ -131,16 +131,17 @@ class View:
         codes += [code for languages in self.utility.values() for code in languages]
         names = telling_names(dict.fromkeys(codes))
 
+        def first_rate(code: str) -> float:
+            for task in tasks.values():
+                if code in task["languages"]:
+                    rate = rate_of(self.cells(task["languages"][code])[0], HEADLINES[task["kind"]].metric)["value"]
+                    if rate is not None:
+                        return float(rate)
+            return -1.0
+
         def place(code: str) -> tuple[int, float, str]:
             level = next((i for i, name in enumerate(RESOURCES) if code in self._groups.get(name, ())), -1)
-            known = (
-                rate
-                for task in tasks.values()
-                if code in task["languages"]
-                and (rate := self.cells(task["languages"][code])[0][HEADLINES[task["kind"]].metric]["value"])
-                is not None
-            )
-            return level, -next(known, -1.0), names[code]
+            return level, -first_rate(code), names[code]
 
         return {code: names[code] for code in sorted(names, key=place)}
 
@@ -174,7 +175,7 @@ def settings(view: View) -> list[Setting]:
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping) and (value or not name):
         for key, inner in value.items():
             yield from _leaves(inner, f"{name} › {key}" if name else str(key))
     elif isinstance(value, list) and value:
@@ -184,4 +185,10 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _plain(value: Any) -> str:
-    return "none" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return (
+        "none"
+        if value in (None, [], {})
+        else value
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False)
+    )
