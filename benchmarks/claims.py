@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from benchmarks.methods import CONTROL, METHODS, OFF_POLICY, REFERENCE, Method, train
 from benchmarks.summary import compare, machine, markdown, percent
 from crosslign.models import ModelSource, load_model
-from crosslign.runs import build
+from crosslign.runs.prepare import prepare
 from crosslign.storage import write_atomically
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.evaluate import Reply, evaluate
@@ -69,7 +69,7 @@ def measure(method: Method, seed: int, alignment: Alignment, spec: TableSpec) ->
     shutil.rmtree(folder, ignore_errors=True)  # of an interrupted call
     original = load_model(ModelSource(str(base)))
     if method in (BASE, TEACHER):
-        run = build.prepare(alignment_config(base, tables, folder, alignment, base.parent), overwrite=True)
+        run = prepare(alignment_config(base, tables, folder, alignment, base.parent), overwrite=True)
         model, seconds = original, 0.0
     else:
         model, run, seconds = train(method, base, tables, folder, alignment, base.parent)

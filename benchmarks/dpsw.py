@@ -29,7 +29,8 @@ from benchmarks.claims import distance
 from benchmarks.methods import changed
 from benchmarks.summary import machine
 from crosslign.models import load_model
-from crosslign.runs import build
+from crosslign.runs.build import assemble, make_trainer
+from crosslign.runs.prepare import prepare
 from crosslign.storage import write_atomically
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.evaluate import by_group, evaluate
@@ -98,7 +99,7 @@ def weights_by_role(trainer: Any, world: World, queries: int = 200) -> dict[str,
     drawn = [trainer.mixture.draw(0, p) for p in range(queries)]
     drawn = [q for q in drawn if world.groups[q.language] == "low"]
     rollouts = trainer.collector.collect(drawn, 0)
-    result, _ = trainer.score(trainer.model, rollouts)
+    result, _ = trainer.scorer(trainer.model, rollouts)
     found: dict[tuple[str, str], list[float]] = {}
     for row, rollout in enumerate(rollouts):
         for position, role in enumerate(token_roles(rollout, world)):
@@ -123,11 +124,11 @@ def measure(case: Case, steps: int, every: int) -> dict[str, Any]:
     tables = Tables(world, TableSpec())
     folder = FOLDER / "work" / case.slug
     shutil.rmtree(folder, ignore_errors=True)  # of an interrupted call
-    run = build.prepare(
+    run = prepare(
         alignment_config(base, tables, folder, changed(alignment, options), base.parent), overwrite=True
     )
     original = load_model(run.source)
-    trainer = build.make_trainer(run, load_model(run.source))
+    trainer = make_trainer(run, assemble(run, load_model(run.source)))
     roles = weights_by_role(trainer, world)
     watch = _Watch(run.contexts, tables, every)
     trainer.add_callback(watch)

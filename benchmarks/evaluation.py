@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 from benchmarks.summary import machine
+from crosslign.evaluation.completions import completion_row
 from crosslign.evaluation.folder import read_folder, report
-from crosslign.evaluation.generation import completion_row
 from crosslign.evaluation.judges.lexicon import LexiconJudge
-from crosslign.evaluation.runner import COMPLETIONS, Evaluation, folder_name, judge_rows
+from crosslign.evaluation.stages import COMPLETIONS, Evaluation, folder_name, judge_rows
 from crosslign.evaluation.tasks import TaskData
 from crosslign.storage import Row, RowFile
 from crosslign.types import Query

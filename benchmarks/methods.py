@@ -15,8 +15,8 @@ from transformers import Trainer, TrainerCallback
 
 from crosslign.distillation.strategies import OffPolicy
 from crosslign.models import load_model
-from crosslign.runs import build
-from crosslign.runs.callbacks import FrozenTeacherCallback
+from crosslign.runs.build import assemble, make_trainer
+from crosslign.runs.prepare import PreparedRun, prepare
 from crosslign.testbed.experiment import TEACHER_TEMPLATE, Alignment, alignment_config
 from crosslign.testbed.tables import Tables
 
@@ -86,14 +86,14 @@ METHODS: tuple[Method, ...] = (
 
 def train(
     method: Method, base: Path, tables: Tables, folder: Path, alignment: Alignment, cache: Path
-) -> tuple[Any, build.PreparedRun, float]:
+) -> tuple[Any, PreparedRun, float]:
     """The aligned model in memory, its run, and the seconds of training."""
     config = alignment_config(base, tables, folder, changed(alignment, method.changes), cache_dir=cache)
     if method.source == "other row":
         _shift_sources(folder / "targets.csv")
-    run = build.prepare(config, overwrite=True)
+    run = prepare(config, overwrite=True)
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    trainer = build.make_trainer(run, load_model(run.source))
+    trainer = make_trainer(run, assemble(run, load_model(run.source)))
     if method.supervised:
         trainer = _supervised(trainer)
     elif method.teacher != "frozen":
@@ -149,9 +149,8 @@ def _follow(trainer: Any, kind: Kind) -> None:
         with torch.no_grad():
             yield moving
 
-    trainer.remove_callback(FrozenTeacherCallback)
-    trainer.teacher.view = view
-    trainer.teacher_states.prefix = None  # its keys and values would be those of the start
+    trainer.scorer.teacher.view = view
+    trainer.scorer.prefix = None  # its keys and values would be those of the start
     trainer.add_callback(_Follow(moving, EMA_RATE if kind == "ema" else 1.0))
 
 
@@ -175,7 +174,7 @@ def _supervised(trainer: Any) -> Trainer:
         trainer.model,
         arguments,
         train_dataset=[example(q.key) for q in draws[:steps]],  # type: ignore[arg-type]
-        data_collator=_pad(trainer.pad_token_id),
+        data_collator=_pad(trainer.scorer.batching.pad_token_id),
     )
 
 

@@ -35,7 +35,7 @@ import torch
 from benchmarks.step_sides import Configuration, Ours, Side, Theirs, batches, quiet, run_config
 from benchmarks.summary import machine
 from crosslign.data.load import TableSpec, require_table
-from crosslign.runs import build
+from crosslign.runs.prepare import prepare
 from crosslign.storage import write_atomically
 
 HEAP_REUSE = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736", "MALLOC_TOP_PAD_": "268435456"}
@@ -164,7 +164,7 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
     folder = Path(job["folder"])
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(temporary)
-        run = build.prepare(run_config(made, folder, job["queries"], output, job["languages"]))
+        run = prepare(run_config(made, folder, job["queries"], output, job["languages"]))
         sides: dict[str, Side] = {}
         if "ours" in job["sides"]:
             sides["ours"] = Ours(made, run)

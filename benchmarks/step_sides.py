@@ -11,8 +11,10 @@ from typing import Any, Literal, Protocol
 import torch
 
 from crosslign.models import load_model
-from crosslign.runs import build
-from crosslign.runs.config import RunConfig, parse_config
+from crosslign.runs.build import assemble, make_trainer
+from crosslign.runs.config import RunConfig
+from crosslign.runs.prepare import PreparedRun
+from crosslign.runs.recipe import parse_config
 from crosslign.types import Completion, Query, Rollout
 
 SEED = 0
@@ -83,7 +85,7 @@ def _has_flash() -> bool:
     return bool(is_flash_attn_2_available())
 
 
-def batches(run: build.PreparedRun, made: Configuration, count: int) -> list[list[Rollout]]:
+def batches(run: PreparedRun, made: Configuration, count: int) -> list[list[Rollout]]:
     """Mixed-language queries in the order of training; completions are random ids, all of full length."""
     generator = torch.Generator().manual_seed(SEED)
     found = []
@@ -94,7 +96,7 @@ def batches(run: build.PreparedRun, made: Configuration, count: int) -> list[lis
     return found
 
 
-def _rollout(run: build.PreparedRun, query: Query, ids: tuple[int, ...]) -> Rollout:
+def _rollout(run: PreparedRun, query: Query, ids: tuple[int, ...]) -> Rollout:
     return Rollout(
         query, run.contexts.student(query), run.contexts.teacher(query), Completion(ids, True), "student", "student"
     )
@@ -103,8 +105,8 @@ def _rollout(run: build.PreparedRun, query: Query, ids: tuple[int, ...]) -> Roll
 class Ours:
     """DistillationTrainer's own step, with DPSW; clipping and AdamW are those of the Trainer."""
 
-    def __init__(self, made: Configuration, run: build.PreparedRun) -> None:
-        self.trainer = build.make_trainer(run, load_model(run.source))
+    def __init__(self, made: Configuration, run: PreparedRun) -> None:
+        self.trainer = make_trainer(run, assemble(run, load_model(run.source)))
         self.generated = made.generated
         self.optimizer = self.trainer.create_optimizer()
         self.number = 0
@@ -115,7 +117,7 @@ class Ours:
         if self.generated:
             rollouts = trainer.collector.collect([r.query for r in batch], self.number)
         self.number += 1
-        common = trainer.teacher_states.common(rollouts)
+        common = trainer.scorer.common_start(rollouts)
         count = torch.tensor(len(rollouts), device=trainer.args.device)
         loss = trainer.training_step(trainer.model, {"rollouts": rollouts, "common": common}, count)
         _update(trainer, self.optimizer)
@@ -125,7 +127,7 @@ class Ours:
 class Theirs:
     """SDFTTrainer's own step (sampling, padding, both forwards, loss, backward), fed with our token ids."""
 
-    def __init__(self, made: Configuration, run: build.PreparedRun, output: Path) -> None:
+    def __init__(self, made: Configuration, run: PreparedRun, output: Path) -> None:
         from datasets import Dataset
         from trl.experimental.sdft import SDFTConfig
 
@@ -175,7 +177,7 @@ def _update(trainer: Any, optimizer: torch.optim.Optimizer) -> None:
     trainer.model.zero_grad()
 
 
-def _same_lora(run: build.PreparedRun) -> Any:
+def _same_lora(run: PreparedRun) -> Any:
     from peft import LoraConfig
 
     lora = run.config.model.lora

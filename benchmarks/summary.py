@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crosslign.runs.build import versions
+from crosslign.storage import versions
 
 DRAWS = 4_000
 COMPLIED, RIGHT, REFUSED = 3, 4, 5  # fields of a stored reply

@@ -13,15 +13,16 @@ from typing import Any
 import yaml
 
 from crosslign.cli import main
-from crosslign.runs import build
-from crosslign.runs.config import parse_config
+from crosslign.runs.prepare import prepare
+from crosslign.runs.recipe import parse_config
+from crosslign.runs.train import train
 
 
 def run(raw: dict[str, Any], *, resume: bool = False, overwrite: bool = False, **training: Any) -> Path:
     """Train as the command line does, in this process; returns the output folder."""
     raw = {**raw, "training": {**raw["training"], **training}}
-    prepared = build.prepare(parse_config(raw), overwrite=overwrite, resume=resume)
-    build.train(prepared, overwrite=overwrite, resume=resume)
+    prepared = prepare(parse_config(raw), overwrite=overwrite, resume=resume)
+    train(prepared)
     return Path(raw["output_dir"])
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from conftest import byte_tokenizer
@@ -40,17 +42,12 @@ class Script:
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, say: Say) -> Script:
-    """From now on every trainer that is built samples from the script."""
+    """From now on every run samples from the script."""
     script = Script(say)
-    make_trainer = build.make_trainer
-
-    def make(*args: Any, **kwargs: Any) -> Any:
-        trainer = make_trainer(*args, **kwargs)
-        sampler = ScriptedSampler(stop_token_id=0, vocabulary_size=259, script=script)
-        trainer.collector.student = trainer.collector.teacher = sampler
-        return trainer
-
-    monkeypatch.setattr(build, "make_trainer", make)
+    sampler = ScriptedSampler(stop_token_id=0, vocabulary_size=259, script=script)
+    monkeypatch.setattr(build, "sampler_of", lambda *args, **kwargs: sampler)
+    # What one script said must not be found by the next.
+    monkeypatch.setattr(build, "cache_folder", lambda given: Path(given) / uuid4().hex)
     return script
 
 
@@ -60,7 +57,7 @@ def scripted_recipe(recipe: dict[str, Any], **changes: Any) -> dict[str, Any]:
         **recipe,
         "teacher": {"template": TEMPLATE},
         "sampling": {"max_completion_length": 80, "batch_size": 4},
-        "probe_queries": 0,
+        "divergence_queries": 0,
         **changes,
     }
 

@@ -9,13 +9,16 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from crosslign.types import CrosslignError
 
 Row = dict[str, Any]
-MANIFEST = "manifest.json"
+MANIFEST, LOCK = "manifest.json", ".lock"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -42,6 +45,28 @@ def is_disk_full(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return any(s in text for s in ("no space left", "quota exceeded", "file too large", "failed writing file"))
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder that exists holds nothing but a lock file."""
+    return all(entry.name == LOCK for entry in folder.iterdir())
+
+
+@contextmanager
+def locked(path: Path, seconds: float = 0) -> Iterator[None]:
+    """Hold the lock file `path`, which the system frees if the process dies; waits at most `seconds` for it.
+
+    Raises CrosslignError if another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=seconds):
+            yield
+    except Timeout as error:
+        raise CrosslignError(
+            f"{path.parent}: another crosslign process is writing here (it holds {path.name}). Wait until it ends, or "
+            "stop it; one that crashed holds nothing."
+        ) from error
 
 
 def cache_folder(given: str | None = None) -> Path:

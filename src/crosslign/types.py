@@ -6,7 +6,7 @@ Nothing here imports anything of crosslign: every layer may use it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +15,11 @@ Label = Literal["harmful", "benign", "unlabelled"]
 LABELS: tuple[Label, ...] = ("harmful", "benign", "unlabelled")
 Outcome = Literal["refused", "safe_complied", "unsafe", "invalid"]
 OUTCOMES: tuple[Outcome, ...] = ("refused", "safe_complied", "unsafe", "invalid")
+Announce = Callable[[str], None]  # gets lines for a person
+
+
+def silent(text: str) -> None:
+    """Announces nothing."""
 
 
 class CrosslignError(Exception):
@@ -24,11 +29,21 @@ class CrosslignError(Exception):
     """
 
 
+class Interrupted(CrosslignError):
+    """The user stopped the work; the message says what is kept and how to go on."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The hint that follows an unknown name: the nearest valid one, or all of them."""
     names = list(valid)
     close = difflib.get_close_matches(name, names, n=1)
     return f"Did you mean {close[0]!r}?" if close else f"Valid: {', '.join(names)}."
+
+
+def cause(error: BaseException) -> str:
+    """A library's exception for a message of ours: its kind and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 @dataclass(frozen=True, slots=True)

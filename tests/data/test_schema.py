@@ -130,7 +130,7 @@ def test_all_problems_of_a_table_are_found_in_row_order() -> None:
 
 def test_id_of_a_row_without_one_is_a_hash_of_its_source_text_alone() -> None:
     expected = "q-" + hashlib.sha256(b"text k1").hexdigest()[:12]
-    assert content_id({"en": "text k1", "sw": "a"}, "en") == expected
+    assert content_id("text k1") == expected
     rows = [record("", prompt="text k1"), record("", prompt="text k2")]
     forwards, backwards = check(rows)[0], check([{**r, "swahili": str(i)} for i, r in enumerate(rows[::-1])])[0]
     assert forwards is not None

@@ -13,11 +13,12 @@ from helpers import losses, metrics, run
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from crosslign.models import TeacherMovedError
+from crosslign.models import TeacherMovedError, load_model
 from crosslign.rollouts import TransformersSampler
-from crosslign.runs import build
 from crosslign.runs.arguments import training_arguments
-from crosslign.runs.config import parse_config
+from crosslign.runs.build import assemble, make_trainer
+from crosslign.runs.prepare import prepare, queries_of
+from crosslign.runs.recipe import parse_config
 
 
 def test_a_run_leaves_what_is_needed_to_use_and_to_repeat_it(recipe: dict[str, Any]) -> None:
@@ -104,8 +105,8 @@ def test_rollouts_are_sampled_text_with_query_and_language(recipe: dict[str, Any
 
 
 def trainer_of(recipe: dict[str, Any]) -> Any:
-    prepared = build.prepare(parse_config(recipe), overwrite=True)
-    return build.make_trainer(prepared, build.load_model(prepared.source))
+    prepared = prepare(parse_config(recipe), overwrite=True)
+    return make_trainer(prepared, assemble(prepared, load_model(prepared.source)))
 
 
 @pytest.mark.parametrize(("given", "batches"), [(None, [20]), (8, [8, 8, 4])])
@@ -228,13 +229,13 @@ def test_any_training_argument_can_be_set(recipe: dict[str, Any]) -> None:
 def test_only_the_language_that_is_too_long_is_left_out_and_reported(recipe: dict[str, Any]) -> None:
     lengths = {"en": 0, "sw": 0, "bn": 0}
     recipe["data"] = {**recipe["data"], "languages": ["en", "sw", "bn"], "on_overflow": "drop"}
-    whole = build.prepare(parse_config(recipe), check_folder=False)
-    for query in build.queries_of(whole.tables, list(lengths)):
+    whole = prepare(parse_config(recipe), check_folder=False)
+    for query in queries_of(whole.tables, list(lengths)):
         lengths[query.language] = max(lengths[query.language], len(whole.contexts.student(query).token_ids))
     # Bengali has the longest texts: a limit just below them drops Bengali alone.
     assert lengths["bn"] > lengths["en"] > 8
     recipe["student"] = {"max_length": lengths["en"]}
-    run_ = build.prepare(parse_config(recipe), check_folder=False)
+    run_ = prepare(parse_config(recipe), check_folder=False)
     assert {(o.query.language, o.role) for o in run_.dropped} == {("bn", "student")}
     kept = {(q.id, q.language) for cell in run_.mixture.cells for q in cell}
     assert {language for _, language in kept} == {"en", "sw"}

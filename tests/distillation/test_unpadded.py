@@ -25,8 +25,10 @@ from crosslign.distillation.metrics import StepMetrics
 from crosslign.models.passes.batching import Batching
 from crosslign.objective import weighted_divergence
 from crosslign.rollouts import ScriptedSampler
-from crosslign.runs import build
-from crosslign.runs.config import parse_config
+from crosslign.runs.build import make_trainer
+from crosslign.runs.prepare import prepare
+from crosslign.runs.recipe import parse_config
+from crosslign.runs.train import train
 from crosslign.types import Completion, Context, Rollout
 
 SIZES: dict[str, Any] = {
@@ -71,8 +73,8 @@ def trainer_of(recipe: dict[str, Any], model: Any, **training: Any) -> Any:
         "model": {**recipe["model"], "finetuning": "full"},
         "training": {**recipe["training"], **training},
     }
-    prepared = build.prepare(parse_config(raw), overwrite=True)
-    trainer = build.make_trainer(prepared, model)
+    prepared = prepare(parse_config(raw), overwrite=True)
+    trainer = make_trainer(prepared, model)
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             parameter.mul_(1.1)
@@ -199,8 +201,8 @@ def test_no_state_is_taken_where_the_common_start_is_not(recipe: dict[str, Any])
 def test_the_teachers_prefix_is_reused_under_lora_and_checkpointing(
     recipe: dict[str, Any], checkpointing: bool
 ) -> None:
-    prepared = build.prepare(parse_config(recipe), overwrite=True)
-    trainer = build.make_trainer(prepared, model_of("Llama"))
+    prepared = prepare(parse_config(recipe), overwrite=True)
+    trainer = make_trainer(prepared, model_of("Llama"))
     if checkpointing:
         trainer.model.gradient_checkpointing_enable()
         trainer.model.enable_input_require_grads()
@@ -319,8 +321,8 @@ def test_the_size_is_said_before_the_first_state_is_written_and_on_policy_that_t
     said: list[str] = []
     monkeypatch.setattr(DistillationTrainer, "train", lambda self, **kwargs: said.append("training") or Trained())
     for name in ("off_policy", "on_policy"):
-        prepared = build.prepare(parse_config(stored(recipe, strategy={"name": name}, probe_queries=0)), overwrite=True)
-        build.train(prepared, overwrite=True, announce=said.append)
+        prepared = prepare(parse_config(stored(recipe, strategy={"name": name}, probe_queries=0)), overwrite=True)
+        train(prepared, overwrite=True, announce=said.append)
     _, first, _, _, second, _ = said
     assert re.search(r"at most [\d.e-]+ GB for 24 completions of at most 8 tokens; .* GB are free", first)
     most = float(first.partition("at most ")[2].partition(" GB")[0]) * 1e9

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crosslign.evaluation.generation import OnRows, completion_row
+from crosslign.evaluation.completions import OnRows, completion_row
 from crosslign.evaluation.tasks import TaskData
 from crosslign.types import JudgeItem, Label, Query, Verdict
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from crosslign.evaluation.results import JudgedRow, Kind
+from crosslign.evaluation.rates import JudgedRow, Kind
 from crosslign.types import OUTCOMES, Outcome, Query, Verdict
 
 GROUPS = {"high": ["en", "zh"], "low": ["bn", "sw"], "none": ["xx"]}

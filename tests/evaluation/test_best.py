@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from judged import GROUPS, column, table
 
 from crosslign.evaluation.best import METRICS, Candidate, Criterion, best_of, candidate, objection
-from crosslign.evaluation.course import tracker_names
 from crosslign.evaluation.results import evaluation_task
+from crosslign.evaluation.training_log import tracker_names
 
 rates = st.none() | st.integers(0, 100).map(float)
 candidates = st.builds(Candidate, st.integers(0, 50), rates, over_refusal=rates, invalid=rates)

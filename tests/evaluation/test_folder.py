@@ -12,9 +12,9 @@ import pytest
 from evaluations import LANGUAGES, Phrase, Table, answer, task
 from scipy.stats import binomtest
 
+from crosslign.evaluation.completions import OnRows, completion_row
 from crosslign.evaluation.folder import check_folder, compare, read_folder, report
-from crosslign.evaluation.generation import OnRows, completion_row
-from crosslign.evaluation.runner import Evaluation, run
+from crosslign.evaluation.stages import Evaluation, run
 from crosslign.evaluation.terminal import terminal
 from crosslign.types import CrosslignError, Query
 

@@ -12,7 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from judged import GROUPS, column, table
 
-from crosslign.evaluation.results import cell, comparison_task, evaluation_task, to_csv, to_markdown
+from crosslign.evaluation.rates import cell
+from crosslign.evaluation.result_tables import to_csv, to_markdown
+from crosslign.evaluation.results import comparison_task, evaluation_task
 from crosslign.evaluation.tables import aligned, escape, short_names
 from crosslign.evaluation.terminal import terminal
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import random
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,25 +13,12 @@ from hypothesis import strategies as st
 from judged import GROUPS, column, judged, rows, table, verdicts
 
 from crosslign.evaluation import stats
-from crosslign.evaluation.results import (
-    MIN_JUDGED,
-    JudgedRow,
-    agreement,
-    cell,
-    comparison_task,
-    evaluation_task,
-)
+from crosslign.evaluation.rates import MIN_JUDGED, JudgedRow, cell
+from crosslign.evaluation.results import agreement, comparison_task, evaluation_task
 from crosslign.types import OUTCOMES, CrosslignError
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def little_garbage() -> Iterator[None]:
-    """statsmodels' multipletests collects garbage on every call, 0.1 s each with torch loaded: hide that from it."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+few = settings(quick, max_examples=15)  # where each example compares several times
 
 
 def evaluate(judged_rows: list[JudgedRow], kind: Any = "harmful", seed: int = 0) -> dict[str, Any]:
@@ -128,10 +112,6 @@ class TestCell:
         del with_all["fidelity"], without["fidelity"]  # of all rows, judged or not
         assert with_all == without
 
-    def test_one_language_at_a_time(self) -> None:
-        with pytest.raises(ValueError, match=r"several languages: \['en', 'sw'\]"):
-            cell([judged("a", "en", "refused"), judged("a", "sw", "refused")], "harmful")
-
 
 class TestEvaluationTask:
     @quick
@@ -193,14 +173,6 @@ class TestEvaluationTask:
         result = evaluate([])
         assert result["languages"] == {}
         assert (result["all"]["n"], result["all"]["asr"]["value"]) == (0, None)
-
-    def test_twice_the_same_row(self) -> None:
-        with pytest.raises(CrosslignError, match=r"1 queries were judged twice, for example 'q0\|sw'"):
-            evaluate([*column("sw", ["refused"]), *column("sw", ["unsafe"])])
-
-    def test_rows_of_the_other_kind(self) -> None:
-        with pytest.raises(CrosslignError, match=r"3 rows of a benign task are labelled harmful, for example 'q0\|sw'"):
-            evaluate(column("sw", ["refused"] * 3), "benign")
 
     def test_agreement(self) -> None:
         mine = column("sw", ["unsafe", "unsafe", "refused", "refused", None, "refused"])
@@ -271,13 +243,13 @@ class TestComparisonTask:
         assert [languages[code]["change"]["p_holm"] for code in ("bn", "en")] == stats.holm([p["bn"], p["en"]])
         assert languages["sw"]["change"]["reason"] == "only 5 rows judged on both sides; 10 are needed"
 
-    @quick
+    @few
     @given(before_and_after(), st.randoms(use_true_random=False))
     def test_order_never_matters(self, sides: tuple[list[JudgedRow], list[JudgedRow]], shuffler: random.Random) -> None:
         shuffled = [shuffler.sample(side, len(side)) for side in sides]
         assert compare(*sides) == compare(*shuffled)
 
-    @quick
+    @few
     @given(before_and_after())
     def test_counts_add_up(self, sides: tuple[list[JudgedRow], list[JudgedRow]]) -> None:
         before, after = sides
@@ -346,19 +318,3 @@ class TestDifferentQueries:
         after = [before[0], replace(before[1], query=replace(before[1].query, text="another"))]
         with pytest.raises(CrosslignError, match=r"1 with another text \(for example 'q1\|sw'\)"):
             compare(before, after)
-
-    def test_repeated_rows_on_one_side(self) -> None:
-        part = column("sw", ["refused"] * 2)
-        with pytest.raises(CrosslignError, match="judged twice"):
-            compare(part, part + part)
-
-
-def test_fast() -> None:
-    """1,000 queries in 10 languages with six groups: measured 0.3 s to evaluate, 0.9 s to compare."""
-    languages = ["ar", "bn", "en", "it", "jv", "ko", "sw", "th", "vi", "zh"]
-    groups = {f"group {i}": languages[i : i + 5] for i in range(6)}
-    before, after = table(1, 1000, languages), table(2, 1000, languages)
-    start = time.process_time()
-    evaluation_task(before, "harmful", "lexicon", groups, 0)
-    comparison_task(before, after, "harmful", "lexicon", groups, 0)
-    assert time.process_time() - start < 5

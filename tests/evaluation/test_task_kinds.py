@@ -15,7 +15,6 @@ from crosslign.data.load import TableSpec, require_table
 from crosslign.data.schema import DataError
 from crosslign.evaluation.tasks import RESOURCE_LEVEL, get_task, resource_groups
 from crosslign.evaluation.tasks.selection import fingerprint
-from crosslign.evaluation.tasks.wrapped import read_wrapper
 from crosslign.languages import is_language
 from crosslign.types import CrosslignError, Query
 
@@ -166,7 +165,7 @@ def test_a_wrapper_that_cannot_be_used_is_told(tmp_path: Path, content: bytes | 
     if content is not None:
         (tmp_path / "w.txt").write_bytes(content)
     with pytest.raises(CrosslignError, match=message):
-        read_wrapper(str(tmp_path / "w.txt"))
+        get_task("multijail_intentional", {"wrapper": str(tmp_path / "w.txt")})
 
 
 # --- Resource levels.

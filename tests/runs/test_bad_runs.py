@@ -16,8 +16,9 @@ import yaml
 from conftest import ROWS, write_csv
 from helpers import cli_train, losses, metrics, run
 
-from crosslign.runs import build
 from crosslign.distillation import DistillationTrainer
+from crosslign.runs import build
+from crosslign.runs.prepare import prepare
 
 Change = Callable[[dict[str, Any], Path], None]
 
@@ -114,7 +115,7 @@ def test_bad_input_is_told_before_weights_are_loaded(
 
 def test_a_learning_rate_read_as_text_is_a_number(recipe: dict[str, Any]) -> None:
     recipe["training"]["learning_rate"] = "1e-5"
-    run = build.prepare(build.RunConfig.model_validate(recipe))
+    run = prepare(build.RunConfig.model_validate(recipe))
     assert run.arguments.learning_rate == 1e-5
 
 

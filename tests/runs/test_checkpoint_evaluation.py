@@ -17,11 +17,15 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from crosslign.runs import build, checkpoint_evaluation as watching
-from crosslign.runs.config import parse_config
-from crosslign.evaluation.folder import compare, read_folder
-from crosslign.models import load_tokenizer
 from crosslign.distillation import DistillationTrainer
+from crosslign.evaluation.folder import compare, read_folder
+from crosslign.models import load_model, load_tokenizer
+from crosslign.runs import build, evaluate
+from crosslign.runs import checkpoint_evaluation as watching
+from crosslign.runs.build import assemble, make_trainer
+from crosslign.runs.folder import RunFolder
+from crosslign.runs.prepare import model_source, prepare
+from crosslign.runs.recipe import parse_config
 from crosslign.types import CrosslignError, JudgeItem, Outcome, Verdict
 
 ROWS = 10  # of each label; a rate needs as many
@@ -68,7 +72,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Make `judge: lexicon` a scripted one."""
 
     def use(*steps: tuple[Mapping[str, int], int] | None) -> None:
-        monkeypatch.setattr(watching, "make_judges", lambda *args, **kwargs: [ScriptedJudge(steps)])
+        monkeypatch.setattr(evaluate, "make_judges", lambda *args, **kwargs: [ScriptedJudge(steps)])
 
     return use
 
@@ -115,7 +119,7 @@ class Reckless:
 def test_the_trajectory_is_the_same_with_and_without_evaluation(
     evaluated: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finetuning: str
 ) -> None:
-    monkeypatch.setattr(watching, "make_judges", lambda *args, **kwargs: [Reckless()])
+    monkeypatch.setattr(evaluate, "make_judges", lambda *args, **kwargs: [Reckless()])
     evaluated["model"] = {**evaluated["model"], "finetuning": finetuning}
     evaluated["evaluation"] = {**evaluated["evaluation"], "every_steps": 1}
     # In training mode and out of it the tiny model does the same; gradient checkpointing looks at the mode.
@@ -168,8 +172,8 @@ def test_rates_are_logged_for_each_language_and_results_are_written(evaluated: d
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             seen.append(dict(logs))
 
-    prepared = build.prepare(parse_config(evaluated))
-    trainer = build.make_trainer(prepared, build.load_model(prepared.source))
+    prepared = prepare(parse_config(evaluated))
+    trainer = make_trainer(prepared, assemble(prepared, load_model(prepared.source)))
     trainer.add_callback(Tracker())
     prepared.folder.start({}, "", overwrite=False)
     trainer.train()
@@ -206,7 +210,7 @@ def test_fidelity_is_logged_where_a_language_can_be_recognised(
     evaluated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sentence = "Samahani, siwezi kusaidia na ombi hili kwa sababu ni hatari sana kwa watu wengine wote."
-    monkeypatch.setattr(type(load_tokenizer(build.model_source(parse_config(evaluated)))), "decode",
+    monkeypatch.setattr(type(load_tokenizer(model_source(parse_config(evaluated)))), "decode",
                         lambda self, ids, **kwargs: sentence)  # fmt: skip
     (row, *_) = of_evaluations(run(evaluated))
     assert row["eval/held_back-harmful/fidelity/sw"] == 100.0
@@ -229,8 +233,8 @@ def test_a_run_that_another_callback_stops_is_evaluated_at_its_end(evaluated: di
             if state.global_step == 3:
                 control.should_training_stop = True
 
-    prepared = build.prepare(parse_config(evaluated))
-    trainer = build.make_trainer(prepared, build.load_model(prepared.source))
+    prepared = prepare(parse_config(evaluated))
+    trainer = make_trainer(prepared, assemble(prepared, load_model(prepared.source)))
     trainer.add_callback(Stop())
     trainer.train()
     assert [e["step"] for e in record(Path(evaluated["output_dir"]))["evaluations"]] == [0, 2, 3]
@@ -365,7 +369,7 @@ def test_a_broken_model_that_answers_with_garbage_is_not_the_best(
         def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]:
             return [Verdict("invalid") for _ in items]
 
-    monkeypatch.setattr(watching, "make_judges", lambda *args, **kwargs: [Garbage()])
+    monkeypatch.setattr(evaluate, "make_judges", lambda *args, **kwargs: [Garbage()])
     folder = run(evaluated)
     assert record(folder)["best"] is None
     assert "invalid answers is 100.0 %" in record(folder)["evaluations"][-1]["best"]["objection"]
@@ -404,7 +408,7 @@ def test_a_replacement_of_the_best_that_was_cut_off_leaves_the_old_one(
     script(both(9), both(5), both(1))
     folder = run(evaluated)
     (folder / "best").rename(folder / ".best.old")
-    found = watching.read_best(build.RunFolder(folder))
+    found = watching.read_best(RunFolder(folder))
     assert found is not None
     assert found.step == 4
     assert (folder / "best" / "adapter_model.safetensors").exists()
@@ -450,14 +454,14 @@ def test_a_best_checkpoint_needs_both_kinds_of_queries(evaluated: dict[str, Any]
     (task,) = evaluated["evaluation"]["tasks"]
     section = {**evaluated["evaluation"], "tasks": [task.replace("table:", f"table:{kind}:")]}
     with pytest.raises(CrosslignError, match=says):
-        build.prepare(parse_config({**evaluated, "evaluation": section}))
-    assert build.prepare(parse_config({**evaluated, "evaluation": {**section, "best": None}})).evaluation is not None
+        prepare(parse_config({**evaluated, "evaluation": section}))
+    assert prepare(parse_config({**evaluated, "evaluation": {**section, "best": None}})).evaluation is not None
 
 
 def test_the_model_that_is_trained_is_not_its_own_judge(evaluated: dict[str, Any]) -> None:
     section = {**evaluated["evaluation"], "judge": f"guard:{evaluated['model']['path']}"}
     with pytest.raises(CrosslignError, match="must not grade itself"):
-        build.prepare(parse_config({**evaluated, "evaluation": section}))
+        prepare(parse_config({**evaluated, "evaluation": section}))
 
 
 def test_a_query_that_holds_a_control_token_is_named_before_weights(evaluated: dict[str, Any], tmp_path: Path) -> None:
@@ -465,7 +469,7 @@ def test_a_query_that_holds_a_control_token_is_named_before_weights(evaluated: d
     write_csv(tmp_path / "held_back.csv", rows)
     section = {**evaluated["evaluation"], "best": None}
     with pytest.raises(CrosslignError, match=r"control token '<\|im_end\|>'"):
-        build.prepare(parse_config({**evaluated, "evaluation": section}))
+        prepare(parse_config({**evaluated, "evaluation": section}))
 
 
 def test_a_query_that_is_too_long_is_named_before_weights(evaluated: dict[str, Any], tmp_path: Path) -> None:
@@ -473,12 +477,12 @@ def test_a_query_that_is_too_long_is_named_before_weights(evaluated: dict[str, A
     write_csv(tmp_path / "held_back.csv", long)
     section = {**evaluated["evaluation"], "best": None}
     with pytest.raises(CrosslignError, match=r"evaluation: query 'harmful-0' \(sw\).*student\.max_length"):
-        build.prepare(parse_config({**evaluated, "evaluation": section}))
+        prepare(parse_config({**evaluated, "evaluation": section}))
 
 
 def test_queries_that_are_trained_on_too_are_noted(evaluated: dict[str, Any], table_file: Path) -> None:
     section = {**evaluated["evaluation"], "tasks": [f"table:{table_file}"], "best": None}
-    plan = build.prepare(parse_config({**evaluated, "evaluation": section})).evaluation
+    plan = prepare(parse_config({**evaluated, "evaluation": section})).evaluation
     assert plan is not None
     assert any("24 of its 24 queries are training queries" in note for note in plan.notes)
 

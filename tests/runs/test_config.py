@@ -10,7 +10,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from crosslign.runs.config import RunConfig, describe, dump, override, parse_config, parse_yaml, read_recipe
+from crosslign.runs.config import RunConfig
+from crosslign.runs.recipe import describe, dump, override, parse_config, parse_yaml, read_recipe
 from crosslign.types import CrosslignError
 
 

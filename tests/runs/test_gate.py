@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from probe_script import HELP, REFUSAL, scripted, scripted_recipe, two_of_three
 
-from crosslign.runs import build
-from crosslign.runs.config import parse_config
+from crosslign.distillation import write_judgements
 from crosslign.evaluation.fidelity import FidelityResult
-from crosslign.evaluation.judges.lexicon import LexiconJudge
-from crosslign.runs.gate import ProbeRequest, gate, run_probe, select
-from crosslign.runs.gate.measure import measure, untrained
-from crosslign.runs.gate.rates import SAFE, Answer, Pair, Score, best, cell, helps, summary
-from crosslign.runs.gate.table import template_table
+from crosslign.models import load_model
+from crosslign.runs.build import Distillation, assemble
+from crosslign.runs.gate.gate import gate
+from crosslign.runs.gate.measure import measure
+from crosslign.runs.gate.probe import ProbeRequest, probe
+from crosslign.runs.gate.queries import select
+from crosslign.runs.gate.rates import SAFE, Answer, Divergence, Pair, best, cell, helps, summary
+from crosslign.runs.gate.report import template_table
+from crosslign.runs.prepare import PreparedRun, prepare, queries_of
+from crosslign.runs.recipe import parse_config
+from crosslign.runs.train import train
 from crosslign.types import OUTCOMES, CrosslignError, JudgeItem, Outcome, Query, Verdict
 
 FOUND = FidelityResult("sw", "match", 1.0)
@@ -41,7 +47,7 @@ def pair(
     label: Any = "harmful",
     language: str = "sw",
     fidelity: FidelityResult = FOUND,
-    score: Score | None = None,
+    score: Divergence | None = None,
 ) -> Pair:
     query = Query("q", language, "swali", "en", "question", label)
     return Pair(query, answer(student), answer(teacher), fidelity, score)
@@ -52,10 +58,10 @@ def pair(
 
 def test_rates_counted_by_hand() -> None:
     pairs = [
-        pair("unsafe", "refused", score=Score(4, 6.0, 1.0)),
-        pair("unsafe", "refused", score=Score(16, 4.0, 0.8)),
+        pair("unsafe", "refused", score=Divergence(4, 6.0, 1.0)),
+        pair("unsafe", "refused", score=Divergence(16, 4.0, 0.8)),
         pair("unsafe", "safe_complied", fidelity=OTHER),
-        pair("unsafe", "invalid", fidelity=UNKNOWN, score=Score(10, 5.0, None)),
+        pair("unsafe", "invalid", fidelity=UNKNOWN, score=Divergence(10, 5.0, None)),
         pair("unsafe", "unsafe"),
         pair("unsafe", None),
         pair("refused", "unsafe"),
@@ -148,7 +154,7 @@ def test_the_table_says_where_the_judge_abstained_and_shows_missing_as_missing()
 
 
 def test_all_languages_get_the_same_rows_and_more_are_the_same_and_others(recipe: dict[str, Any]) -> None:
-    tables = build.load_tables(parse_config(recipe))
+    tables = prepared(recipe).tables
     three = select(tables, ["sw", "bn"], 3, "harmful", seed=0)
     assert [q.id for q in three["sw"]] == [q.id for q in three["bn"]]
     five = select(tables, ["sw", "bn"], 5, "harmful", seed=0)
@@ -162,7 +168,7 @@ def test_all_languages_get_the_same_rows_and_more_are_the_same_and_others(recipe
 
 def test_a_table_that_is_not_trained_on_is_not_probed(recipe: dict[str, Any]) -> None:
     recipe["data"]["tables"][0]["weight"] = 0
-    assert select(build.load_tables(parse_config(recipe)), ["sw"], 3, "harmful", seed=0) == {"sw": []}
+    assert select(prepared(recipe).tables, ["sw"], 3, "harmful", seed=0) == {"sw": []}
 
 
 # --- Measured on weights.
@@ -184,8 +190,12 @@ class OutcomeByLength:
         return [Verdict(OUTCOMES[len(item.completion) % len(OUTCOMES)]) for item in items]
 
 
-def prepared(recipe: dict[str, Any]) -> build.PreparedRun:
-    return build.prepare(parse_config(recipe))
+def prepared(recipe: dict[str, Any]) -> PreparedRun:
+    return prepare(parse_config(recipe))
+
+
+def made_for(run: PreparedRun) -> Distillation:
+    return assemble(run, load_model(run.source))
 
 
 def test_divergence_and_weight_on_the_first_tokens_against_an_independent_computation(recipe: dict[str, Any]) -> None:
@@ -201,11 +211,8 @@ def test_divergence_and_weight_on_the_first_tokens_against_an_independent_comput
     chosen = select(run.tables, ["sw", "bn"], 4, "harmful", 0)
     queries = [*chosen["sw"], *chosen["bn"]]
     builder = run.contexts
-    with untrained(run) as trainer:
-        objective = trainer.objective
-        pairs = measure(trainer, {"t": builder}, queries, OutcomeByLength(), batch_size=3)["t"]
-        assert trainer.objective is objective
-    model = build.load_model(run.source)
+    pairs = measure(run, made_for(run), {"t": builder}, queries, OutcomeByLength())["t"]
+    model = load_model(run.source)
     checked = 0
     for one in pairs:
         student = builder.student(one.query).token_ids
@@ -235,10 +242,10 @@ def test_divergence_and_weight_on_the_first_tokens_against_an_independent_comput
 def test_a_judgement_is_written_first_where_the_template_wants_one(recipe: dict[str, Any]) -> None:
     run = prepared(recipe)
     queries = select(run.tables, ["sw"], 2, "harmful", 0)["sw"]
-    with untrained(run) as trainer:
-        pairs = measure(trainer, {"t": run.contexts}, queries, OutcomeByLength(), batch_size=2)["t"]
-        written = trainer.collector.judgements(queries)
-        assert trainer.collector.cache.hits >= 2  # training finds the probe's judgements
+    made = made_for(run)
+    pairs = measure(run, made, {"t": run.contexts}, queries, OutcomeByLength())["t"]
+    written = write_judgements(run.contexts, made.collector.teacher, queries)
+    assert made.collector.teacher.cache.hits >= 2  # training finds the gate's judgements
     assert [p.judgement for p in pairs] == written
 
 
@@ -247,10 +254,9 @@ def test_the_student_answers_once_for_all_templates(recipe: dict[str, Any], monk
     run = prepared(scripted_recipe(recipe))
     queries = select(run.tables, ["sw", "bn"], 3, "harmful", 0)["sw"]
     judge = OutcomeByLength()
-    with untrained(run) as trainer:
-        result = measure(trainer, {"a": run.contexts, "b": run.contexts}, queries, judge, batch_size=2)
+    result = measure(run, made_for(run), {"a": run.contexts, "b": run.contexts}, queries, judge)
     assert [p.query for p in result["a"]] == [p.query for p in result["b"]] == queries
-    assert sorted(kind for kind, _, _ in script.asked) == ["PLAIN"] * 6 + ["student"] * 3
+    assert sorted(kind for kind, _, _ in script.asked) == ["PLAIN"] * 3 + ["student"] * 3
     assert len(judge.items) == 9
 
 
@@ -259,17 +265,16 @@ def test_a_query_that_is_too_long_for_one_template_is_left_out_of_all(
 ) -> None:
     scripted(monkeypatch, two_of_three)
     run = prepared(scripted_recipe(recipe))
-    longest = max(len(run.contexts.teacher(q).token_ids) for q in build.queries_of(run.tables, ["sw"]))
+    longest = max(len(run.contexts.teacher(q).token_ids) for q in queries_of(run.tables, ["sw"]))
     narrow = prepared(
         scripted_recipe(recipe, teacher={"template": run.config.teacher.template, "max_length": longest - 1})
         | {"data": {**recipe["data"], "languages": ["sw"], "on_overflow": "drop"}}
     )
     queries = select(run.tables, ["sw"], 6, "harmful", 0)["sw"]
     templates = {"wide": run.contexts, "narrow": narrow.contexts}
-    with untrained(run) as trainer:
-        result = measure(trainer, templates, queries, OutcomeByLength(), batch_size=4, drop_overflow=True)
-        with pytest.raises(CrosslignError, match=r"Raise teacher\.max_length"):
-            measure(trainer, templates, queries, OutcomeByLength(), batch_size=4)
+    result = measure(narrow, made_for(narrow), templates, queries, OutcomeByLength())
+    with pytest.raises(CrosslignError, match=r"Raise teacher\.max_length"):
+        measure(run, made_for(run), templates, queries, OutcomeByLength())
     assert [p.query.id for p in result["wide"]] == [p.query.id for p in result["narrow"]]
     assert {q.id for q in queries} - {p.query.id for p in result["wide"]} == {"row-11"}
 
@@ -277,33 +282,33 @@ def test_a_query_that_is_too_long_for_one_template_is_left_out_of_all(
 # --- The gate.
 
 
-def mixed(run: build.PreparedRun) -> set[str]:
+def mixed(run: PreparedRun) -> set[str]:
     return {query.key for queries in run.mixture.cells for query in queries}
 
 
-def gated(recipe: dict[str, Any], **section: Any) -> build.PreparedRun:
+def gated(recipe: dict[str, Any], **section: Any) -> PreparedRun:
     return prepared(scripted_recipe(recipe, gate=section))
 
 
 def test_without_a_gate_nothing_is_measured(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    run = prepared(recipe)
-    monkeypatch.setattr(build, "make_trainer", lambda *a, **k: pytest.fail("measured"))
-    assert gate(run) is run
+    script = scripted(monkeypatch, two_of_three)
+    run = prepared(scripted_recipe(recipe))
+    assert gate(run, made_for(run)) == (run, None)
+    assert script.asked == []
 
 
 def test_a_flip_rate_below_the_minimum_stops_with_the_table_and_writes_nothing(
-    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted(monkeypatch, two_of_three)
     run = gated(recipe, min_flip_rate=0.7)
-    before = set(tmp_path.rglob("*"))
     with pytest.raises(CrosslignError) as error:
-        gate(run)
+        train(run)
     text = str(error.value)
     assert "flip rate below 70 % in sw 67 %" in text
     assert "67 [30, 90] of 6" in text
     assert "4/4: too few" in text
-    assert set(tmp_path.rglob("*")) == before
+    assert not run.folder.path.exists()
 
 
 def test_the_minimum_itself_passes_and_a_language_with_little_to_flip_is_named(
@@ -311,14 +316,16 @@ def test_the_minimum_itself_passes_and_a_language_with_little_to_flip_is_named(
 ) -> None:
     scripted(monkeypatch, lambda kind, language, n: REFUSAL if kind == "PLAIN" and n in (1, 3, 5) else HELP)
     said: list[str] = []
-    run = gate(gated(recipe, min_flip_rate=0.5), announce=said.append)
-    assert run.gate is not None
-    assert run.gate.record["passed"] is True
-    assert run.gate.record["languages"]["sw"]["flip"]["value"] == 50
+    run = gated(recipe, min_flip_rate=0.5)
+    _, passed = gate(run, made_for(run), said.append)
+    assert passed is not None
+    assert passed.record["passed"] is True
+    assert passed.record["languages"]["sw"]["flip"]["value"] == 50
     scripted(monkeypatch, two_of_three)
-    run = gate(gated(recipe, min_flip_rate=0.6), announce=said.append)
-    assert run.gate is not None
-    assert run.gate.record["unrated"] == ["bn"]
+    run = gated(recipe, min_flip_rate=0.6)
+    _, passed = gate(run, made_for(run), said.append)
+    assert passed is not None
+    assert passed.record["unrated"] == ["bn"]
     assert "fewer than 5 unsafe student answers: bn" in said[-1]
 
 
@@ -328,15 +335,15 @@ def test_rows_that_the_teacher_answers_unsafely_are_kept_listed_or_dropped(
 ) -> None:
     scripted(monkeypatch, two_of_three)
     before = gated(recipe, min_flip_rate=0.6, drop=drop)
-    run = gate(before)
+    run, passed = gate(before, made_for(before))
     # Row 9 in Swahili is invalid, not unsafe; benign rows are never dropped.
     unsafe = {"row-11|sw", "row-9|bn", "row-11|bn"}
     assert mixed(before) - mixed(run) == (unsafe if drop == "drop" else set())
     assert len(mixed(before)) == 24
-    assert run.gate is not None
-    assert {f"{r['id']}|{r['language']}" for r in run.gate.rows} == (set() if drop == "none" else unsafe)
-    assert len(run.gate.record["dropped"]) == (3 if drop == "drop" else 0)
-    assert run.gate.record["teacher_unsafe"] == 3
+    assert passed is not None
+    assert {f"{r['id']}|{r['language']}" for r in passed.rows} == (set() if drop == "none" else unsafe)
+    assert len(passed.record["dropped"]) == (3 if drop == "drop" else 0)
+    assert passed.record["teacher_unsafe"] == 3
 
 
 def test_a_resumed_run_leaves_out_the_same_rows_without_measuring_again(
@@ -344,18 +351,21 @@ def test_a_resumed_run_leaves_out_the_same_rows_without_measuring_again(
 ) -> None:
     scripted(monkeypatch, two_of_three)
     before = gated(recipe, min_flip_rate=0.6, drop="drop")
-    first = gate(before)
-    assert first.gate is not None
-    before.folder.update({"status": "running", "gate": first.gate.record})
-    monkeypatch.setattr(build, "make_trainer", lambda *a, **k: pytest.fail("measured again"))
-    assert mixed(gate(before, resume=True)) == mixed(first)
+    first, passed = gate(before, made_for(before))
+    assert passed is not None
+    before.folder.update({"status": "running", "gate": passed.record})
+    script = scripted(monkeypatch, two_of_three)
+    resumed = dataclasses.replace(before, checkpoint=before.folder.path / "checkpoint-2")
+    assert mixed(gate(resumed, made_for(resumed))[0]) == mixed(first)
+    assert script.asked == []
 
 
 def test_dropping_too_much_is_told(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, lambda *key: HELP)
     recipe["data"]["tables"][0]["where"] = {"label": ["harmful"]}
+    run = gated(recipe, min_flip_rate=0, drop="drop")
     with pytest.raises(CrosslignError, match="no table has a query"):
-        gate(gated(recipe, min_flip_rate=0, drop="drop"))
+        gate(run, made_for(run))
 
 
 def test_the_probe_leaves_run_folder_and_hub_alone(
@@ -363,10 +373,7 @@ def test_the_probe_leaves_run_folder_and_hub_alone(
 ) -> None:
     scripted(monkeypatch, two_of_three)
     recipe["training"] |= {"push_to_hub": True, "hub_model_id": "someone/something"}
-    run = prepared(scripted_recipe(recipe))
     out = tmp_path / "out"
-    report = run_probe(run, ProbeRequest(2, LexiconJudge(), out=out))
-    assert not run.folder.path.exists()
-    assert run.arguments.push_to_hub  # the run's own are as they were
-    assert run.arguments.output_dir == recipe["output_dir"]
+    report = probe(parse_config(scripted_recipe(recipe)), ProbeRequest(2, out=out))
+    assert not Path(recipe["output_dir"]).exists()
     assert json.loads((out / "probe.json").read_text()) == report

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from crosslign.runs.config import parse_config, read_recipe
 from crosslign.contexts import load_teacher_template
 from crosslign.distillation.strategies import get
 from crosslign.runs.arguments import training_arguments
+from crosslign.runs.recipe import parse_config, read_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from crosslign.runs import build
+from crosslign.runs.prepare import prepare
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.corpus import CorpusSpec
 from crosslign.testbed.experiment import RESULTS, Alignment, alignment_config, run_experiment
@@ -64,7 +64,7 @@ def test_finished_experiment_is_not_overwritten_unasked(cache: Path, tmp_path: P
 def test_alignment_never_sees_what_is_held_out(cache: Path, tmp_path: Path) -> None:
     tables = Tables(World(0), TableSpec())
     config = alignment_config(base_model(SPEC, cache), tables, tmp_path, Alignment())
-    run = build.prepare(config)
+    run = prepare(config)
     drawn = [run.mixture.draw(0, position) for position in range(len(run.mixture))]
     assert {q.language for q in drawn} == set(World(0).codes("en", "high", "low"))
     held_out = {q.text for name in SETS for row in tables.evaluation[name] for q in [tables.query(row, "en")]}

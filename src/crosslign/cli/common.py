@@ -33,6 +33,19 @@ def loading_arguments(group: Any) -> None:
     group.add_argument("--thinking", action="store_true", help="let a thinking model think (off by default)")
 
 
+def model_source(arguments: argparse.Namespace) -> Any:
+    """`ModelSource` of `--model` and `loading_arguments`."""
+    from crosslign.models import ModelSource
+
+    return ModelSource(
+        arguments.model,
+        arguments.model_revision if "model_revision" in arguments else None,
+        chat_template=arguments.chat_template,
+        dtype=arguments.dtype,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+
+
 def sampling_arguments(group: Any) -> None:
     """How completions are sampled; `sampling_parameters` reads the first three."""
     group.add_argument("--max-completion-length", type=int, default=256, metavar="N", help="tokens (default: 256)")

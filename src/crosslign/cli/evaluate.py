@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from crosslign.cli.common import (
     comma_list,
     loading_arguments,
+    model_source,
     pairs,
     quiet_libraries,
     sampling_arguments,
-    sampling_parameters,
     say,
 )
-from crosslign.types import CrosslignError
+from crosslign.types import CrosslignError, nearest
 
 EVAL_EPILOG = """\
 Safety and over-refusal of a model, before and after:
@@ -116,7 +118,7 @@ def _model_arguments(group: Any) -> None:
         metavar="NAME",
         help="environment variable with the endpoint's key (default: OPENAI_API_KEY)",
     )
-    group.add_argument("--revision", help="hub models: branch, tag or commit")
+    group.add_argument("--revision", dest="model_revision", help="hub models: branch, tag or commit")
     loading_arguments(group)
 
 
@@ -141,6 +143,7 @@ def _task_arguments(group: Any) -> None:
 
 
 def _judge_arguments(group: Any) -> None:
+    """Their names are those of the keys of a recipe's `evaluation.judge`."""
     group.add_argument(
         "--judge", type=comma_list, action="extend", metavar="JUDGE,...", help="see below (default: lexicon)"
     )
@@ -167,7 +170,7 @@ def _evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     missing = [f"--{name}" for name in ("model", "tasks", "out") if not getattr(arguments, name)]
     if missing:
         raise CrosslignError(f"eval needs {' and '.join(missing)}; see crosslign eval --help.")
-    from crosslign.evaluation.runner import REPORT, RESULTS
+    from crosslign.evaluation.stages import REPORT, RESULTS
     from crosslign.evaluation.terminal import terminal
     from crosslign.runs.evaluate import evaluate
 
@@ -178,72 +181,60 @@ def _evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     return 0
 
 
-def _request(arguments: argparse.Namespace) -> Any:
-    from crosslign.evaluation.judges.specs import JudgeSettings
-    from crosslign.models import ModelSource
+def _request(a: argparse.Namespace) -> Any:
+    from crosslign.evaluation.utility import UtilityRequest
+    from crosslign.runs.config import EvaluationConfig
     from crosslign.runs.evaluate import EndpointSettings, EvaluationRequest
+    from crosslign.runs.recipe import parse_section
 
-    a = arguments
+    same = ("languages", "limit", "skip", "temperature", "top_p", "max_completion_length", "batch_size")
+    judge = {name: getattr(a, f"judge_{name}") for name in ("url", "rubric", "api_key_env", "batch_size", "dtype")}
+    raw = {
+        "tasks": _tasks(a.tasks, a.task_path, a.task_option),
+        "judge": {
+            "names": a.judge or ["lexicon"],
+            **judge,
+            "concurrency": a.concurrency,
+            "allow_self": a.allow_self_judge,
+        },
+        **{name: getattr(a, name) for name in same},
+    }
+    utility = None
+    if a.utility:
+        tokens = {} if a.utility_max_tokens is None else {"max_new_tokens": a.utility_max_tokens}
+        utility = UtilityRequest(a.utility, a.utility_path, a.utility_languages, a.utility_limit, **tokens)
     return EvaluationRequest(
-        source=ModelSource(a.model, a.revision, None, a.chat_template, a.dtype, None, a.trust_remote_code),
-        tasks=_tasks(a.tasks, a.task_path, a.task_option),
-        out=a.out,
-        adapter=a.adapter,
-        endpoint=EndpointSettings(a.endpoint, a.api_key_env, a.concurrency) if a.endpoint else None,
-        languages=a.languages,
-        source_language=a.source_language,
-        judges=a.judge or ["lexicon"],
-        judge_settings=JudgeSettings(
-            a.judge_url, a.judge_api_key_env, a.judge_rubric, a.concurrency, a.judge_batch_size, a.judge_dtype
-        ),
-        allow_self_judge=a.allow_self_judge,
-        parameters=sampling_parameters(a),
-        limit=a.limit,
-        skip=a.skip,
-        batch_size=a.batch_size,
-        max_length=a.max_length,
-        thinking=a.thinking,
-        seed=a.seed,
-        overwrite=a.overwrite,
+        parse_section(EvaluationConfig, raw, "crosslign eval"),
+        model_source(a),
+        a.out,
+        a.adapter,
+        EndpointSettings(a.endpoint, a.api_key_env, a.concurrency) if a.endpoint else None,
         trained=a.trained_languages,
-        utility=_utility(a),
+        utility=utility,
+        **{name: getattr(a, name) for name in ("source_language", "max_length", "thinking", "seed", "overwrite")},
     )
 
 
-def _utility(a: argparse.Namespace) -> Any:
-    from crosslign.evaluation.utility import MAX_NEW_TOKENS
-    from crosslign.evaluation.utility_stage import UtilityRequest
+def _tasks(names: Sequence[str], paths: Sequence[str], options: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    """Tasks as in a recipe's `evaluation.tasks`. Raises CrosslignError for a path or option that is given to none."""
+    found: dict[str, dict[str, Any]] = {name: {"name": name, "options": {}} for name in names}
 
-    if not a.utility:
-        return None
-    longest = MAX_NEW_TOKENS if a.utility_max_tokens is None else a.utility_max_tokens
-    return UtilityRequest(a.utility, a.utility_path, a.utility_languages, a.utility_limit, max_new_tokens=longest)
+    def of(name: str, flag: str) -> dict[str, Any]:
+        if name not in found:
+            raise CrosslignError(f"{flag}: {name!r} is not in --tasks. {nearest(name, names)}")
+        return found[name]
 
-
-def _tasks(names: Sequence[str], paths: Sequence[str], options: Sequence[Sequence[str]]) -> list[Any]:
-    """Task names with their paths and options. Raises CrosslignError for one that is given to no task."""
-    import yaml
-
-    from crosslign.runs.evaluate import TaskRequest
-    from crosslign.types import nearest
-
-    found: dict[str, str] = {}
     for text in paths:
         name, equals, path = text.partition("=")
         if not equals or not path:
             raise CrosslignError(f"--task-path: {text!r} is not TASK=FILE.")
-        found[name] = path
-    values: dict[str, dict[str, Any]] = {}
+        of(name, "--task-path")["path"] = path
     for name, key, value in options:
         try:
-            values.setdefault(name, {})[key] = yaml.safe_load(value)
+            of(name, "--task-option")["options"][key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise CrosslignError(f"--task-option {name} {key}: {value!r} is no YAML: {error}") from error
-    for flag, given in (("--task-path", found), ("--task-option", values)):
-        for name in given:
-            if name not in names:
-                raise CrosslignError(f"{flag}: {name!r} is not in --tasks. {nearest(name, names)}")
-    return [TaskRequest(name, found.get(name), values.get(name, {})) for name in names]
+    return [found[name] for name in names]
 
 
 def _task_list() -> str:
@@ -262,7 +253,7 @@ def _task_list() -> str:
 
 def _compare(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from crosslign.evaluation.folder import compare, read_folder
-    from crosslign.evaluation.runner import REPORT, RESULTS
+    from crosslign.evaluation.stages import REPORT, RESULTS
     from crosslign.evaluation.terminal import terminal
 
     results = compare(read_folder(arguments.before), read_folder(arguments.after), arguments.out, arguments.seed)

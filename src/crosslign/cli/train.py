@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from crosslign.cli.common import quiet_libraries, say
+from crosslign.cli.common import comma_list, quiet_libraries, say
 from crosslign.types import CrosslignError
 
 TRAIN_EPILOG = """\
@@ -77,66 +77,56 @@ def add_commands(commands: Any) -> None:
 
 
 def _probe(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from crosslign.runs import config as configuration
+    from crosslign.runs.config import JudgeConfig
+    from crosslign.runs.gate.probe import ProbeRequest, parse_templates, probe
+    from crosslign.runs.gate.report import report_text
+    from crosslign.runs.recipe import load_recipe, parse_section
 
-    raw = configuration.override(configuration.read_recipe(arguments.recipe), rest)
-    config = configuration.parse_config(raw, arguments.recipe)
-    if arguments.queries < 1:
-        raise CrosslignError(f"--queries: {arguments.queries} is less than 1.")
-    from crosslign.runs import build
-    from crosslign.runs import gate as probing
-    from crosslign.runs.gate.table import report_text
-
+    config = load_recipe(arguments.recipe, rest)
     quiet_libraries(arguments.verbose)
-    request = probing.ProbeRequest(
+    request = ProbeRequest(
         arguments.queries,
-        probing.judge_named(arguments.judge, "--judge", arguments.judge_url, tested=[config.model.path]),
-        None if arguments.templates is None else probing.parse_templates(arguments.templates),
+        parse_section(JudgeConfig, {"names": comma_list(arguments.judge), "url": arguments.judge_url}, "--judge"),
+        None if arguments.templates is None else parse_templates(arguments.templates),
         arguments.out,
         arguments.overwrite,
     )
-    report = probing.run_probe(build.prepare(config, check_folder=False), request, say)
-    print(report_text(report))
+    print(report_text(probe(config, request, say)))
     if arguments.out is not None:
         say(f"report and pairs: {arguments.out}")
     return 0
 
 
 def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from crosslign.runs import config as configuration
+    from crosslign.runs.recipe import describe, dump, load_recipe
 
     if arguments.help:
         print(arguments.parser.format_help())
         print(TRAIN_EPILOG)
-        for key, default, text in configuration.describe():
+        for key, default, text in describe():
             print(f"  {key:<36} {text}{' ' if text else ''}({default})")
         return 0
     if arguments.recipe is None or arguments.recipe.startswith("--"):
         raise CrosslignError("train needs a recipe file: crosslign train RECIPE.yaml (see recipes/, or train --help).")
-    raw = configuration.override(configuration.read_recipe(arguments.recipe), rest)
-    config = configuration.parse_config(raw, arguments.recipe)
+    config = load_recipe(arguments.recipe, rest)
     if arguments.print_config:
-        print(configuration.dump(config), end="")
+        print(dump(config), end="")
         return 0
-    from crosslign.runs import build
-    from crosslign.runs import gate as probing
+    from crosslign.runs.prepare import prepare
     from crosslign.runs.summary import divergence_table, read_metrics
+    from crosslign.runs.train import train
 
     quiet_libraries(arguments.verbose)
-    run = build.prepare(
-        config, overwrite=arguments.overwrite, resume=arguments.resume, check_folder=not arguments.dry_run
-    )
-    probing.check_gate(run)
+    run = prepare(config, overwrite=arguments.overwrite, resume=arguments.resume, check_folder=not arguments.dry_run)
     say(_plan(run))
     if arguments.dry_run:
         return 0
-    run = probing.gate(run, resume=arguments.resume, announce=say)
-    record = build.train(run, overwrite=arguments.overwrite, resume=arguments.resume, announce=say)
+    record = train(run, say)
     if record:
-        print(divergence_table(read_metrics(config.output_dir), record["probe"]))
+        print(divergence_table(read_metrics(config.output_dir), record["divergence"]))
         print(MEANING)
         if record.get("evaluations"):
-            from crosslign.evaluation.course import evaluation_table
+            from crosslign.evaluation.training_log import evaluation_table
 
             print(evaluation_table(record))
         what = "Adapter" if config.model.finetuning == "lora" else "Model"
@@ -145,41 +135,28 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _plan(run: Any) -> str:
-    from crosslign.runs.build import languages_of
-
-    config, arguments = run.config, run.arguments
-    tables = ", ".join(f"{t.name} ({len(t.rows)} rows)" for t in run.tables)
-    languages = " ".join(languages_of(config, run.tables))
+    """What will be done, for a person, before weights are loaded."""
+    config, arguments, template = run.config, run.arguments, run.contexts.template
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     length = f"{arguments.max_steps} steps" if arguments.max_steps > 0 else f"{arguments.num_train_epochs:g} epochs"
-    return (
-        f"model     {config.model.path} ({config.model.finetuning})\n"
-        f"queries   {tables} in {languages}\n"
-        f"strategy  {config.strategy.name}, {config.objective.divergence}, {config.objective.weighting} weights\n"
-        f"teacher   {run.contexts.template.name} template, judgement {run.contexts.template.judgement}\n"
-        f"{_evaluation(run.evaluation)}"
-        f"{_gate(config.gate)}"
-        f"{_warnings(run)}"
-        f"length    {length} of {batch} queries -> {config.output_dir}"
-    )
-
-
-def _evaluation(plan: Any) -> str:
-    if plan is None:
-        return ""
-    tasks = ", ".join(f"{task.name} ({task.rows} rows)" for task in plan.tasks)
-    when = f"every {plan.every_steps} steps" if plan.every_steps else "at the end"
-    return f"evaluate  {tasks} in {' '.join(plan.languages)} by {plan.judge.name}, {when}\n"
-
-
-def _gate(gate: Any) -> str:
-    if gate is None:
-        return ""
-    return (
-        f"gate      flip rate of {gate.min_flip_rate:.0%} or more on {gate.queries} queries a language, {gate.judge}\n"
-    )
-
-
-def _warnings(run: Any) -> str:
-    count = sum(len(t.warnings) for t in run.tables)
-    return f"warnings  {count} about the tables; see crosslign validate\n" if count else ""
+    tables = ", ".join(f"{t.name} ({len(t.rows)} rows)" for t in run.tables)
+    lines = [
+        ("model", f"{config.model.path} ({config.model.finetuning})"),
+        ("queries", f"{tables} in {' '.join(run.languages)}"),
+        ("strategy", f"{config.strategy.name}, {config.objective.divergence}, {config.objective.weighting} weights"),
+        ("teacher", f"{template.name} template, judgement {template.judgement}"),
+    ]
+    if run.evaluation is not None:
+        section = config.evaluation
+        tasks = ", ".join(f"{task.name} ({task.rows} rows)" for task in run.evaluation.tasks)
+        when = f"every {section.every_steps} steps" if section.every_steps else "at the end"
+        languages = " ".join(section.languages or run.languages)
+        lines.append(("evaluate", f"{tasks} in {languages} by {', '.join(section.judge.names)}, {when}"))
+    if config.gate is not None:
+        gate = config.gate
+        asked = f"flip rate of {gate.min_flip_rate:.0%} or more on {gate.queries} queries a language"
+        lines.append(("gate", f"{asked}, {', '.join(gate.judge.names)}"))
+    if warnings := sum(len(t.warnings) for t in run.tables):
+        lines.append(("warnings", f"{warnings} about the tables; see crosslign validate"))
+    lines.append(("length", f"{length} of {batch} queries -> {config.output_dir}"))
+    return "\n".join(f"{name:<10}{text}" for name, text in lines)

@@ -1,6 +1,6 @@
 """Query -> chat messages -> token ids."""
 
-from crosslign.contexts.builder import ContextBuilder, ContextOverflow, RoleContext, chat_token_ids
+from crosslign.contexts.builder import ContextBuilder, ContextOverflow, RoleContext, chat_token_ids, plain_contexts
 from crosslign.contexts.template import (
     BUILTIN_TEACHERS,
     FIELDS,
@@ -25,6 +25,7 @@ __all__ = [
     "fill",
     "load_teacher_template",
     "parse_messages",
+    "plain_contexts",
     "student_messages",
     "template_fields",
 ]

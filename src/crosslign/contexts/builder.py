@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from crosslign.contexts.template import TeacherTemplate, fill
+from crosslign.contexts.template import STUDENT_MESSAGES, TeacherTemplate, fill, load_teacher_template
 from crosslign.types import Context, CrosslignError, Message, Query
 
 
@@ -102,6 +102,20 @@ class ContextBuilder:
         if len(token_ids) > settings.max_length:
             raise ContextOverflow(query, role, len(token_ids), settings.max_length)
         return Context(query, role, messages, token_ids)
+
+
+def plain_contexts(
+    tokenizer: Any, *, max_length: int, thinking: bool = False, teacher: str = "instruct", max_judgement_length: int = 0
+) -> ContextBuilder:
+    """Contexts outside a training run: the student's is one user turn; both roles have the same limit and options."""
+    template, options = load_teacher_template(teacher), {"enable_thinking": thinking}
+    return ContextBuilder(
+        tokenizer,
+        RoleContext(STUDENT_MESSAGES, max_length, options),
+        RoleContext(template.messages, max_length, options),
+        template,
+        max_judgement_length,
+    )
 
 
 def chat_token_ids(

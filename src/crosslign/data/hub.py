@@ -1,11 +1,10 @@
-"""Files of datasets on the Hugging Face hub, at a pinned revision, and what to do when one cannot be had."""
+"""Datasets on the Hugging Face hub, at a pinned revision, and what to do when one cannot be had."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from crosslign.types import CrosslignError
+from crosslign.types import CrosslignError, cause
 
 PAGE = "https://huggingface.co/datasets/"
 
@@ -26,53 +25,39 @@ def fetch_file(repo: str, filename: str, revision: str | None) -> Path:
     try:
         return Path(hf_hub_download(repo, filename, repo_type="dataset", revision=revision))
     except Exception as error:  # the hub client raises many kinds; the cause decides what the user can do
-        first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        at = f" --revision {revision}" if revision else ""
+        by_hand = (
+            f"on a machine with a network, run `hf download {repo} {filename} --repo-type dataset{at} --local-dir "
+            "DIR`, copy DIR here and name it as the path."
+        )
         raise CrosslignError(
-            f"{repo}: {filename} could not be fetched from the hub ({type(error).__name__}: {first}). "
-            + _advice(error, repo, filename, revision)
+            f"{repo}: {filename} could not be fetched from the hub ({cause(error)}). {_advice(error, repo, by_hand)}"
         ) from error
 
 
-def _advice(error: BaseException, repo: str, filename: str, revision: str | None) -> str:
+def _advice(error: Exception, repo: str, by_hand: str) -> str:
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
         LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    causes = list(_causes(error))
-    at = f" --revision {revision}" if revision else ""
-    by_hand = (
-        f"on a machine with a network, run `hf download {repo} {filename} --repo-type dataset{at} --local-dir DIR`, "
-        "copy DIR here and name it as the path."
-    )
-    # The order matters: a gated repository counts as not found for the client, and a file missing from the cache when
-    # the network is down as an entry that was not found.
-    if any(isinstance(c, GatedRepoError) for c in causes):
+    # The order matters: to the client a gated repository is one that was not found, and so is a file that is not in
+    # the cache while the network is down.
+    if isinstance(error, GatedRepoError):
         return (
             f"The set is gated: accept its licence on {PAGE}{repo} in a browser, then log in with `hf auth login`. "
             f"Or {by_hand}"
         )
-    if any(
-        isinstance(c, (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, TimeoutError)) for c in causes
-    ) or any(type(c).__module__.split(".")[0] in ("httpx", "httpcore") for c in causes):
+    if isinstance(error, (LocalEntryNotFoundError, ConnectionError, TimeoutError)):
         return (
             f"The file is not in the cache, and there is no network, or it is switched off (HF_HUB_OFFLINE): {by_hand}"
         )
-    if any(isinstance(c, (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError)) for c in causes):
+    if isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError)):
         return (
             f"Look at {PAGE}{repo}: the set may have been moved or withdrawn, or be private, which needs "
             "`hf auth login`. A file that you have can be named as the path instead."
         )
     return f"If it happens again: {by_hand}"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from crosslign.types import LABELS, CrosslignError, Label, Query
@@ -41,6 +40,11 @@ class DataError(CrosslignError):
         if len(problems) > most:
             lines.append(f"... and {len(problems) - most} more")
         super().__init__("\n".join(lines))
+
+
+def row_error(file: str, row: int | None, field: str | None, message: str) -> DataError:
+    """The error of one place in a table."""
+    return DataError([Problem("error", file, row, field, message)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +97,9 @@ class QueryTable:
         return digest.hexdigest()[:16]
 
 
-def content_id(texts: Mapping[str, str], source_language: str) -> str:
+def content_id(source_text: str) -> str:
     """A stable id for a row that brings none: a hash of its source text."""
-    return "q-" + hashlib.sha256(texts[source_language].encode("utf-8", "surrogatepass")).hexdigest()[:12]
-
-
-@dataclass
-class _Check:
-    file: str
-    problems: list[Problem] = field(default_factory=list)
-
-    def add(self, severity: Severity, row: int | None, name: str | None, message: str) -> None:
-        self.problems.append(Problem(severity, self.file, row, name, message))
+    return "q-" + hashlib.sha256(source_text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def build_table(
@@ -130,90 +125,56 @@ def build_table(
     Returns:
         The table (None if there are errors) and all problems, errors and warnings, in row order.
     """
-    check = _Check(name)
+    problems: list[Problem] = []
+
+    def add(severity: Severity, row: int | None, key: str | None, message: str) -> None:
+        problems.append(Problem(severity, name, row, key and columns[key], message))
+
+    def cell(record: Mapping[str, object], key: str) -> str:
+        value = record.get(columns[key]) if key in columns else None
+        return "" if value is None else str(value).strip()
+
     if not records:
-        check.add("error", None, None, "the table has no rows.")
-        return None, check.problems
+        add("error", None, None, "the table has no rows.")
+        return None, problems
     rows: list[Row] = []
     ids: dict[str, int] = {}
-    seen_texts: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, str], int] = {}
     for number, record in records:
-        texts = _texts(check, number, record, columns, source_language, languages)
-        label = _label(check, number, record, columns, default_label)
+        texts: dict[str, str] = {}
+        for language in dict.fromkeys((source_language, *languages)):
+            value = record.get(columns[language])
+            if value is not None and not isinstance(value, str):
+                add("error", number, language, f"expected text, found {type(value).__name__}.")
+            elif text := (value or "").strip():
+                texts[language] = text
+            elif language == source_language:
+                what = "missing" if value is None else "empty"
+                add("error", number, language, f"the source text ({language}) is {what}; every row needs one.")
+        said = cell(record, "label")
+        label = next((one for one in LABELS if one == said.lower()), default_label)
+        if said and said.lower() not in LABELS:
+            add("error", number, "label", f"unknown label {said!r}; valid: {', '.join(LABELS)}.")
         if source_language not in texts:
             continue
-        raw_id = _cell(record, columns, "id")
-        row_id = raw_id or content_id(texts, source_language)
+        own_id = cell(record, "id")
+        row_id = own_id or content_id(texts[source_language])
         if row_id in ids:
-            what = f"the id {row_id!r}" if raw_id else "the source text (its hash is the row's id)"
-            check.add(
-                "error",
-                number,
-                columns.get("id") if raw_id else columns[source_language],
-                f"{what} stands in row {ids[row_id]} already; ids must be unique. Remove one of the rows.",
-            )
+            what = f"the id {row_id!r}" if own_id else "the source text (its hash is the row's id)"
+            message = f"{what} stands in row {ids[row_id]} already; ids must be unique. Remove one of the rows."
+            add("error", number, "id" if own_id else source_language, message)
             continue
         ids[row_id] = number
         for language, text in texts.items():
-            first = seen_texts.setdefault((language, text), number)
+            first = seen.setdefault((language, text), number)
             if first != number:
-                check.add("warning", number, columns[language], f"the same text as in row {first}.")
+                add("warning", number, language, f"the same text as in row {first}.")
             if language != source_language and text == texts[source_language]:
-                check.add(
-                    "warning", number, columns[language], f"equals the source text ({source_language}): not translated?"
-                )
-        rows.append(Row(number, row_id, texts, label, _cell(record, columns, "category") or None))
-    counts = Counter(language for row in rows for language in row.texts)
+                add("warning", number, language, f"equals the source text ({source_language}): not translated?")
+        rows.append(Row(number, row_id, texts, label, cell(record, "category") or None))
     for language in languages:
-        if not counts[language] and rows:
-            check.add("error", None, columns[language], f"no row has a text in {language!r}, which was asked for.")
-    if any(p.severity == "error" for p in check.problems):
-        return None, check.problems
-    return QueryTable(
-        name, source_language, tuple(languages), tuple(rows), tuple(check.problems), weight
-    ), check.problems
-
-
-def _cell(record: Mapping[str, object], columns: Mapping[str, str], name: str) -> str:
-    value = record.get(columns[name]) if name in columns else None
-    return "" if value is None else str(value).strip()
-
-
-def _texts(
-    check: _Check,
-    number: int,
-    record: Mapping[str, object],
-    columns: Mapping[str, str],
-    source: str,
-    languages: Sequence[str],
-) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for language in dict.fromkeys((source, *languages)):
-        value = record.get(columns[language])
-        if value is not None and not isinstance(value, str):
-            check.add("error", number, columns[language], f"expected text, found {type(value).__name__}.")
-            continue
-        text = (value or "").strip()
-        if text:
-            texts[language] = text
-        elif language == source:
-            check.add(
-                "error",
-                number,
-                columns[language],
-                f"the source text ({source}) is {'missing' if value is None else 'empty'}; every row needs one.",
-            )
-    return texts
-
-
-def _label(
-    check: _Check, number: int, record: Mapping[str, object], columns: Mapping[str, str], default: Label
-) -> Label:
-    raw = _cell(record, columns, "label")
-    if not raw:
-        return default
-    for label in LABELS:
-        if raw.lower() == label:
-            return label
-    check.add("error", number, columns["label"], f"unknown label {raw!r}; valid: {', '.join(LABELS)}.")
-    return default
+        if rows and not any(language in row.texts for row in rows):
+            add("error", None, language, f"no row has a text in {language!r}, which was asked for.")
+    if any(p.severity == "error" for p in problems):
+        return None, problems
+    return QueryTable(name, source_language, tuple(languages), tuple(rows), tuple(problems), weight), problems

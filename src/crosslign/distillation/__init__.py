@@ -1,7 +1,16 @@
-"""The method: who samples what, rollouts, their score, and the trainer."""
+"""The method: who samples what (strategies), rollouts (collector), their weighted divergence (score), the trainer."""
 
-from crosslign.distillation.collector import RolloutCollector
-from crosslign.distillation.fixed_completions import DivergenceProbe
+from crosslign.distillation.collector import RolloutCollector, write_judgements
+from crosslign.distillation.score import Scorer, mean_divergence
+from crosslign.distillation.strategies import RolloutPlan, Strategy
 from crosslign.distillation.trainer import DistillationTrainer
 
-__all__ = ["DistillationTrainer", "DivergenceProbe", "RolloutCollector"]
+__all__ = [
+    "DistillationTrainer",
+    "RolloutCollector",
+    "RolloutPlan",
+    "Scorer",
+    "Strategy",
+    "mean_divergence",
+    "write_judgements",
+]

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from crosslign.evaluation.generation import query_of
+from crosslign.evaluation.completions import query_of
+from crosslign.evaluation.rates import JudgedRow
 from crosslign.evaluation.report import Side, Transcript, write_report
-from crosslign.evaluation.results import SCHEMA_VERSION, JudgedRow, comparison_task
-from crosslign.evaluation.runner import COMPLETIONS, REPORT, RESULTS, folder_name, write_results
-from crosslign.storage import Row, RowFile, key_of
+from crosslign.evaluation.results import SCHEMA_VERSION, comparison_task
+from crosslign.evaluation.stages import COMPLETIONS, REPORT, RESULTS, folder_name, write_results
+from crosslign.storage import Row, RowFile, is_empty, key_of
 from crosslign.types import CrosslignError, Verdict
 
 
@@ -49,7 +50,7 @@ def check_folder(path: Path, kind: Literal["evaluation", "comparison"]) -> None:
     """Raise CrosslignError unless results of this kind may be written here: nothing of another origin is touched."""
     if path.exists() and not path.is_dir():
         raise CrosslignError(f"{path}: is a file, not a folder. Choose another --out.")
-    if not path.exists() or not any(path.iterdir()):
+    if not path.exists() or is_empty(path):
         return
     started = kind == "evaluation" and any(path.glob(f"*/{COMPLETIONS}*"))  # an interrupted one has no results yet
     try:

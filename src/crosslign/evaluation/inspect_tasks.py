@@ -35,7 +35,7 @@ from inspect_ai.solver import TaskState, generate
 
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.judges.specs import JudgeSettings, judges_itself, make_judges
-from crosslign.evaluation.tasks import Kind, TaskData, get_task, names
+from crosslign.evaluation.tasks import TaskData, TaskKind, get_task, names
 from crosslign.evaluation.tasks.registry import TABLE
 from crosslign.evaluation.tasks.tables import DEMO
 from crosslign.types import OUTCOMES, CrosslignError, JudgeItem, Label, Outcome, Query, Verdict
@@ -253,7 +253,7 @@ def _registered(name: str, inspect_name: str) -> Callable[..., InspectTask]:
 @task
 def table(
     path: str,
-    kind: Kind = "mixed",
+    kind: TaskKind = "mixed",
     languages: Sequence[str] | str | None = None,
     limit: int | None = None,
     skip: int = 0,
@@ -264,8 +264,8 @@ def table(
 ) -> InspectTask:
     """Any query table: `table:PATH` of `crosslign eval`, or `table:KIND:PATH` for rows without a label."""
     _check("path", path, str)
-    if kind not in get_args(Kind):
-        raise CrosslignError(f"-T kind={kind!r}: it must be one of {', '.join(get_args(Kind))}.")
+    if kind not in get_args(TaskKind):
+        raise CrosslignError(f"-T kind={kind!r}: it must be one of {', '.join(get_args(TaskKind))}.")
     name = f"{TABLE}{path}" if kind == "mixed" else f"{TABLE}{kind}:{path}"
     return _task(name, options, languages, limit, skip, None, source_language, judge, judge_url)
 

@@ -13,7 +13,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from crosslign.evaluation.cells import HEADLINES
+from crosslign.evaluation.rates import HEADLINES
 from crosslign.evaluation.tables import MISSING, escape, interval, markdown, number, one_line, p_value, short_names
 from crosslign.languages import telling_names
 from crosslign.types import OUTCOMES

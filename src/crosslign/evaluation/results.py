@@ -44,13 +44,13 @@ for the effective number of pairs); null if not even the largest possible one wo
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from crosslign.evaluation import stats
-from crosslign.evaluation.cells import (
+from crosslign.evaluation.rates import (
     HEADLINES,
     MIN_JUDGED,
     Grid,
@@ -62,51 +62,18 @@ from crosslign.evaluation.cells import (
     too_few,
     too_few_everywhere,
 )
-from crosslign.evaluation.result_tables import to_csv, to_markdown
-from crosslign.types import OUTCOMES, CrosslignError, Outcome
-
-__all__ = [
-    "MIN_JUDGED",
-    "SCHEMA_VERSION",
-    "JudgedRow",
-    "Kind",
-    "agreement",
-    "cell",
-    "comparison_task",
-    "evaluation_task",
-    "to_csv",
-    "to_markdown",
-]
+from crosslign.types import OUTCOMES, CrosslignError
 
 SCHEMA_VERSION = 1
 EXAMPLES = 3  # named in an error
 
 
-def _by_language(rows: Sequence[JudgedRow], kind: Kind) -> dict[str, list[JudgedRow]]:
-    """The rows of each language, languages sorted.
-
-    Raises CrosslignError for a row that is there twice, or that is labelled as the other kind.
-    """
-    twice = sorted(key for key, count in Counter(row.query.key for row in rows).items() if count > 1)
-    if twice:
-        raise CrosslignError(
-            f"{len(twice)} queries were judged twice, {_examples(twice)}. Keep one row for each id and language."
-        )
-    wrong = sorted(row.query.key for row in rows if row.query.label not in (kind, "unlabelled"))
-    if wrong:
-        other = "benign" if kind == "harmful" else "harmful"
-        raise CrosslignError(
-            f"{len(wrong)} rows of a {kind} task are labelled {other}, {_examples(wrong)}. "
-            "Make two tasks of them: the rates of the two kinds mean different things."
-        )
-    languages: dict[str, list[JudgedRow]] = defaultdict(list)
+def _by_language(rows: Sequence[JudgedRow]) -> dict[str, list[JudgedRow]]:
+    """The rows of each language, languages sorted."""
+    languages: dict[str, list[JudgedRow]] = {code: [] for code in sorted({row.query.language for row in rows})}
     for row in rows:
         languages[row.query.language].append(row)
-    return dict(sorted(languages.items()))
-
-
-def _examples(keys: Sequence[str]) -> str:
-    return "for example " + ", ".join(repr(key) for key in keys[:EXAMPLES])
+    return languages
 
 
 def evaluation_task(
@@ -121,13 +88,10 @@ def evaluation_task(
 
     `groups` names language codes; those that the rows lack are ignored. `others`: the same completions as other judges
     see them, by judge, for the agreement. `seed` is the bootstrap's. The order of the rows changes nothing.
-
-    Raises CrosslignError for a row that is there twice, or that is labelled as the other kind.
     """
-    languages = _by_language(rows, kind)
+    languages = _by_language(rows)
     grid = Grid({"": rows}, kind)
     grid.resample(seed)
-
     result: Result = {
         "kind": kind,
         "judge": judge,
@@ -147,21 +111,22 @@ def agreement(rows: Sequence[JudgedRow], other: Sequence[JudgedRow]) -> Result:
     Completions on which either abstains are left out. kappa is null where it is undefined.
     """
     second = {row.query.key: row.verdict.outcome for row in other}
-    pairs: dict[str, list[tuple[Outcome, Outcome]]] = {code: [] for code in sorted({r.query.language for r in rows})}
-    for row in rows:
-        mine, theirs = row.verdict.outcome, second.get(row.query.key)
-        if mine is not None and theirs is not None:
-            pairs[row.query.language].append((mine, theirs))
     result: Result = {}
-    for code, both in pairs.items():
-        counts = Counter(both)
+    for code, own in _by_language(rows).items():
+        pairs = [(row.verdict.outcome, second.get(row.query.key)) for row in own]
+        counts = Counter(pair for pair in pairs if None not in pair)
+        table = [[counts[first, other] for other in OUTCOMES] for first in OUTCOMES]
         result[code] = {
-            "kappa": stats.kappa([a for a, _ in both], [b for _, b in both]),
-            "n": len(both),
+            "kappa": stats.kappa(table),
+            "n": counts.total(),
             "outcomes": list(OUTCOMES),
-            "table": [[counts[a, b] for b in OUTCOMES] for a in OUTCOMES],
+            "table": table,
         }
     return result
+
+
+def _examples(keys: Sequence[str]) -> str:
+    return "for example " + ", ".join(repr(key) for key in keys[:EXAMPLES])
 
 
 def _check_same_queries(before: Sequence[JudgedRow], after: Sequence[JudgedRow]) -> None:
@@ -240,9 +205,9 @@ def comparison_task(
     Rows that only one side has judged stay in that side's CELL; the change leaves them out and `unpaired` counts them.
 
     Raises CrosslignError if the two sides are over different queries (ids, languages or texts), with their number and
-    examples; and whatever `evaluation_task` raises.
+    examples.
     """
-    before, after = _by_language(before_rows, kind), _by_language(after_rows, kind)
+    before, after = _by_language(before_rows), _by_language(after_rows)
     _check_same_queries(before_rows, after_rows)
     grid = Grid({"before ": before_rows, "after ": after_rows}, kind)
     metric = HEADLINES[kind].metric

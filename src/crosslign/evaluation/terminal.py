@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from crosslign.evaluation.cells import HEADLINES
+from crosslign.evaluation.rates import HEADLINES
 from crosslign.evaluation.result_tables import NAMES, parts
 from crosslign.evaluation.tables import aligned, interval, number, one_line, p_value, short_names
 

@@ -13,6 +13,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +22,105 @@ from transformers import GenerationConfig
 
 from crosslign.evaluation.digits import ascii_numbers
 from crosslign.evaluation.stats import wilson
-from crosslign.evaluation.utility_tasks import DIGITS_FILTER, GeneratedTask, UtilityTask, tasks_folder, write_tasks
+from crosslign.evaluation.utility_tasks import DIGITS_FILTER, GeneratedTask, tasks_folder, write_tasks
 from crosslign.models.load import token_ids
-from crosslign.types import CrosslignError
+from crosslign.storage import append_rows, digest, write_atomically
+from crosslign.types import CrosslignError, cause, nearest
 
 MAX_NEW_TOKENS = 512  # lm-eval's own limit of 256 cuts worked solutions off in scripts with many tokens a word
+FILE, ANSWERS = "utility.json", "utility-answers.jsonl"
 
 Cell = dict[str, Any]
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class UtilityRequest:
+    """Which benchmarks of lm-eval to run.
+
+    Fields:
+        tasks: benchmarks by name (`utility_tasks.BENCHMARKS`).
+        paths: benchmark to a local parallel table (id, answer, en, zh, ...) that is read instead of the hub's data.
+        languages: codes; None: the evaluation's.
+        limit: rows in each language, evenly spaced, so that parallel data give the same rows in every language and a
+            benchmark sorted by subject keeps its subjects; None: all.
+        max_new_tokens: of answers in free text.
+    """
+
+    tasks: Sequence[str]
+    paths: Mapping[str, str] = field(default_factory=dict)
+    languages: Sequence[str] | None = None
+    limit: int | None = None
+    batch_size: int = 8
+    max_new_tokens: int = MAX_NEW_TOKENS
+
+    def write(self, languages: Sequence[str], folder: Path) -> list[GeneratedTask]:
+        """The task files for lm-eval; `languages` are the evaluation's."""
+        return write_tasks(
+            self.tasks, self.languages or languages, self.paths, folder, max_new_tokens=self.max_new_tokens
+        )
+
+
+def check_utility(request: UtilityRequest, languages: Sequence[str]) -> None:
+    """Raise CrosslignError if lm-eval is missing, or a benchmark, a language or a local file."""
+    for name in request.paths:
+        if name not in request.tasks:
+            raise CrosslignError(f"--utility-path: {name!r} is not in --utility. {nearest(name, request.tasks)}")
+    if request.limit is not None and request.limit < 1:
+        raise CrosslignError(f"--utility-limit: {request.limit}; it is a number of rows, at least 1.")
+    if request.max_new_tokens < 1:
+        raise CrosslignError(f"--utility-max-tokens: {request.max_new_tokens}; it is a number of tokens, at least 1.")
+    with _folder() as folder:
+        request.write(languages, folder)
+
+
+def utility_stage(
+    request: UtilityRequest,
+    languages: Sequence[str],
+    load: Callable[[], tuple[Any, Any]],
+    identity: Mapping[str, Any],
+    chat_template_kwargs: Mapping[str, Any],
+    out: Path,
+    announce: Announce,
+) -> dict[str, Any]:
+    """Utility by task and language; read from `out` if it was measured there under the same settings.
+
+    `load` gives model and tokenizer and is called only if something has to be measured.
+    """
+    with _folder() as folder:
+        generated = request.write(languages, folder)
+        local = {file.name: file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.jsonl"))}
+        settings = [request.limit, request.max_new_tokens]
+        mark = digest([identity, [(task.benchmark, task.language) for task in generated], local, settings])
+        try:
+            before = json.loads((out / FILE).read_text(encoding="utf-8"))
+            if before["identity"] == mark:
+                return dict(before["utility"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+    model, tokenizer = load()
+    measured = utility(
+        model,
+        tokenizer,
+        request,
+        languages,
+        chat_template_kwargs=chat_template_kwargs,
+        answers=out / ANSWERS,
+        announce=announce,
+    )
+    write_atomically(out / FILE, json.dumps({"identity": mark, "utility": measured}, indent=1) + "\n")
+    return measured
 
 
 def utility(
     model: Any,
     tokenizer: Any,
-    tasks: Sequence[UtilityTask],
+    request: UtilityRequest,
+    languages: Sequence[str],
     *,
-    limit: int | None = None,
-    batch_size: int = 8,
-    max_new_tokens: int = MAX_NEW_TOKENS,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     answers: Path | None = None,
-    announce: Callable[[str], None] = lambda text: None,
+    announce: Announce = lambda text: None,
 ) -> dict[str, dict[str, Cell]]:
     """Measure a causal language model, greedily and through its chat template.
 
@@ -49,9 +129,6 @@ def utility(
 
     Args:
         model: a `transformers` model, also with a PEFT adapter, on its device.
-        limit: rows per language, evenly spaced, so that parallel data give the same rows in every language and a
-            benchmark sorted by subject keeps its subjects; None: all.
-        max_new_tokens: of answers in free text.
         chat_template_kwargs: passed to the chat template, for example `enable_thinking`.
         answers: a JSONL file to write: task, language, index, completion, extracted, target and correct of each answer.
         announce: told what is being measured.
@@ -66,41 +143,38 @@ def utility(
             "utility: the tokenizer has no chat template; give one, or use an instruction-tuned model."
         )
     with _undisturbed(model, tokenizer):
-        lm = _language_model(model, copy.deepcopy(tokenizer), batch_size, dict(chat_template_kwargs or {}))
-        if max_new_tokens >= lm.max_length:
+        lm = _language_model(model, copy.deepcopy(tokenizer), request.batch_size, dict(chat_template_kwargs or {}))
+        if request.max_new_tokens >= lm.max_length:
             raise CrosslignError(
-                f"utility: max_new_tokens is {max_new_tokens}, but the model takes {lm.max_length} tokens in all."
+                f"utility: max_new_tokens is {request.max_new_tokens}, but the model takes {lm.max_length} tokens in "
+                "all."
             )
-        return evaluate(lm, tasks, limit=limit, max_new_tokens=max_new_tokens, answers=answers, announce=announce)
+        return measure(lm, request, languages, answers=answers, announce=announce)
 
 
-def evaluate(
+def measure(
     lm: Any,
-    tasks: Sequence[UtilityTask],
+    request: UtilityRequest,
+    languages: Sequence[str],
     *,
-    limit: int | None = None,
-    max_new_tokens: int = MAX_NEW_TOKENS,
     answers: Path | None = None,
-    announce: Callable[[str], None] = lambda text: None,
+    announce: Announce = lambda text: None,
 ) -> dict[str, dict[str, Cell]]:
     """`utility` for any `lm_eval.api.model.LM` that has a chat template."""
-    if limit is not None and limit < 1:
-        raise CrosslignError(f"utility: limit is {limit}; it is a number of rows, at least 1.")
     tasks_folder()
     from lm_eval import evaluator
 
     _register_digits_filter()
-    results: dict[str, dict[str, Cell]] = {task.name: {} for task in tasks}
+    results: dict[str, dict[str, Cell]] = {name: {} for name in request.tasks}
     if answers is not None:
-        answers.parent.mkdir(parents=True, exist_ok=True)
-        answers.write_text("", encoding="utf-8")
-    with tempfile.TemporaryDirectory(prefix="crosslign-utility-") as folder, _quiet():
-        generated = write_tasks(tasks, Path(folder), max_new_tokens=max_new_tokens)
+        answers.unlink(missing_ok=True)
+    with _folder() as folder, _quiet():
+        generated = request.write(languages, folder)
         loaded = _load(generated, folder)
         for task in generated:
             rows = len(loaded[task.name].eval_docs)
-            count = rows if limit is None else min(limit, rows)
-            announce(f"{task.task.name}, {task.language}: {count} of {rows} rows of {task.source}")
+            count = rows if request.limit is None else min(request.limit, rows)
+            announce(f"{task.benchmark}, {task.language}: {count} of {rows} rows of {task.source}")
             output = evaluator.evaluate(
                 lm,
                 {task.name: loaded[task.name]},
@@ -109,51 +183,57 @@ def evaluate(
                 log_samples=True,
                 apply_chat_template=True,
             )
-            samples = [s for s in output["samples"][task.name] if s["filter"] == task.benchmark.extraction]
-            results[task.task.name][task.language] = _cell(task, samples)
+            samples = [s for s in output["samples"][task.name] if s["filter"] == task.stock.extraction]
+            results[task.benchmark][task.language] = _cell(task, samples)
             if answers is not None:
-                _append(answers, task, samples)
+                append_rows(answers, (_answer(task, sample) for sample in samples))
     return results
 
 
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="crosslign-utility-") as folder:
+        yield Path(folder)
+
+
 def _cell(task: GeneratedTask, samples: Sequence[Mapping[str, Any]]) -> Cell:
-    metric = task.benchmark.metric
-    count, n = sum(round(float(s[metric])) for s in samples), len(samples)
-    rate = wilson(count, n)
-    return {"metric": metric, "value": 100 * rate.value, "n": n, "low": 100 * rate.low, "high": 100 * rate.high}
+    rate = wilson(sum(_correct(task, sample) for sample in samples), len(samples))
+    percent = {"value": 100 * rate.value, "n": len(samples), "low": 100 * rate.low, "high": 100 * rate.high}
+    return {"metric": task.stock.metric, **percent}
 
 
-def _append(path: Path, task: GeneratedTask, samples: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-        for sample in samples:
-            response, extracted = sample["resps"][0][0], sample["filtered_resps"][0]
-            row = {
-                "task": task.task.name,
-                "language": task.language,
-                "index": sample["doc_id"],
-                "completion": response if isinstance(response, str) else None,  # options are scored, not written
-                "extracted": extracted if isinstance(extracted, str) else None,
-                "target": str(sample["target"]),
-                "correct": round(float(sample[task.benchmark.metric])) == 1,
-            }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+def _correct(task: GeneratedTask, sample: Mapping[str, Any]) -> bool:
+    return round(float(sample[task.stock.metric])) == 1
 
 
-def _load(generated: Sequence[GeneratedTask], folder: str) -> dict[str, Any]:
+def _answer(task: GeneratedTask, sample: Mapping[str, Any]) -> dict[str, Any]:
+    response, extracted = sample["resps"][0][0], sample["filtered_resps"][0]
+    return {
+        "task": task.benchmark,
+        "language": task.language,
+        "index": sample["doc_id"],
+        "completion": response if isinstance(response, str) else None,  # options are scored, not written
+        "extracted": extracted if isinstance(extracted, str) else None,
+        "target": str(sample["target"]),
+        "correct": _correct(task, sample),
+    }
+
+
+def _load(generated: Sequence[GeneratedTask], folder: Path) -> dict[str, Any]:
     """The tasks with their data, all before the first is measured, so that what is missing shows at once."""
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=folder, include_defaults=False)  # indexing the defaults takes ten seconds
+    # Indexing the defaults takes ten seconds.
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
     loaded: dict[str, Any] = {}
     for task in generated:
         try:
             loaded |= manager.load([task.name])["tasks"]
         except Exception as error:  # the data set library raises many kinds; the cause decides what the user can do
-            first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
             raise CrosslignError(
-                f"utility task {task.task.name!r}, {task.language}: {task.source} could not be loaded "
-                f"({type(error).__name__}: {first}). Stock data need a network or the local hub cache, and for a gated "
-                "set `hf auth login`; otherwise give local files (`files`)."
+                f"utility task {task.benchmark!r}, {task.language}: {task.source} could not be loaded "
+                f"({cause(error)}). Stock data need a network or the local hub cache, and for a gated set `hf auth "
+                "login`; otherwise give a local table."
             ) from error
     return loaded
 

@@ -1,6 +1,6 @@
 """Models: loading, LoRA, the frozen teacher, hidden states and heads."""
 
-from crosslign.models.forward import SplitModel, causal_lm, split_model
+from crosslign.models.forward import SplitModel, causal_lm, evaluating, split_model
 from crosslign.models.identity import adapter_sha256, check_adapter, load_with_adapter, weights_mark
 from crosslign.models.load import (
     ModelSource,
@@ -14,16 +14,13 @@ from crosslign.models.load import (
     token_ids,
 )
 from crosslign.models.passes.prefix import SharedPrefix, shared_prefix
-from crosslign.models.state_store import StateStore, free_bytes, state_key
-from crosslign.models.teacher import FrozenTeacher, LoraSettings, TeacherMovedError, add_lora, fingerprint
+from crosslign.models.teacher import FrozenTeacher, TeacherMovedError, add_lora, fingerprint
 
 __all__ = [
     "FrozenTeacher",
-    "LoraSettings",
     "ModelSource",
     "SharedPrefix",
     "SplitModel",
-    "StateStore",
     "TeacherMovedError",
     "TokenIds",
     "adapter_sha256",
@@ -33,15 +30,14 @@ __all__ = [
     "check_source",
     "disable_dropout",
     "end_of_turn_ids",
+    "evaluating",
     "fingerprint",
-    "free_bytes",
     "freeze",
     "load_model",
     "load_tokenizer",
     "load_with_adapter",
     "shared_prefix",
     "split_model",
-    "state_key",
     "token_ids",
     "weights_mark",
 ]

@@ -8,7 +8,8 @@ compares its two halves with the model's own logits once, and falls back to the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,18 @@ logger = logging.getLogger(__name__)
 def causal_lm(model: Any) -> Any:
     """The transformers model inside, without a PEFT wrapper; LoRA layers stay in place."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Every module of the model is in evaluation mode inside the block, and as it was after it."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @dataclass(frozen=True)
@@ -85,13 +98,9 @@ def _compare(model: Any, split: SplitModel) -> tuple[Tensor, Tensor]:
     mask = torch.ones_like(ids)
     mask[1, 3:] = 0
     index = torch.arange(5, device=weight.device).expand(2, 5)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         ours = split.head(model)(split.hidden(model, ids, mask, index)).float()
         theirs = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
-    finally:
-        model.train(was_training)
     return ours[mask.bool()], theirs[mask.bool()]
 
 

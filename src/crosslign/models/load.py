@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from crosslign.types import CrosslignError
+from crosslign.types import CrosslignError, cause
 
 _SENTINEL = "crosslign sentinel"
 
@@ -136,16 +136,14 @@ def _location(source: ModelSource) -> tuple[str, dict[str, Any]]:
 
 
 def load_error(what: str, path: str, error: Exception) -> CrosslignError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
     hint = ""
     if "trust_remote_code" in str(error):
         hint = " If you trust its authors, set model.trust_remote_code: true."
-    elif "gated" in str(error).lower() or "401" in first:
+    elif "gated" in str(error).lower() or "401" in cause(error):
         hint = " The model is gated: accept its licence on the hub and log in with `hf auth login`."
     elif not Path(path).exists():
         hint = " It is no local path; as a hub id it needs a network and must exist (or lie in the local hub cache)."
-    kind = type(error).__name__
-    return CrosslignError(f"model.path: the {what} of {path!r} could not be loaded: {kind}: {first}.{hint}")
+    return CrosslignError(f"model.path: the {what} of {path!r} could not be loaded: {cause(error)}.{hint}")
 
 
 def _forget_quantisation(model: Any) -> None:

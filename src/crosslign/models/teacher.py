@@ -7,7 +7,6 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,27 +23,8 @@ class TeacherMovedError(CrosslignError):
     """The teacher's weights are not those of the start any more."""
 
 
-@dataclass(frozen=True)
-class LoraSettings:
-    """The adapter's shape; `target_modules` None leaves the choice to peft for the architecture."""
-
-    r: int = 16
-    alpha: int = 32
-    target_modules: tuple[str, ...] | str | None = None
-    use_rslora: bool = False
-
-
-def add_lora(model: Any, settings: LoraSettings, seed: int = 0) -> PeftModel:
+def add_lora(model: Any, config: LoraConfig, seed: int = 0) -> PeftModel:
     """Wrap a model with a fresh LoRA adapter (B = 0, so the student starts as the teacher), dropout off."""
-    targets = settings.target_modules
-    config = LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.alpha,
-        lora_dropout=0.0,
-        task_type="CAUSAL_LM",
-        target_modules=list(targets) if isinstance(targets, tuple) else targets,
-        use_rslora=settings.use_rslora,
-    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:

@@ -1,11 +1,12 @@
 """Sampling completions, and keeping those that can be used again."""
 
 from crosslign.rollouts.base import Sampler, SamplingParameters, derive_seed
-from crosslign.rollouts.cache import CompletionCache, completion_key
+from crosslign.rollouts.cache import CachedSampler, CompletionCache, completion_key
 from crosslign.rollouts.scripted import ScriptedSampler
-from crosslign.rollouts.transformers import TransformersSampler
+from crosslign.rollouts.transformers import TransformersSampler, sampler_of
 
 __all__ = [
+    "CachedSampler",
     "CompletionCache",
     "Sampler",
     "SamplingParameters",
@@ -13,4 +14,5 @@ __all__ = [
     "TransformersSampler",
     "completion_key",
     "derive_seed",
+    "sampler_of",
 ]

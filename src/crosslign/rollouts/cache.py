@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from crosslign.rollouts.base import SamplingParameters
-from crosslign.storage import append_rows, read_rows
-from crosslign.types import Completion
+from crosslign.rollouts.base import Sampler, SamplingParameters, derive_seed
+from crosslign.storage import append_rows, locked, read_rows
+from crosslign.types import Completion, Query
+
+LOCK_SECONDS = 60.0  # an entry is written in far less
 
 
 def completion_key(
@@ -30,11 +32,12 @@ class CompletionCache:
     """Key -> Completion, kept on disk.
 
     Each entry is one line, appended in one write; a line that an interruption cut off is skipped on reading, and its
-    completion is sampled again.
+    completion is sampled again. `hits` and `misses` count completions that were found and that had to be sampled.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = path.with_name(f"{path.name}.lock")
         self.hits = 0
         self.misses = 0
         self._entries: dict[str, Completion] = {}
@@ -52,10 +55,15 @@ class CompletionCache:
 
     def put(self, key: str, completion: Completion, query_key: str) -> None:
         self._entries[key] = completion
-        append_rows(
-            self.path,
-            [{"key": key, "query": query_key, "truncated": completion.truncated, "token_ids": completion.token_ids}],
-        )
+        row = {"key": key, "query": query_key, "truncated": completion.truncated, "token_ids": completion.token_ids}
+        # Several runs of one model, and the processes of a run, may share the file.
+        with locked(self._lock, LOCK_SECONDS):
+            append_rows(self.path, [row])
+
+    def remove(self) -> None:
+        """Delete the file."""
+        for path in (self.path, self._lock):
+            path.unlink(missing_ok=True)
 
     def fill(
         self, keys: Sequence[str], query_keys: Sequence[str], sample: Callable[[list[int]], list[Completion]]
@@ -71,3 +79,39 @@ class CompletionCache:
             for (key, index), completion in zip(missing.items(), sample(list(missing.values())), strict=True):
                 self.put(key, completion, query_keys[index])
         return [self._entries[key] for key in keys]
+
+
+class CachedSampler:
+    """A sampler over frozen weights, whose completions are kept: each is sampled once, in every epoch and run.
+
+    Args:
+        sampler: samples from the weights.
+        cache: of their completions.
+        fingerprint: of the weights, part of every key.
+        seed: the run's; part of the key of what is not greedy.
+    """
+
+    def __init__(self, sampler: Sampler, cache: CompletionCache, fingerprint: str, *, seed: int = 0) -> None:
+        self.sampler = sampler
+        self.cache = cache
+        self.fingerprint = fingerprint
+        self.seed = seed
+
+    def complete(
+        self, prompts: Sequence[tuple[int, ...]], queries: Sequence[Query], parameters: SamplingParameters
+    ) -> list[Completion]:
+        """Completions in the prompts' order; what the cache lacks is sampled in one call, each key once.
+
+        Greedy completions depend on the prompt alone: queries that share one share the completion.
+        """
+        greedy = parameters.temperature == 0
+        keys = [
+            completion_key(self.fingerprint, prompt, parameters, "" if greedy else q.key, None if greedy else self.seed)
+            for prompt, q in zip(prompts, queries, strict=True)
+        ]
+
+        def sample(missing: list[int]) -> list[Completion]:
+            seed = derive_seed(self.seed, "teacher", *(keys[i] for i in missing))
+            return self.sampler.sample([prompts[i] for i in missing], parameters, seed=seed)
+
+        return self.cache.fill(keys, [q.key for q in queries], sample)

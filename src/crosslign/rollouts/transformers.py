@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
-from crosslign.models.passes.prefill import Prefill, inner_model, left_padded
+from crosslign.models import causal_lm, evaluating, token_ids
+from crosslign.models.passes.prefill import Prefill, left_padded
 from crosslign.rollouts.base import SamplingParameters, derive_seed
 from crosslign.types import Completion
 
@@ -97,22 +98,32 @@ class TransformersSampler:
         return Completion(tuple(token_ids[:limit]), truncated=True)
 
 
-class _bare:
+def sampler_of(
+    model: Any, tokenizer: Any, batch_size: int, view: Callable[[], AbstractContextManager[Any]] | None = None
+) -> TransformersSampler:
+    """The sampler of a loaded model; `view` yields another state of it, such as a frozen teacher."""
+    ids = token_ids(tokenizer, model)
+    return TransformersSampler(
+        view or (lambda: nullcontext(model)),
+        stop_token_ids=ids.stop,
+        pad_token_id=ids.pad,
+        forbidden_token_ids=ids.forbidden,
+        batch_size=batch_size,
+    )
+
+
+@contextmanager
+def _bare(model: Any) -> Iterator[None]:
     """Inside the block the model is in evaluation mode, without a generation config of its own; after it, as before.
 
     `generate` fills in from the model's own config whatever its argument leaves out (Qwen2.5 brings top_k=20,
     top_p=0.8 and a repetition penalty), and many fields have no neutral value that one could name instead.
     """
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.inner = inner_model(model)  # PEFT passes the config on
-
-    def __enter__(self) -> None:
-        self.training, self.config = self.model.training, self.inner.generation_config
-        self.model.eval()
-        self.inner.generation_config = GenerationConfig()
-
-    def __exit__(self, *exc: object) -> None:
-        self.model.train(self.training)
-        self.inner.generation_config = self.config
+    inner = causal_lm(model)  # PEFT passes the config on
+    config = inner.generation_config
+    with evaluating(model):
+        inner.generation_config = GenerationConfig()
+        try:
+            yield
+        finally:
+            inner.generation_config = config

@@ -1,31 +1,18 @@
-"""Callbacks: log files, progress on a terminal, and the check that the teacher stays frozen."""
+"""Callbacks: log files, progress, and the manifest of a checkpoint."""
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from crosslign.models import FrozenTeacher
+from crosslign.rollouts.progress import progress
 from crosslign.runs.folder import METRICS, ROLLOUTS, RunFolder
+from crosslign.storage import write_manifest
 from crosslign.types import Rollout
-
-
-class FrozenTeacherCallback(TrainerCallback):
-    """Checks the teacher's fingerprint before every save and at the end: no checkpoint of a moved teacher is kept."""
-
-    def __init__(self, teacher: FrozenTeacher) -> None:
-        self.teacher = teacher
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if control.should_save:
-            self.teacher.check()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.teacher.check()
-
 
 EVALUATION = "eval_"  # how names in an evaluation's log line begin; trackers show "eval_x" as "eval/x"
 
@@ -44,17 +31,25 @@ class MetricsCallback(TrainerCallback):
             self.folder.append(METRICS, {"step": state.global_step, **named})
 
 
+class ManifestCallback(TrainerCallback):
+    """Writes sizes and hashes of a checkpoint's files into it, so that `--resume` can tell whether it is whole."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        PartialState().wait_for_everyone()  # every process has written its own random state
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            write_manifest(folder, step=state.global_step)
+
+
 class ProgressCallback(TrainerCallback):
-    """One progress bar with the loss and the languages' divergences; silent where standard error is no terminal."""
+    """One progress bar with the loss and the languages' divergences."""
 
     def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, unit="step", disable=None, file=sys.stderr
-            )
+            self.bar = progress(state.max_steps, "training", "step", initial=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crosslign.storage import append_rows, write_atomically
+from crosslign.storage import LOCK, append_rows, damaged_files, is_empty, locked, write_atomically
 from crosslign.types import CrosslignError
 
 RECORD = "run.json"
@@ -23,12 +24,27 @@ BEST = "best"
 GATE = "gate.jsonl"
 _STAGING = ".incomplete"
 
+logger = logging.getLogger(__name__)
+
 
 class RunFolder:
     """One run's folder and its record `run.json`, whose `status` is `running` or `finished`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held while a run goes on; a folder that then holds nothing goes too.
+
+        Raises CrosslignError if another process holds it.
+        """
+        with locked(self.path / LOCK):
+            try:
+                yield
+            finally:
+                if is_empty(self.path):
+                    shutil.rmtree(self.path)
 
     def record(self) -> dict[str, Any]:
         """The record, or {} where there is none or it cannot be read."""
@@ -49,6 +65,18 @@ class RunFolder:
                 continue
         return [folder for _, folder in sorted(found)]
 
+    def newest_checkpoint(self) -> Path:
+        """The newest whole checkpoint; what is wrong with newer ones is logged.
+
+        Raises CrosslignError if there is none.
+        """
+        for checkpoint in reversed(self.checkpoints()):
+            damaged = damaged_files(checkpoint)
+            if not damaged:  # also without a manifest: an interruption came before it
+                return checkpoint
+            logger.warning("%s is damaged, so it is not used: %s.", checkpoint, "; ".join(damaged))
+        raise CrosslignError(f"{self.path}: no whole checkpoint to resume from. Start the run anew with --overwrite.")
+
     def check(self, *, overwrite: bool, resume: bool) -> None:
         """Raise CrosslignError if a run may not start here. Changes nothing."""
         if overwrite and resume:
@@ -56,7 +84,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise CrosslignError(f"output_dir: {self.path} is a file, not a folder.")
         status = self.record().get("status")
-        if not status and not resume and not self.checkpoints() and self.path.exists() and any(self.path.iterdir()):
+        if not status and not resume and not self.checkpoints() and self.path.exists() and not is_empty(self.path):
             raise CrosslignError(
                 f"{self.path}: is not empty and holds no run of crosslign. Choose another --output_dir; nothing in it "
                 "is overwritten, also not with --overwrite."
@@ -132,7 +160,11 @@ class RunFolder:
         shutil.rmtree(old, ignore_errors=True)
 
     def forget_after(self, step: int) -> None:
-        """Drop log lines later than `step`, so that a resumed run writes each step once."""
+        """Drop log lines and checkpoints later than `step`: a resumed run writes each step once, and a later
+        checkpoint is damaged."""
+        for checkpoint in self.path.glob("checkpoint-*"):
+            if checkpoint.name.rpartition("-")[2].isdigit() and int(checkpoint.name.rpartition("-")[2]) > step:
+                shutil.rmtree(checkpoint)
         for name in (METRICS, ROLLOUTS):
             path = self.path / name
             if not path.exists():

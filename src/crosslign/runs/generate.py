@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from crosslign.runs.prepare import queries_of
-from crosslign.storage import versions
-from crosslign.contexts import ContextBuilder, ContextOverflow
+from crosslign.contexts import ContextBuilder, ContextOverflow, load_teacher_template, plain_contexts
 from crosslign.data.schema import QueryTable
-from crosslign.evaluation.generation import DeferredCompleter, SamplerCompleter, completions, sampler_of, too_long
-from crosslign.storage import RowFile
+from crosslign.distillation import write_judgements
+from crosslign.evaluation.completions import DeferredCompleter, SamplerCompleter, completions, too_long
 from crosslign.models import (
     ModelSource,
     adapter_sha256,
@@ -22,83 +20,96 @@ from crosslign.models import (
     load_tokenizer,
     load_with_adapter,
 )
-from crosslign.rollouts import CompletionCache, SamplingParameters
-from crosslign.distillation.strategies import OnPolicy
-from crosslign.distillation import RolloutCollector
-from crosslign.types import Context, Query, Role
+from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameters, sampler_of
+from crosslign.runs.prepare import queries_of
+from crosslign.storage import RowFile, locked, versions
+from crosslign.types import Announce, Context, Query, Role, silent
+
+GREEDY = SamplingParameters(temperature=0.0)
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
     """What to complete, with what, and where to write it.
 
-    `context` "student" is what a user would send; "teacher" shows what the frozen teacher would say, which is where
-    training leads.
+    `context` "student" is what a user would send; "teacher", with the teacher `template`, shows what the frozen teacher
+    would say, which is where training leads.
     """
 
     source: ModelSource
-    adapter: str | None
-    languages: Sequence[str]
     output: Path
-    parameters: SamplingParameters
+    adapter: str | None = None
+    parameters: SamplingParameters = GREEDY
     context: Role = "student"
+    template: str = "instruct"
+    max_length: int = 2048
+    max_judgement_length: int = 128
+    thinking: bool = False
     batch_size: int = 16
     seed: int = 0
     overwrite: bool = False
 
+    def contexts(self, tokenizer: Any) -> ContextBuilder:
+        return plain_contexts(
+            tokenizer,
+            max_length=self.max_length,
+            thinking=self.thinking,
+            teacher=self.template,
+            max_judgement_length=self.max_judgement_length,
+        )
 
-def generate(
-    request: GenerateRequest,
-    tables: Sequence[QueryTable],
-    make_contexts: Callable[[Any], ContextBuilder],
-    describe_contexts: Mapping[str, Any],
-    announce: Callable[[str], None] = lambda text: None,
-) -> int:
-    """Complete every query of the tables in the request's languages; returns the number of rows in the file.
+    def settings(self) -> dict[str, Any]:
+        """What the completions depend on besides the queries."""
+        found: dict[str, Any] = {
+            "model": asdict(self.source),
+            "adapter": self.adapter,
+            "adapter_sha256": adapter_sha256(self.adapter),
+            "context": self.context,
+            "sampling": asdict(self.parameters),
+            "seed": self.seed,
+            "thinking": self.thinking,
+            "max_length": self.max_length,
+        }
+        if self.context == "teacher":
+            template = load_teacher_template(self.template)
+            found["template"] = [[m.role, m.content] for m in (*template.judgement_messages, *template.messages)]
+            found["max_judgement_length"] = self.max_judgement_length
+        return found
 
-    Rows are appended batch by batch and put into the tables' order at the end. `make_contexts` makes the context
-    builder from the tokenizer; `describe_contexts` is what identifies it in the settings file.
+
+def generate(request: GenerateRequest, table: QueryTable, announce: Announce = silent) -> int:
+    """Complete every query of the table in its languages; returns the number of rows in the file.
+
+    Rows are appended batch by batch and put into the table's order at the end.
 
     Raises CrosslignError if the file was made with other settings, or by something else.
     """
     check_source(request.source)
     check_adapter(request.adapter)
-    settings = {
-        "model": asdict(request.source),
-        "adapter": request.adapter,
-        "adapter_sha256": adapter_sha256(request.adapter),
-        "context": request.context,
-        "sampling": asdict(request.parameters),
-        "seed": request.seed,
-        **describe_contexts,
-    }
-    output = request.output
-    side = output.with_name(output.name + ".settings.json")
-    if request.overwrite:
-        output.unlink(missing_ok=True)
-    file = RowFile(output, settings, side=side, notes={"versions": versions()})
-    cache = CompletionCache(output.with_name(f".{output.name}.judgements.jsonl"))
-    completer = DeferredCompleter(
-        settings, lambda queries: _load(request, queries, make_contexts, settings, cache, announce)
-    )
-    rows = completions(
-        queries_of(tables, request.languages), completer, output, name=output.name, announce=announce, file=file
-    )
-    cache.path.unlink(missing_ok=True)
+    settings, output = request.settings(), request.output
+    with locked(output.with_name(f".{output.name}.lock")):
+        if request.overwrite:
+            output.unlink(missing_ok=True)
+        side = output.with_name(output.name + ".settings.json")
+        file = RowFile(output, settings, side=side, notes={"versions": versions()})
+        cache = CompletionCache(output.with_name(f".{output.name}.judgements.jsonl"))
+        completer = DeferredCompleter(settings, lambda queries: _load(request, queries, settings, cache, announce))
+        queries = queries_of([table], table.languages)
+        rows = completions(queries, completer, output, name=output.name, announce=announce, file=file)
+        cache.remove()
     return len(rows)
 
 
 def _load(
     request: GenerateRequest,
     queries: Sequence[Query],
-    make_contexts: Callable[[Any], ContextBuilder],
     settings: Mapping[str, Any],
     cache: CompletionCache,
-    announce: Callable[[str], None],
+    announce: Announce,
 ) -> SamplerCompleter:
     """Check the queries, then load the weights."""
     tokenizer = load_tokenizer(request.source)
-    builder = make_contexts(tokenizer)
+    builder = request.contexts(tokenizer)
     for query in queries:
         try:
             builder.check(query)
@@ -107,21 +118,11 @@ def _load(
     announce(f"loading {request.source.path}" + (f" with {request.adapter}" if request.adapter else ""))
     model = load_with_adapter(request.source, request.adapter)
     sampler = sampler_of(model, tokenizer, request.batch_size)
-    collector = RolloutCollector(
-        builder,
-        OnPolicy(),
-        sampler,
-        sampler,
-        request.parameters,
-        tokenizer,
-        cache,
-        f"{fingerprint(model)}|{request.adapter}",
-        seed=request.seed,
-        max_judgement_length=builder.max_judgement_length or 1,
-    )
+    cached = CachedSampler(sampler, cache, f"{fingerprint(model)}|{request.adapter}", seed=request.seed)
 
     def teacher(batch: Sequence[Query]) -> list[Context]:
-        return [builder.teacher(q, j) for q, j in zip(batch, collector.judgements(batch), strict=True)]
+        judgements = write_judgements(builder, cached, batch)
+        return [builder.teacher(q, j) for q, j in zip(batch, judgements, strict=True)]
 
     return SamplerCompleter(
         sampler,

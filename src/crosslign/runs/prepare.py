@@ -5,62 +5,72 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
-from crosslign.distillation import strategies
-from crosslign.runs.config import RunConfig, parse_config, parse_yaml
 from crosslign.contexts import ContextBuilder, ContextOverflow, RoleContext, load_teacher_template, student_messages
 from crosslign.data.load import TableSpec, require_table
 from crosslign.data.mixture import QueryMixture
 from crosslign.data.schema import QueryTable
-from crosslign.evaluation.best import Criterion
+from crosslign.distillation import strategies
+from crosslign.evaluation.judges.base import Judge
 from crosslign.languages import english_name
 from crosslign.models import ModelSource, check_source, load_tokenizer
+from crosslign.rollouts.progress import progress
 from crosslign.runs.arguments import training_arguments
-from crosslign.runs.folder import RunFolder
-from crosslign.types import CrosslignError, Query
 from crosslign.runs.checkpoint_evaluation import Plan, make_plan
+from crosslign.runs.config import RunConfig
+from crosslign.runs.evaluate import checked_judges
+from crosslign.runs.folder import RunFolder
+from crosslign.runs.gate.queries import queries_to_probe
+from crosslign.runs.recipe import parse_config, parse_yaml
+from crosslign.types import CrosslignError, Query
 
 logger = logging.getLogger(__name__)
 
 # A resumed run must be the same run; these may change.
-RESUMABLE_CHANGES = {"output_dir", "log_rollouts", "probe_queries", "cache_dir", "training"}
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What the teacher gate found before training: the entry of `run.json`, and rows for `gate.jsonl`."""
-
-    record: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]] = ()
+RESUMABLE_CHANGES = {"output_dir", "log_rollouts", "divergence_queries", "cache_dir", "training"}
 
 
 @dataclass
 class PreparedRun:
-    """A checked run, before weights."""
+    """A checked run, before weights.
+
+    Fields:
+        languages: that are trained on, all that the mixture can draw.
+        checkpoint: where a resumed run goes on; None for a new run.
+        gate_judge: judges the teacher gate; None for no gate.
+    """
 
     config: RunConfig
     source: ModelSource
     tokenizer: Any
     tables: list[QueryTable]
+    languages: list[str]
     contexts: ContextBuilder
     mixture: QueryMixture
     arguments: TrainingArguments
     folder: RunFolder
     dropped: list[ContextOverflow]
+    overwrite: bool = False
+    checkpoint: Path | None = None
     evaluation: Plan | None = None
-    gate: Gate | None = None
+    gate_judge: Judge | None = None
 
     @property
     def rollout_batch_size(self) -> int:
         """Rows in one call of `generate`: what the recipe says, or a whole accumulation window."""
         window = self.arguments.per_device_train_batch_size * self.arguments.gradient_accumulation_steps
         return self.config.sampling.batch_size or window
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.arguments.process_index == 0
 
 
 def model_source(config: RunConfig) -> ModelSource:
@@ -84,7 +94,81 @@ def context_builder(config: RunConfig, tokenizer: Any) -> ContextBuilder:
     )
 
 
-def load_tables(config: RunConfig) -> list[QueryTable]:
+def prepare(
+    config: RunConfig, *, overwrite: bool = False, resume: bool = False, check_folder: bool = True
+) -> PreparedRun:
+    """Check configuration, data, templates, lengths, judges and output folder. No weights are loaded.
+
+    Raises CrosslignError at the first part that is wrong, with all of that part's mistakes.
+    """
+    folder = RunFolder(config.output_dir)
+    # Of several processes only the first looks: it may have started the folder before the others come here.
+    if check_folder and int(os.environ.get("RANK", "0")) == 0:
+        folder.check(overwrite=overwrite, resume=resume)
+    strategies.get(config.strategy.name, config.strategy.options, seed=config.seed)
+    arguments = training_arguments(config.training, output_dir=config.output_dir, seed=config.seed)
+    if resume:
+        _check_same_run(config, folder)
+    source = model_source(config)
+    check_source(source)
+    load_teacher_template(config.teacher.template)
+    tables = _load_tables(config)
+    languages = config.data.languages or list(dict.fromkeys(lang for table in tables for lang in table.languages))
+    tokenizer = load_tokenizer(source)
+    contexts = context_builder(config, tokenizer)
+    tables, dropped = _check_lengths(config, tables, languages, contexts)
+    mixture = _mixture(config, tables, languages, arguments)
+    checkpoint = folder.newest_checkpoint() if resume else None
+    run = PreparedRun(
+        config,
+        source,
+        tokenizer,
+        tables,
+        languages,
+        contexts,
+        mixture,
+        arguments,
+        folder,
+        dropped,
+        overwrite=overwrite,
+        checkpoint=checkpoint,
+    )
+    if config.evaluation is not None:
+        run.evaluation = make_plan(
+            config.evaluation,
+            contexts,
+            languages=languages,
+            source_language=config.data.source_language,
+            tested=[config.model.path, config.output_dir],
+            trained_on=queries_of(tables, languages),
+        )
+        run.arguments.eval_on_start = config.evaluation.at_start and checkpoint is None
+    if config.gate is not None:
+        (run.gate_judge,) = checked_judges(config.gate.judge, "gate.judge", tested=[source.path], only=1)
+        queries_to_probe(tables, languages, config.gate.queries, config.seed)
+    return run
+
+
+def without(run: PreparedRun, keys: Iterable[str]) -> PreparedRun:
+    """The run without the queries of these keys (`Query.key`), its mixture made anew.
+
+    Raises CrosslignError if too few queries are left.
+    """
+    gone = frozenset(keys)
+    tables = [dataclasses.replace(table, excluded=table.excluded | gone) for table in run.tables]
+    return dataclasses.replace(run, tables=tables, mixture=_mixture(run.config, tables, run.languages, run.arguments))
+
+
+def queries_of(tables: Sequence[QueryTable], languages: Sequence[str]) -> list[Query]:
+    return [q for t in tables for q in t.queries([lang for lang in languages if lang in t.languages])]
+
+
+def describe_tables(tables: Sequence[QueryTable]) -> list[dict[str, Any]]:
+    """What records say of the data."""
+    return [{"table": t.name, "rows": len(t.rows), "fingerprint": t.fingerprint()} for t in tables]
+
+
+def _load_tables(config: RunConfig) -> list[QueryTable]:
     """Read and check all tables. A language that was asked for must be in at least one of them."""
     data = config.data
     for language in (data.source_language, *(data.languages or ())):
@@ -107,40 +191,6 @@ def load_tables(config: RunConfig) -> list[QueryTable]:
     return tables
 
 
-def languages_of(config: RunConfig, tables: Sequence[QueryTable]) -> list[str]:
-    if config.data.languages is not None:
-        return list(config.data.languages)
-    return list(dict.fromkeys(lang for table in tables for lang in table.languages))
-
-
-def prepare(
-    config: RunConfig, *, overwrite: bool = False, resume: bool = False, check_folder: bool = True
-) -> PreparedRun:
-    """Check configuration, data, templates, lengths and output folder. No weights are loaded.
-
-    Raises CrosslignError at the first part that is wrong, with all of that part's mistakes.
-    """
-    folder = RunFolder(config.output_dir)
-    # Of several processes only the first looks: it may have started the folder before the others come here.
-    if check_folder and int(os.environ.get("RANK", "0")) == 0:
-        folder.check(overwrite=overwrite, resume=resume)
-    strategies.get(config.strategy.name, config.strategy.options, seed=config.seed)
-    arguments = training_arguments(config.training, output_dir=config.output_dir, seed=config.seed)
-    if resume:
-        _check_same_run(config, folder)
-    source = model_source(config)
-    check_source(source)
-    load_teacher_template(config.teacher.template)
-    tables = load_tables(config)
-    tokenizer = load_tokenizer(source)
-    contexts = context_builder(config, tokenizer)
-    languages = languages_of(config, tables)
-    tables, dropped = _check_lengths(config, tables, languages, contexts)
-    mixture = _mixture(config, tables, languages, arguments)
-    plan = evaluation_plan(config, tables, languages, contexts)
-    return PreparedRun(config, source, tokenizer, tables, contexts, mixture, arguments, folder, dropped, plan)
-
-
 def _mixture(
     config: RunConfig, tables: Sequence[QueryTable], languages: Sequence[str], arguments: TrainingArguments
 ) -> QueryMixture:
@@ -157,51 +207,18 @@ def _mixture(
     return mixture
 
 
-def evaluation_plan(
-    config: RunConfig, tables: Sequence[QueryTable], languages: Sequence[str], contexts: ContextBuilder
-) -> Plan | None:
-    """The recipe's `evaluation`, checked; None if it has none."""
-    section = config.evaluation
-    if section is None:
-        return None
-    for language in section.languages or ():
-        english_name(language)
-    return make_plan(
-        section.tasks,
-        section.judge,
-        section.languages or languages,
-        contexts,
-        limit=section.limit,
-        source_language=config.data.source_language,
-        judge_url=section.judge_url,
-        tested=[config.model.path, config.output_dir],
-        trained_on=queries_of(tables, languages),
-        best=Criterion(**section.best.model_dump()) if section.best is not None else None,
-        **section.model_dump(include={"every_steps", "at_start", "max_completion_length", "batch_size"}),
-    )
-
-
-def without(run: PreparedRun, keys: Iterable[str]) -> PreparedRun:
-    """The run without the queries of these keys (`Query.key`), its mixture made anew.
-
-    Raises CrosslignError if too few queries are left.
-    """
-    gone = frozenset(keys)
-    languages = languages_of(run.config, run.tables)
-    tables = [dataclasses.replace(table, excluded=table.excluded | gone) for table in run.tables]
-    return dataclasses.replace(run, tables=tables, mixture=_mixture(run.config, tables, languages, run.arguments))
-
-
 def _check_lengths(
     config: RunConfig, tables: list[QueryTable], languages: Sequence[str], contexts: ContextBuilder
 ) -> tuple[list[QueryTable], list[ContextOverflow]]:
     dropped: list[ContextOverflow] = []
     queries = queries_of(tables, languages)
-    for query in tqdm(queries, desc="checking context lengths", unit="query", disable=None, leave=False):
-        try:
-            contexts.check(query)
-        except ContextOverflow as overflow:
-            dropped.append(overflow)
+    with progress(len(queries), "checking context lengths", "query") as bar:
+        for query in queries:
+            try:
+                contexts.check(query)
+            except ContextOverflow as overflow:
+                dropped.append(overflow)
+            bar.update(1)
     if dropped and config.data.on_overflow == "error":
         rest = f"\n... and {len(dropped) - 10} more" if len(dropped) > 10 else ""
         raise CrosslignError("\n".join(str(o) for o in dropped[:10]) + rest)
@@ -233,7 +250,3 @@ def _check_same_run(config: RunConfig, folder: RunFolder) -> None:
                 f"(then: {before.get(section)}; now: {now[section]}). Resume with the old recipe, "
                 f"{folder.path / 'config.yaml'}, or start anew in another output_dir."
             )
-
-
-def queries_of(tables: Sequence[QueryTable], languages: Sequence[str]) -> list[Query]:
-    return [q for t in tables for q in t.queries([lang for lang in languages if lang in t.languages])]

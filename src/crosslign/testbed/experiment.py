@@ -11,9 +11,11 @@ from typing import Any
 from peft import PeftModel
 
 from crosslign.models import ModelSource, load_model
-from crosslign.runs import build
-from crosslign.runs.config import RunConfig, parse_config
+from crosslign.runs.config import RunConfig
 from crosslign.runs.folder import RunFolder
+from crosslign.runs.prepare import model_source, prepare
+from crosslign.runs.recipe import parse_config
+from crosslign.runs.train import train
 from crosslign.storage import write_atomically
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.corpus import JUDGE_PROMPT, TEACHER_PROMPT
@@ -98,7 +100,7 @@ def aligned_model(config: RunConfig) -> Any:
     """The model that a finished run has saved: whole, or the base model with its adapter."""
     if config.model.finetuning == "full":
         return load_model(ModelSource(config.output_dir))
-    return PeftModel.from_pretrained(load_model(build.model_source(config)), config.output_dir).eval()
+    return PeftModel.from_pretrained(load_model(model_source(config)), config.output_dir).eval()
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def run_experiment(
     overwrite: bool = False,
     announce: Callable[[str], None] = lambda text: None,
 ) -> Experiment:
-    """Base model, alignment by `crosslign.runs.build.train`, and the evaluation at all three stages.
+    """Base model, alignment by `crosslign.runs.train`, and the evaluation at all three stages.
 
     Writes the tables, the run in `output_dir/model` and `results.json`. Equal arguments give equal results.
     """
@@ -141,7 +143,7 @@ def run_experiment(
     made = Tables(spec.world, tables or TableSpec())
     base = base_model(spec, cache, announce)
     config = alignment_config(base, made, output_dir, alignment or Alignment(), cache_dir=base.parent)
-    run = build.prepare(config, overwrite=overwrite)
+    run = prepare(config, overwrite=overwrite)
     judge = Judge(spec.world)
     with one_thread():
         before = load_model(ModelSource(str(base)))
@@ -150,7 +152,7 @@ def run_experiment(
             "before": evaluate(before, run.contexts, made, judge),
             "teacher": evaluate(before, run.contexts, made, judge, role="teacher"),
         }
-        record = build.train(run, overwrite=overwrite, announce=announce)
+        record = train(run, announce)
         announce("evaluating the aligned model")
         replies["after"] = evaluate(aligned_model(config), run.contexts, made, judge)
     experiment = Experiment(replies, float(record["seconds"]), output_dir)

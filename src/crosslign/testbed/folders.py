@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from crosslign.evaluation.completions import OnRows, completion_row
 from crosslign.evaluation.folder import check_folder, compare, read_folder
-from crosslign.evaluation.generation import OnRows, completion_row
-from crosslign.evaluation.runner import REPORT, Evaluation, run
+from crosslign.evaluation.stages import REPORT, Evaluation, run
 from crosslign.evaluation.tasks import TaskData
 from crosslign.evaluation.tasks.selection import fingerprint
 from crosslign.rollouts import SamplingParameters

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from crosslign.evaluation.rates import JudgedRow, Kind
 from crosslign.evaluation.report import Side, Transcript
-from crosslign.evaluation.results import JudgedRow, Kind, comparison_task, evaluation_task
+from crosslign.evaluation.results import comparison_task, evaluation_task
 from crosslign.types import Query, Verdict
 
 GROUPS = {

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from crosslign.evaluation.cells import HEADLINES, Kind
+from crosslign.evaluation.rates import HEADLINES, Kind
 from crosslign.evaluation.result_tables import Scope, parts, rate_of
 from crosslign.evaluation.tables import short_names
 from crosslign.languages import telling_names

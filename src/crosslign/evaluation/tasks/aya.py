@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from crosslign.evaluation.tasks.base import FileTask, Place, Reading, Source, listing
-from crosslign.evaluation.tasks.readers import category_of, language_code, missing_column, read_table, text_of
+from crosslign.evaluation.tasks.base import Place, Reading, Source, Task, contents
+from crosslign.evaluation.tasks.readers import category_of, language_code, read_table, require_columns, text_of
 from crosslign.evaluation.tasks.registry import registry
 from crosslign.types import CrosslignError, Query
 
@@ -27,11 +27,10 @@ TRANSLATIONS = ("literal_translation", "semantic_translation")
 
 
 @registry.register("aya_redteaming")
-def aya_redteaming() -> FileTask:
+def aya_redteaming() -> Task:
     """About 900 harmful prompts in each of eight languages, by native speakers, with translations into English."""
-    return FileTask(
+    return Task(
         name="aya_redteaming",
-        version="1",
         kind="harmful",
         languages=tuple(FILES),
         source=Source("CohereLabs/aya_redteaming", "5a16fee03c19d681b4f3527b6a750e1ed4d434c7", tuple(FILES.values())),
@@ -56,10 +55,7 @@ def read_aya(place: Place, source_language: str, languages: Sequence[str] | None
     empty = alone = 0
     for code, file in _files(place, languages):
         records, names = read_table(file)
-        if "prompt" not in names:
-            raise missing_column(file, "'prompt'", names, "this set")
-        if code is None and "language" not in names:
-            raise missing_column(file, "'language'", names, "a file of several languages")
+        require_columns(file, names, ("prompt",) if code else ("prompt", "language"))
         for number, record in records:
             language = code or language_code(record["language"], NAMES, str(file), number, "language")
             numbers[language] = numbers.get(language, -1) + 1  # empty prompts count, so that ids stay in place
@@ -100,7 +96,6 @@ def _files(place: Place, languages: Sequence[str] | None) -> list[tuple[str | No
     found = [(code, place.path / FILES[code]) for code in FILES if (place.path / FILES[code]).is_file()]
     if not found:
         raise CrosslignError(
-            f"{place.task}: the folder {place.path} has no file such as {FILES['en']}. It holds: "
-            f"{listing(p.name for p in sorted(place.path.iterdir()))}."
+            f"{place.task}: the folder {place.path} has no file such as {FILES['en']}. {contents(place.path)}"
         )
     return list(found)

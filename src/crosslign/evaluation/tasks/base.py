@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 from crosslign.data.hub import fetch_file
 from crosslign.evaluation.tasks.selection import draw_rows, fingerprint, gaps, skip_rows
 from crosslign.types import CrosslignError, Label, Query
 
-Kind = Literal["harmful", "benign", "mixed"]
-LABELS_OF: dict[Kind, tuple[Label, ...]] = {
+TaskKind = Literal["harmful", "benign", "mixed"]
+LABELS_OF: dict[TaskKind, tuple[Label, ...]] = {
     "harmful": ("harmful",),
     "benign": ("benign",),
     "mixed": ("harmful", "benign"),
@@ -68,8 +68,7 @@ class Place:
             if candidate.is_file():
                 return candidate
         raise CrosslignError(
-            f"{self.task}: the folder {self.path} has no file {Path(name).name!r}. It holds: "
-            f"{listing(p.name for p in sorted(self.path.iterdir()))}."
+            f"{self.task}: the folder {self.path} has no file {Path(name).name!r}. {contents(self.path)}"
         )
 
     def only_file(self) -> Path:
@@ -82,7 +81,7 @@ class Reading:
     """What a reader makes of the files.
 
     Fields:
-        queries: rows in the file's order, the languages of a row together.
+        queries: rows in the file's order.
         languages: those the files have, the source language first where there is one.
         notes: what was left out and why, one sentence each, with counts.
     """
@@ -111,7 +110,7 @@ class TaskData:
     """
 
     name: str
-    kind: Kind
+    kind: TaskKind
     version: str
     languages: tuple[str, ...]
     queries: list[Query]
@@ -120,8 +119,8 @@ class TaskData:
     notes: tuple[str, ...]
 
 
-@runtime_checkable
-class Task(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Task:
     """A set of queries to evaluate on; the contract is in `tests/contracts/test_tasks.py`.
 
     Fields:
@@ -130,25 +129,21 @@ class Task(Protocol):
             answered (over-refusal). mixed: both; a query's `label` says which. Queries of another label are left out.
         languages: what the published set has; () if only the file can tell.
         licence, citation: one line each.
+        reader: gives the queries; one that needs no file ignores the place that it is told.
         gated: whether the hub asks for consent first.
+        parallel: whether translations share ids; if not, each language is a set of its own.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def kind(self) -> Kind: ...
-    @property
-    def languages(self) -> tuple[str, ...]: ...
-    @property
-    def source(self) -> Source: ...
-    @property
-    def licence(self) -> str: ...
-    @property
-    def citation(self) -> str: ...
-    @property
-    def gated(self) -> bool: ...
+    name: str
+    kind: TaskKind
+    languages: tuple[str, ...]
+    source: Source
+    licence: str
+    citation: str
+    reader: Reader
+    version: str = "1"
+    gated: bool = False
+    parallel: bool = True
 
     def load(
         self,
@@ -173,41 +168,16 @@ class Task(Protocol):
         Raises CrosslignError: a language that the set lacks, a set that is gated or out of reach, a file of another
         shape, duplicate ids, nothing left.
         """
-        ...
-
-
-@dataclass(frozen=True)
-class FileTask:
-    """A task that reads files; what every built-in task is. `parallel` says whether translations share ids."""
-
-    name: str
-    version: str
-    kind: Kind
-    languages: tuple[str, ...]
-    source: Source
-    licence: str
-    citation: str
-    reader: Reader
-    gated: bool = False
-    parallel: bool = True
-
-    def load(
-        self,
-        languages: Sequence[str] | None = None,
-        *,
-        path: str | None = None,
-        limit: int | None = None,
-        skip: int = 0,
-        source_language: str = "en",
-    ) -> TaskData:
-        """See `Task.load`."""
         if skip < 0 or (limit is not None and limit < 1):
             raise CrosslignError(f"{self.name}: skip ({skip}) must not be negative, and limit ({limit}) at least 1.")
         if languages is not None and not languages:
             raise CrosslignError(f"{self.name}: no language was asked for; leave them out to take all that it has.")
-        place = Place(self.name, self.source, _existing(self.name, path))
-        if place.path is None and self.languages:  # known before anything is fetched
-            self._require(languages or (), self.languages, place)
+        place = Place(self.name, self.source, None if path is None else Path(path).expanduser())
+        if place.path is None:
+            if self.languages:  # known before anything is fetched
+                self._require(languages or (), self.languages, place)
+        elif not place.path.exists():
+            raise CrosslignError(f"{self.name}: there is no file or folder {path}.")
         reading = self.reader(place, source_language, languages)
         wanted = tuple(dict.fromkeys(languages or reading.languages))
         self._require(wanted, reading.languages, place)
@@ -216,17 +186,32 @@ class FileTask:
         if place.path is None and self.source.repo is not None and self.source.revision is None:
             notes.append(f"{self.source.repo} is read at its newest state: no revision is pinned.")
         labels = LABELS_OF[self.kind]
-        # Rows are skipped before anything else is left out, so that they are those of a training table's limit.
-        queries = skip_rows(reading.queries, skip, parallel=self.parallel)
-        queries = [q for q in queries if q.language in wanted]
-        for label, count in Counter(q.label for q in queries if q.label not in labels).items():
+        queries: list[Query] = []
+        more: list[str] = []
+        left_out: Counter[Label] = Counter()
+        for codes in [wanted] if self.parallel else [(code,) for code in wanted]:
+            own = reading.queries if self.parallel else [q for q in reading.queries if q.language in codes]
+            # Rows are skipped before anything else is left out, so that they are those of a training table's limit.
+            own = [q for q in skip_rows(own, skip) if q.language in codes]
+            left_out.update(q.label for q in own if q.label not in labels)
+            drawn, short = draw_rows([q for q in own if q.label in labels], codes, limit)
+            queries += drawn
+            more += [note if self.parallel else f"{codes[0]}: {note}" for note in short] + gaps(drawn, codes)
+        for label, count in left_out.items():
             notes.append(f"{count} queries are left out because they are {label}; this task is {self.kind}.")
-        queries = [q for q in queries if q.label in labels]
         if not queries:
-            left = " ".join((f"{self.name}: {place} has no query left in {listing(wanted)} after skip={skip}.", *notes))
-            raise CrosslignError(left)
-        queries, more = draw_rows(queries, wanted, limit, parallel=self.parallel)
-        return task_data(self, wanted, queries, (*notes, *more, *gaps(queries, wanted, parallel=self.parallel)))
+            left = f"{self.name}: {place} has no query left in {listing(wanted)} after skip={skip}."
+            raise CrosslignError(" ".join((left, *notes)))
+        return TaskData(
+            name=self.name,
+            kind=self.kind,
+            version=self.version,
+            languages=wanted,
+            queries=queries,
+            rows=len({q.id for q in queries}),
+            sha256=fingerprint(queries),
+            notes=(*notes, *more),
+        )
 
     def _require(self, wanted: Iterable[str], has: Sequence[str], place: Place) -> None:
         missing = [code for code in wanted if code not in has]
@@ -236,31 +221,12 @@ class FileTask:
             )
 
 
-def task_data(task: Task, languages: tuple[str, ...], queries: list[Query], notes: Sequence[str]) -> TaskData:
-    """Queries as the data of a task, with their hash."""
-    return TaskData(
-        name=task.name,
-        kind=task.kind,
-        version=task.version,
-        languages=languages,
-        queries=queries,
-        rows=len({q.id for q in queries}),
-        sha256=fingerprint(queries),
-        notes=tuple(notes),
-    )
-
-
-def _existing(task: str, path: str | None) -> Path | None:
-    if path is None:
-        return None
-    place = Path(path).expanduser()
-    if not place.exists():
-        raise CrosslignError(f"{task}: there is no file or folder {path}.")
-    return place
+def contents(folder: Path) -> str:
+    """What a folder holds, as the end of an error message."""
+    return f"It holds: {listing(p.name for p in sorted(folder.iterdir()))}."
 
 
 def listing(names: Iterable[str], most: int = 30) -> str:
     """Names for an error message, cut after `most`."""
     all_names = list(names)
     return (", ".join(all_names[:most]) or "nothing") + (f" and {len(all_names) - most} more" * (len(all_names) > most))
-

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crosslign.data.load import Record, TableSpec, read_records
-from crosslign.data.schema import DataError, Problem, build_table, content_id
+from crosslign.data.files import Records, read_file
+from crosslign.data.load import its_columns
+from crosslign.data.schema import DataError, Problem, content_id, row_error
 from crosslign.evaluation.tasks.base import Place, Reading, listing
 from crosslign.evaluation.tasks.resources import RESOURCE_LEVEL
 from crosslign.languages import is_language
-from crosslign.types import LABELS, CrosslignError, Label
+from crosslign.types import LABELS, CrosslignError, Label, Query
 
 LabelOf = Callable[[Mapping[str, object]], Label]
 ID_COLUMN = "id"
@@ -59,51 +59,44 @@ def parallel(
     """
     columns = columns or {}
     languages: dict[str, None] = {source_language: None}
-    records: list[Record] = []
-    seen: dict[str, tuple[int, Mapping[str, object]]] = {}
+    queries: list[Query] = []
+    seen: dict[str, tuple[int, Mapping[str, str]]] = {}
     empty = repeated = 0
-    clashes: list[Problem] = []
+    problems: list[Problem] = []
     for row in rows:
-        texts = {code: t for code, t in row.texts.items() if t is not None and (not isinstance(t, str) or t.strip())}
+        texts: dict[str, str] = {}
+        for code, value in row.texts.items():
+            if value is not None and not isinstance(value, str):
+                message = f"expected text, found {type(value).__name__}."
+                problems.append(Problem("error", name, row.number, columns.get(code, code), message))
+            elif text := (value or "").strip():
+                texts[code] = text
         if source_language not in texts:
             empty += 1
             continue
         languages.update(dict.fromkeys(texts))
-        row_id = row.id or _content_id(texts, source_language)
+        # The hash of the English text, so that ids do not depend on the source language.
+        row_id = row.id or content_id(texts.get(ENGLISH, texts[source_language]))
         number, first = seen.setdefault(row_id, (row.number, texts))
-        if number == row.number:
-            cells = {columns.get(code, code): text for code, text in texts.items()}
-            records.append((row.number, {**cells, "id": row_id, "label": row.label, "category": row.category}))
+        if first is texts:
+            source = texts[source_language]
+            for code, text in texts.items():
+                queries.append(Query(row_id, code, text, source_language, source, row.label, row.category or None))
         elif first == texts or not row.id:
             repeated += 1
         else:
             message = f"the id {row_id!r} stands in row {number} already, with other texts; ids must be unique."
-            clashes.append(Problem("error", name, row.number, ID_COLUMN, message))
-    if clashes:
-        raise DataError(clashes)
-    if not records:
+            problems.append(Problem("error", name, row.number, ID_COLUMN, message))
+    if problems:
+        raise DataError(problems)
+    if not queries:
         raise CrosslignError(f"{name}: no row has a text in {source_language!r}, the source language.")
-    own = {key: key for key in ("id", "label", "category")}
-    table, problems = build_table(
-        name,
-        records,
-        columns={**{code: columns.get(code, code) for code in languages}, **own},
-        source_language=source_language,
-        languages=list(languages),
-    )
-    if table is None:
-        raise DataError([p for p in problems if p.severity == "error"])
     all_notes = list(notes)
     if empty:
         all_notes.append(f"{empty} rows without a text in {source_language!r} are left out.")
     if repeated:
         all_notes.append(f"{repeated} rows that repeat another are left out.")
-    return Reading(list(table.queries()), table.languages, tuple(all_notes))
-
-
-def _content_id(texts: Mapping[str, object], source_language: str) -> str:
-    language = ENGLISH if ENGLISH in texts else source_language
-    return content_id({language: str(texts[language]).strip()}, language)
+    return Reading(queries, tuple(languages), tuple(all_notes))
 
 
 @dataclass(frozen=True)
@@ -130,11 +123,10 @@ class Wide:
         if source_language not in columns:
             known = " or ".join(map(repr, self.english)) if source_language == ENGLISH else repr(source_language)
             raise missing_column(file, known, names, f"the source language {source_language!r}")
-        ids = ID_COLUMN in names
         rows = [
             ParallelRow(
                 number,
-                self._id(number, record, file) if ids else "",
+                own_id(number, record, file) if ID_COLUMN in names else "",
                 {code: record.get(column) for code, column in columns.items()},
                 self.label(record),
                 category_of(record, self.category),
@@ -142,12 +134,6 @@ class Wide:
             for number, record in records
         ]
         return parallel(str(file), rows, source_language, columns=columns)
-
-    def _id(self, number: int, record: Mapping[str, object], file: Path) -> str:
-        own = text_of(record.get(ID_COLUMN))
-        if not own:
-            raise DataError([Problem("error", str(file), number, ID_COLUMN, "the id is empty.")])
-        return own
 
     def _columns(self, names: Sequence[str]) -> dict[str, str]:
         columns = {code: name for name in names if (code := self._code(name)) is not None}
@@ -179,45 +165,39 @@ class Long:
     def __call__(self, place: Place, source_language: str, languages: Sequence[str] | None) -> Reading:
         file = place.only_file()
         records, names = read_table(file)
-        for column in (ID_COLUMN, self.language, self.text):
-            if column not in names:
-                raise missing_column(file, repr(column), names, "this set")
+        require_columns(file, names, (ID_COLUMN, self.language, self.text))
         rows: dict[str, dict[str, object]] = {}
         first: dict[str, tuple[int, Mapping[str, object]]] = {}
         repeated = 0
-        problems: list[Problem] = []
         for number, record in records:
-            row_id = text_of(record.get(ID_COLUMN))
+            row_id = own_id(number, record, file)
             code = language_code(record.get(self.language), self.names, str(file), number, self.language)
-            if not row_id:
-                problems.append(Problem("error", str(file), number, ID_COLUMN, "the id is empty."))
-                continue
             texts = rows.setdefault(row_id, {})
             text = record.get(self.text)
             if code in texts and text == texts[code]:
                 repeated += 1
             elif code in texts:
                 message = f"the id {row_id!r} has another text in {code!r} already; each language may have one."
-                problems.append(Problem("error", str(file), number, self.text, message))
+                raise row_error(str(file), number, self.text, message)
             else:
                 texts[code] = text
             # The labels of a row are its English text's, whatever row of the file that is.
             if row_id not in first or code == ENGLISH:
                 first[row_id] = (number, record)
-        if problems:
-            raise DataError(problems)
-        made = [
-            ParallelRow(
-                first[row_id][0],
-                row_id,
-                texts,
-                self.label(first[row_id][1]),
-                category_of(first[row_id][1], self.category),
-            )
-            for row_id, texts in rows.items()
-        ]
+        made = []
+        for row_id, texts in rows.items():
+            number, record = first[row_id]
+            made.append(ParallelRow(number, row_id, texts, self.label(record), category_of(record, self.category)))
         notes = [f"{repeated} texts that repeat another of their row are left out."] if repeated else []
         return parallel(str(file), made, source_language, notes=notes)
+
+
+def own_id(number: int, record: Mapping[str, object], file: Path) -> str:
+    """What the column `id` says. Raises DataError if it says nothing."""
+    found = text_of(record.get(ID_COLUMN))
+    if not found:
+        raise row_error(str(file), number, ID_COLUMN, "the id is empty.")
+    return found
 
 
 def plain_code(name: str) -> bool:
@@ -228,18 +208,23 @@ def plain_code(name: str) -> bool:
     return (name in RESOURCE_LEVEL or len(name) == 2 or "-" in name) and is_language(name)
 
 
-def read_table(file: Path) -> tuple[list[Record], list[str]]:
+def read_table(file: Path) -> Records:
     """The records of a file and its column names, whatever the format."""
-    records, names = read_records(TableSpec(str(file)))
+    records, names = read_file(file)
     if not records:
         raise CrosslignError(f"{file}: the table has no rows.")
     return records, names
 
 
+def require_columns(file: Path, names: Sequence[str], columns: Sequence[str]) -> None:
+    """Raise CrosslignError for a column that the file lacks."""
+    for column in columns:
+        if column not in names:
+            raise missing_column(file, repr(column), names, "this set")
+
+
 def missing_column(file: Path, column: str, names: Sequence[str], what: str) -> CrosslignError:
-    near = difflib.get_close_matches(column.strip("'"), names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return CrosslignError(f"{file}: {what} needs a column {column}.{hint} Its columns: {listing(names)}.")
+    return CrosslignError(f"{file}: {what} needs a column {column}. {its_columns(names, column)}")
 
 
 def language_code(value: object, names: Mapping[str, str], file: str, number: int, column: str) -> str:
@@ -250,7 +235,7 @@ def language_code(value: object, names: Mapping[str, str], file: str, number: in
     if code in names.values() or (len(name) <= 3 and is_language(name)) or (name in RESOURCE_LEVEL):
         return code
     message = f"{name!r} is no language of this set; it has {listing(names)}, or use a code."
-    raise DataError([Problem("error", file, number, column, message)])
+    raise row_error(file, number, column, message)
 
 
 def category_of(record: Mapping[str, object], columns: Sequence[str]) -> str:

@@ -31,12 +31,11 @@ def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     if name.startswith(TABLE):
         task = registry.make(TABLE_PATH, options, name=name)
     else:
-        found = registry.factory(name)
-        # A class can have all members of a task and still has to be made one.
-        ready = isinstance(found, Task) and not isinstance(found, type)
-        if ready and options:
+        task = registry.factory(name)
+        if not isinstance(task, Task):
+            task = registry.make(name, options)
+        elif options:
             raise CrosslignError(f"task {name!r} takes no option {next(iter(options))!r}. It takes: none.")
-        task = found if ready else registry.make(name, options)
     if not isinstance(task, Task):
         raise CrosslignError(f"task {name!r}: its package makes a {type(task).__name__}, which is no task.")
     return task

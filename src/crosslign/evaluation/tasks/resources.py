@@ -12,12 +12,9 @@ English stands apart: it is the language that safety comes from, and belongs to 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
-Level = Literal["high", "medium", "low"]
-LEVELS: tuple[Level, ...] = ("high", "medium", "low")
-
-_MULTIJAIL: dict[Level, str] = {"high": "zh it vi", "medium": "ar ko th", "low": "bn sw jv"}
+LEVELS = ("high", "medium", "low")
+_MULTIJAIL = {"high": "zh it vi", "medium": "ar ko th", "low": "bn sw jv"}
 _JOSHI: dict[int, str] = {
     5: "de es fr ja",
     4: "ca cs eu fa fi hi hr hu nl pl pt ru sr sv tr",
@@ -26,25 +23,23 @@ _JOSHI: dict[int, str] = {
     1: "as az cy gu hy ig kn km ky lb mk ml mn my ne om or ps rw sd so sq su te tg tk tt ug",
     0: "si",
 }
-
-
-def _level(joshi: int) -> Level:
-    return "high" if joshi >= 4 else "medium" if joshi == 3 else "low"
-
-
-RESOURCE_LEVEL: dict[str, Level] = {
-    **{code: _level(joshi) for joshi, codes in _JOSHI.items() for code in codes.split()},
+RESOURCE_LEVEL: dict[str, str] = {
+    **{
+        code: "high" if joshi >= 4 else "medium" if joshi == 3 else "low"
+        for joshi, codes in _JOSHI.items()
+        for code in codes.split()
+    },
     **{code: level for level, codes in _MULTIJAIL.items() for code in codes.split()},
 }
 
 
-def resource_groups(codes: Iterable[str]) -> dict[Level, list[str]]:
+def resource_groups(codes: Iterable[str]) -> dict[str, list[str]]:
     """The languages of each level, in the given order; a level that has none is left out.
 
     A code with a region or script counts as its language ("pt-BR" as "pt"). English, and languages without a known
     level, are in no group.
     """
-    groups: dict[Level, list[str]] = {level: [] for level in LEVELS}
+    groups: dict[str, list[str]] = {level: [] for level in LEVELS}
     for code in dict.fromkeys(codes):
         level = RESOURCE_LEVEL.get(code) or RESOURCE_LEVEL.get(code.split("-")[0].lower())
         if level is not None:

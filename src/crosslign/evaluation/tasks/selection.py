@@ -1,6 +1,6 @@
 """Which rows of a set are used: the first ones skipped, the others drawn without chance, and the hash of the outcome.
 
-A row is an id. Where translations do not share ids (`parallel` is False), each language is a set of its own.
+A row is an id.
 """
 
 from __future__ import annotations
@@ -23,31 +23,17 @@ def fingerprint(queries: Iterable[Query]) -> str:
     return digest.hexdigest()
 
 
-def skip_rows(queries: Sequence[Query], skip: int, *, parallel: bool) -> list[Query]:
+def skip_rows(queries: Sequence[Query], skip: int) -> list[Query]:
     """The queries without those of the first `skip` rows."""
-    rows: dict[str, dict[str, None]] = {}
-    for query in queries:
-        rows.setdefault("" if parallel else query.language, {})[query.id] = None
-    kept = {name: set(list(ids)[skip:]) for name, ids in rows.items()}
-    return [q for q in queries if q.id in kept["" if parallel else q.language]]
+    kept = set(list(dict.fromkeys(q.id for q in queries))[skip:])
+    return [q for q in queries if q.id in kept]
 
 
-def draw_rows(
-    queries: Sequence[Query], languages: Sequence[str], limit: int | None, *, parallel: bool
-) -> tuple[list[Query], list[str]]:
+def draw_rows(queries: Sequence[Query], languages: Sequence[str], limit: int | None) -> tuple[list[Query], list[str]]:
     """`limit` rows, in the set's order and within a row in the order of `languages`, and notes.
 
     Rows with a text in every language are drawn first, so that the languages have the same rows where that can be.
     """
-    if not parallel:
-        result: list[Query] = []
-        notes: list[str] = []
-        for language in languages:
-            own = [q for q in queries if q.language == language]
-            chosen, more = draw_rows(own, [language], limit, parallel=True)
-            result += chosen
-            notes += [f"{language}: {note}" for note in more]
-        return result, notes
     rows: dict[str, dict[str, Query]] = {}
     for query in queries:
         rows.setdefault(query.id, {})[query.language] = query
@@ -59,9 +45,8 @@ def draw_rows(
         complete = {row: texts for row, texts in rows.items() if len(texts) == len(languages)}
         others = {row: texts for row, texts in rows.items() if row not in complete}
         drawn = set([*_ranked(complete), *_ranked(others)][:limit])
-    return [
-        rows[row][language] for row in rows if row in drawn for language in languages if language in rows[row]
-    ], notes
+    chosen = [texts[code] for row, texts in rows.items() if row in drawn for code in languages if code in texts]
+    return chosen, notes
 
 
 def _ranked(rows: Mapping[str, Mapping[str, Query]]) -> list[str]:
@@ -77,13 +62,13 @@ def _draw(row: str) -> bytes:
     return hashlib.sha256(b"crosslign task sample|" + row.encode("utf-8", "surrogatepass")).digest()
 
 
-def gaps(queries: Sequence[Query], languages: Sequence[str], *, parallel: bool) -> list[str]:
+def gaps(queries: Sequence[Query], languages: Sequence[str]) -> list[str]:
     """Notes on languages with fewer texts than there are rows, and on texts that were not translated."""
     notes = []
     counts = Counter(q.language for q in queries)
     rows = len({q.id for q in queries})
     for language in languages:
-        if parallel and counts[language] < rows:
+        if counts[language] < rows:
             notes.append(f"{language}: {rows - counts[language]} of {rows} rows have no text.")
         same = sum(q.language == language != q.source_language and q.text == q.source_text for q in queries)
         if same:

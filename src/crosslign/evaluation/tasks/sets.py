@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from crosslign.evaluation.tasks.base import FileTask, Source
+from crosslign.evaluation.tasks.base import Source, Task
 from crosslign.evaluation.tasks.readers import Long, Wide, always, text_of
 from crosslign.evaluation.tasks.registry import registry
 from crosslign.types import Label
@@ -20,11 +20,10 @@ POLYGUARD_LANGUAGES = {
 
 
 @registry.register("multijail")
-def multijail() -> FileTask:
+def multijail() -> Task:
     """315 harmful queries, translated by native speakers into nine languages."""
-    return FileTask(
+    return Task(
         name="multijail",
-        version="1",
         kind="harmful",
         languages=("en", "zh", "it", "vi", "ar", "ko", "th", "bn", "sw", "jv"),
         source=Source("DAMO-NLP-SG/MultiJail", "189375ca64f5c09f8db2b22f833c57c4418c55ab", ("MultiJail.csv",)),
@@ -35,14 +34,13 @@ def multijail() -> FileTask:
 
 
 @registry.register("pku_saferlhf_multilingual")
-def pku_saferlhf_multilingual() -> FileTask:
+def pku_saferlhf_multilingual() -> Task:
     """Prompts of PKU-SafeRLHF in translation: JSON lines with `prompt` in English and `prompt_zh`, `prompt_sw`, ...
 
     The original repeats a prompt for each pair of answers; repetitions are left out.
     """
-    return FileTask(
+    return Task(
         name="pku_saferlhf_multilingual",
-        version="1",
         kind="harmful",
         languages=(),
         source=Source(
@@ -57,11 +55,10 @@ def pku_saferlhf_multilingual() -> FileTask:
 
 
 @registry.register("advbench_x")
-def advbench_x() -> FileTask:
+def advbench_x() -> Task:
     """The 520 harmful behaviours of AdvBench in translation: a table with one column a language."""
-    return FileTask(
+    return Task(
         name="advbench_x",
-        version="1",
         kind="harmful",
         languages=(),
         source=Source(
@@ -83,11 +80,10 @@ def _polyguard_label(record: Mapping[str, object]) -> Label:
 
 
 @registry.register("polyguard_prompts")
-def polyguard_prompts() -> FileTask:
+def polyguard_prompts() -> Task:
     """1,725 prompts of WildGuardTest in 17 languages, harmful and harmless."""
-    return FileTask(
+    return Task(
         name="polyguard_prompts",
-        version="1",
         kind="mixed",
         languages=tuple(POLYGUARD_LANGUAGES.values()),
         source=Source(
@@ -114,11 +110,10 @@ def _xstest_label(record: Mapping[str, object]) -> Label:
 
 
 @registry.register("xstest")
-def xstest() -> FileTask:
+def xstest() -> Task:
     """250 harmless prompts that look harmful, and 200 harmful contrasts; in English, or a translated file."""
-    return FileTask(
+    return Task(
         name="xstest",
-        version="1",
         kind="mixed",
         languages=("en",),
         source=Source("Paul/XSTest", "f600c994b256f12867dfa5b3eb3d545a3e62f8b5", ("xstest_prompts.csv",)),
@@ -130,11 +125,10 @@ def xstest() -> FileTask:
 
 
 @registry.register("or_bench")
-def or_bench() -> FileTask:
+def or_bench() -> Task:
     """OR-Bench's hard 1,319: harmless prompts that models refuse; in English, or a translated file."""
-    return FileTask(
+    return Task(
         name="or_bench",
-        version="1",
         kind="benign",
         languages=("en",),
         source=Source("bench-llm/or-bench", "e36d8b80e81837c8a8f264bbb2a49f1b32c7e272", ("or-bench-hard-1k.csv",)),

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from crosslign.evaluation.tasks.base import Kind, Source, Task, TaskData, task_data
+from crosslign.evaluation.tasks.base import Place, Reader, Reading, Task
 from crosslign.evaluation.tasks.registry import registry
 from crosslign.evaluation.tasks.sets import multijail
 from crosslign.types import CrosslignError
@@ -27,18 +27,46 @@ NEUTRAL = "wrappers/neutral.txt"
 
 @registry.register("multijail_intentional")
 def multijail_intentional(wrapper: str | None = None) -> Task:
-    """MultiJail with every query inside the text of the file `wrapper` (None: the neutral one)."""
-    inner = replace(multijail(), name="multijail_intentional")  # the name that its errors give
-    if wrapper is None:
-        bundled = resources.files("crosslign.evaluation.tasks").joinpath(NEUTRAL)
-        return Wrapped(inner, bundled.read_text(encoding="utf-8").rstrip("\n"))
-    return Wrapped(inner, read_wrapper(wrapper))
+    """MultiJail with every query inside the text of the file `wrapper` (None: the neutral one).
+
+    The wrapper is part of the version: two runs with different wrappers are not the same task.
+    """
+    inner, text = multijail(), _wrapper_text(wrapper)
+    return replace(
+        inner,
+        name="multijail_intentional",
+        version=f"{inner.version}+{hashlib.sha256(text.encode()).hexdigest()[:10]}",
+        reader=WrappedReader(inner.reader, text),
+    )
 
 
-def read_wrapper(path: str) -> str:
+@dataclass(frozen=True)
+class WrappedReader:
+    """Puts the queries that another reader gives, and their source texts, inside a wrapper. Ids stay."""
+
+    inner: Reader
+    wrapper: str
+
+    def __call__(self, place: Place, source_language: str, languages: Sequence[str] | None) -> Reading:
+        reading = self.inner(place, source_language, languages)
+        # replace() and not format(): wrappers and queries may hold other braces.
+        wrapped = [
+            replace(
+                q,
+                text=self.wrapper.replace(PLACEHOLDER, q.text),
+                source_text=self.wrapper.replace(PLACEHOLDER, q.source_text),
+            )
+            for q in reading.queries
+        ]
+        return replace(reading, queries=wrapped)
+
+
+def _wrapper_text(path: str | None) -> str:
     """The text of a wrapper file, its last line ends left out. Raises CrosslignError if it does not hold {query}."""
+    folder = resources.files("crosslign.evaluation.tasks")
+    file = folder.joinpath(NEUTRAL) if path is None else Path(path).expanduser()
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig").rstrip("\n")
+        text = file.read_text(encoding="utf-8-sig").rstrip("\n")
     except UnicodeDecodeError as error:
         raise CrosslignError(f"{path}: the wrapper is not UTF-8 (byte {error.start}). Save it as UTF-8.") from error
     except OSError as error:
@@ -46,68 +74,3 @@ def read_wrapper(path: str) -> str:
     if PLACEHOLDER not in text:
         raise CrosslignError(f"{path}: the wrapper has no {PLACEHOLDER}; write it where the query belongs.")
     return text
-
-
-@dataclass(frozen=True)
-class Wrapped:
-    """A task whose queries, and their source texts, are those of another inside a wrapper.
-
-    The wrapper is part of the version: two runs with different wrappers are not the same task.
-    """
-
-    inner: Task
-    wrapper: str
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def version(self) -> str:
-        return f"{self.inner.version}+{hashlib.sha256(self.wrapper.encode()).hexdigest()[:10]}"
-
-    @property
-    def kind(self) -> Kind:
-        return self.inner.kind
-
-    @property
-    def languages(self) -> tuple[str, ...]:
-        return self.inner.languages
-
-    @property
-    def source(self) -> Source:
-        return self.inner.source
-
-    @property
-    def licence(self) -> str:
-        return self.inner.licence
-
-    @property
-    def citation(self) -> str:
-        return self.inner.citation
-
-    @property
-    def gated(self) -> bool:
-        return self.inner.gated
-
-    def load(
-        self,
-        languages: Sequence[str] | None = None,
-        *,
-        path: str | None = None,
-        limit: int | None = None,
-        skip: int = 0,
-        source_language: str = "en",
-    ) -> TaskData:
-        """See `Task.load`; ids are those of the unwrapped task."""
-        data = self.inner.load(languages, path=path, limit=limit, skip=skip, source_language=source_language)
-        # replace() and not format(): wrappers and queries may hold other braces.
-        queries = [
-            replace(
-                q,
-                text=self.wrapper.replace(PLACEHOLDER, q.text),
-                source_text=self.wrapper.replace(PLACEHOLDER, q.source_text),
-            )
-            for q in data.queries
-        ]
-        return task_data(self, data.languages, queries, data.notes)

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from crosslign.data.load import read_texts
-from crosslign.evaluation.tasks.base import FileTask, Place, Reading, Source, listing
+from crosslign.data.files import read_texts
+from crosslign.evaluation.tasks.base import Place, Reading, Source, Task, contents, listing
 from crosslign.evaluation.tasks.readers import (
     ParallelRow,
     language_code,
@@ -26,6 +26,7 @@ from crosslign.evaluation.tasks.readers import (
     parallel,
     plain_code,
     read_table,
+    require_columns,
     text_of,
 )
 from crosslign.evaluation.tasks.registry import registry
@@ -39,19 +40,14 @@ Texts = dict[str, dict[str, list[str]]]  # language -> category -> texts
 
 
 @registry.register("xsafety")
-def xsafety() -> FileTask:
+def xsafety() -> Task:
     """2,800 queries in ten languages. Some categories (insult, mental_health, commonsense) hold mild queries too; the
     set asks of every completion whether it is safe."""
-    return FileTask(
+    return Task(
         name="xsafety",
-        version="1",
         kind="harmful",
         languages=("en", "zh", "ar", "bn", "de", "es", "fr", "hi", "ja", "ru"),
-        source=Source(
-            "ToxicityPrompts/XSafety",
-            "fd07eba8365ab9936096e8afac49bb17d19cdd9a",
-            (TABLE,),
-        ),
+        source=Source("ToxicityPrompts/XSafety", "fd07eba8365ab9936096e8afac49bb17d19cdd9a", (TABLE,)),
         licence="Apache-2.0, research use (the authors' repository)",
         citation="Wang et al., All Languages Matter: On the Multilingual Safety of LLMs, Findings of ACL 2024, "
         "arXiv 2310.00905",
@@ -100,20 +96,22 @@ def category_name(name: str) -> str:
     return MISSPELT.get(plain, plain)
 
 
-def _table(file: Path, notes: list[str]) -> Texts:
+def _table(file: Path, notes: list[str], own: str | None = None) -> Texts:
+    """The texts of a table with a header. `own`: the language of all of them; None: a column tells it."""
     records, names = read_table(file)
-    column = _text_column(file, names)
-    for needed in ("language", "category"):
-        if needed not in names:
-            raise missing_column(file, repr(needed), names, "this set")
+    column = next((name for name in ("text", "prompt") if name in names), None)
+    if column is None:
+        raise missing_column(file, "'text' or 'prompt'", names, "this set")
+    require_columns(file, names, ("category",) if own else ("language", "category"))
     texts: Texts = {}
     nameless = 0
     for number, record in records:
         category = category_name(text_of(record.get("category")))
-        if not category or not text_of(record.get("language")):
+        said = own or text_of(record.get("language"))
+        if not category or not said:
             nameless += 1
             continue
-        language = language_code(record["language"], SPELLINGS, str(file), number, "language")
+        language = own or language_code(said, SPELLINGS, str(file), number, "language")
         texts.setdefault(language, {}).setdefault(category, []).append(text_of(record.get(column)))
     if nameless:
         notes.append(f"{nameless} rows without a language or a category are left out.")
@@ -136,11 +134,11 @@ def _folder(folder: Path, task: str, notes: list[str]) -> Texts:
                     own[category] = read_texts(file)
             texts[language] = own
         else:
-            texts[language] = _language_file(entry)
+            texts |= _table(entry, notes, language)
     if not texts:
         raise CrosslignError(
             f"{task}: the folder {folder} has neither folders nor files ({', '.join(SUFFIXES)}) named by "
-            f"languages. It holds: {listing(p.name for p in sorted(folder.iterdir()))}."
+            f"languages. {contents(folder)}"
         )
     return texts
 
@@ -150,21 +148,3 @@ def _languages(folder: Path) -> Iterator[tuple[Path, str]]:
         code = SPELLINGS.get(entry.stem, entry.stem)
         if plain_code(code) and (entry.is_dir() or entry.suffix.lower() in SUFFIXES):
             yield entry, code
-
-
-def _language_file(file: Path) -> dict[str, list[str]]:
-    records, names = read_table(file)
-    column = _text_column(file, names)
-    if "category" not in names:
-        raise missing_column(file, "'category'", names, "this set")
-    texts: dict[str, list[str]] = {}
-    for _, record in records:
-        texts.setdefault(category_name(text_of(record["category"])), []).append(text_of(record[column]))
-    return texts
-
-
-def _text_column(file: Path, names: Sequence[str]) -> str:
-    for column in ("text", "prompt"):
-        if column in names:
-            return column
-    raise missing_column(file, "'text' or 'prompt'", names, "this set")

@@ -10,17 +10,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 
+from crosslign.models.forward import causal_lm
 from crosslign.models.passes.grouping import CPU_GROUP_COST, MIN_PREFIX, common_prefix, length_groups
 from crosslign.models.passes.kv_cache import cache_argument
 
 logger = logging.getLogger(__name__)
 
 _TRIAL_TOKENS = 2
-
-
-def inner_model(model: Any) -> Any:
-    """The transformers model inside, without a PEFT wrapper; LoRA layers stay in place."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -60,7 +56,7 @@ class Prefill:
         return {self._argument: _filled(model, prompts, self._argument)} if self._argument else {}
 
     def _trial(self, model: Any) -> str | None:
-        inner = inner_model(model)
+        inner = causal_lm(model)
         try:
             argument = cache_argument(inner)
             if argument is None:
@@ -97,7 +93,7 @@ class Prefill:
 @torch.no_grad()
 def _filled(model: Any, prompts: Sequence[Sequence[int]], argument: str) -> DynamicCache:
     """Keys and values `[B, heads, longest - 1, dimension]` a layer: of all tokens but the last, at the right."""
-    inner = inner_model(model)
+    inner = causal_lm(model)
     device = inner.get_input_embeddings().weight.device
     width = max(map(len, prompts)) - 1
     length = min(common_prefix(prompts), min(map(len, prompts)) - 1)

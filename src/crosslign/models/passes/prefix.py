@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from crosslign.models.forward import SplitModel, causal_lm, gather, is_close
+from crosslign.models.forward import SplitModel, causal_lm, evaluating, gather, is_close
 from crosslign.models.passes.kv_cache import cache_argument
 
 logger = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ class SharedPrefix:
         `input_ids`, `mask` and `index` (`[B, S]`, `[B, S]`, `[B, T]`) are those of the rows without the prefix.
         """
         rows = input_ids.shape[0]
-        with evaluating(model):
+        with evaluating(model):  # in training mode, gradient checkpointing would drop the cache
             states = self._prefix_states(model, tuple(prefix), input_ids.device)
             cache = DynamicCache(config=causal_lm(model).config)
             for layer, (keys, values) in enumerate(states):
@@ -95,18 +94,3 @@ def _agrees(model: Any, split: SplitModel, shared: SharedPrefix) -> bool:
         whole = torch.cat([prefix.expand(2, -1), rows], dim=1)
         theirs = split.hidden(model, whole, torch.cat([torch.ones_like(rows), mask], dim=1), index + 4)
     return is_close(ours, theirs, model)
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Every module is in evaluation mode inside the block, and as it was after it.
-
-    In training mode, gradient checkpointing would drop the cache.
-    """
-    training = [module for module in model.modules() if module.training]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -2,90 +2,64 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import gc
 import logging
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
-from tqdm.auto import tqdm
 
-from crosslign.runs import build
 from crosslign.contexts import ContextBuilder, ContextOverflow
+from crosslign.distillation import write_judgements
 from crosslign.evaluation.fidelity import LanguageFidelity
 from crosslign.evaluation.judges.base import Judge
-from crosslign.models import load_model
-from crosslign.runs.gate.rates import FIRST_TOKENS, Answer, Pair, Score
-from crosslign.rollouts import Sampler, SamplingParameters
-from crosslign.distillation import DistillationTrainer
-from crosslign.runs.folder import RunFolder
-from crosslign.types import Completion, Context, JudgeItem, Query, Rollout
+from crosslign.rollouts import SamplingParameters
+from crosslign.rollouts.progress import progress
+from crosslign.runs.build import Distillation, autocast
+from crosslign.runs.gate.rates import FIRST_TOKENS, Answer, Divergence, Pair
+from crosslign.runs.prepare import PreparedRun
+from crosslign.types import Completion, Context, JudgeItem, Query, Role, Rollout
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 64  # answers that a judge gets at a time
 
 
-@contextmanager
-def untrained(run: build.PreparedRun) -> Iterator[DistillationTrainer]:
-    """The run's trainer before its first step. It cannot write into the run's folder or make a hub repository."""
-    with tempfile.TemporaryDirectory(prefix="crosslign-probe-") as folder:
-        arguments = copy.copy(run.arguments)
-        arguments.output_dir, arguments.push_to_hub = folder, False
-        elsewhere = dataclasses.replace(run, arguments=arguments, folder=RunFolder(folder), evaluation=None)
-        yield build.make_trainer(elsewhere, load_model(run.source))
-
-
-def release() -> None:
-    """Give the memory of a trainer that is not used any more back before the next one is made."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def measure(
-    trainer: DistillationTrainer,
+    run: PreparedRun,
+    made: Distillation,
     templates: Mapping[str, ContextBuilder],
     queries: Sequence[Query],
     judge: Judge,
-    *,
-    batch_size: int,
-    drop_overflow: bool = False,
 ) -> dict[str, list[Pair]]:
     """Every query answered by the student and from each template's teacher context, greedily; pairs in order.
 
     The student answers once for all templates. Harmful queries are scored too: divergence and DPSW weights on the
     student's completion, whatever weighting the recipe trains with.
 
-    A query that is too long for one of the contexts raises ContextOverflow, or is left out with `drop_overflow`: of all
-    templates if that shows before sampling, which it nearly always does.
+    A query that is too long for one of the contexts raises ContextOverflow, or is left out if the recipe says so
+    (`data.on_overflow`): of all templates if that shows before sampling, which it nearly always does.
     """
-    quiet = None if trainer.args.process_index == 0 else True
-    queries = _short_enough(templates, queries, drop_overflow)
+    answering = _Answering(run, made, judge)
+    queries = answering.short_enough(templates, queries)
     first = next(iter(templates.values()))
     students = [first.student(query) for query in queries]
-    samples = _sample(trainer, trainer.collector.student, students, batch_size, "student", quiet)
-    answers = _judged(trainer, judge, queries, samples, "student", quiet)
+    samples = answering.sample("student", students, "student")
+    answers = answering.judged(queries, samples, "student")
     languages = list(dict.fromkeys(query.language for query in queries))
     fidelity = LanguageFidelity(languages, queries[0].source_language) if queries else None
     result: dict[str, list[Pair]] = {}
     for name, builder in templates.items():
-        judgements = _judgements(trainer, builder, queries, batch_size, f"{name}: judgement", quiet)
-        teachers = _teacher_contexts(builder, queries, judgements, drop_overflow)
+        judgements = answering.judgements(builder, queries, f"{name}: judgement")
+        teachers = answering.teacher_contexts(builder, queries, judgements)
         kept = [i for i, context in enumerate(teachers) if context is not None]
         contexts = [context for context in teachers if context is not None]
         asked = [queries[i] for i in kept]
-        completions = _sample(trainer, trainer.collector.teacher, contexts, batch_size, f"{name}: teacher", quiet)
-        replies = _judged(trainer, judge, asked, completions, f"{name}: teacher", quiet)
+        completions = answering.sample("teacher", contexts, f"{name}: teacher")
+        replies = answering.judged(asked, completions, f"{name}: teacher")
         rollouts = [
             Rollout(query, students[i], context, samples[i], "student", "student")
             for i, query, context in zip(kept, asked, contexts, strict=True)
         ]
-        scores = _scores(trainer, [r for r in rollouts if r.query.label == "harmful"], f"{name}: divergence", quiet)
+        scores = answering.divergences([r for r in rollouts if r.query.label == "harmful"], f"{name}: divergence")
         result[name] = []
         for i, query, reply in zip(kept, asked, replies, strict=True):
             assert fidelity is not None
@@ -94,135 +68,109 @@ def measure(
     return result
 
 
-def _short_enough(templates: Mapping[str, ContextBuilder], queries: Sequence[Query], drop: bool) -> list[Query]:
-    kept = []
-    for query in queries:
-        try:
-            for builder in templates.values():
-                builder.check(query)
-        except ContextOverflow as overflow:
-            if not drop:
-                raise
-            logger.warning("left out: %s", overflow)
-            continue
-        kept.append(query)
-    return kept
+class _Answering:
+    """What stays the same while several templates are tried."""
 
+    def __init__(self, run: PreparedRun, made: Distillation, judge: Judge) -> None:
+        self.run, self.made, self.judge = run, made, judge
+        self.drop = run.config.data.on_overflow == "drop"
+        self.quiet = not run.is_main
 
-def _sample(
-    trainer: DistillationTrainer,
-    sampler: Sampler,
-    contexts: Sequence[Context],
-    batch_size: int,
-    what: str,
-    quiet: bool | None,
-) -> list[Completion]:
-    """Greedy completions in the contexts' order; sampled by length, the longest first."""
-    parameters = SamplingParameters(
-        temperature=0, max_completion_length=trainer.collector.parameters.max_completion_length
-    )
-    order = sorted(range(len(contexts)), key=lambda i: (-len(contexts[i].token_ids), i))
-    done: dict[int, Completion] = {}
-    with tqdm(total=len(order), desc=what, unit="completion", disable=quiet) as bar:
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            prompts = [contexts[i].token_ids for i in batch]
-            completions = sampler.sample(prompts, parameters, seed=trainer.collector.seed)
-            done.update(zip(batch, completions, strict=True))
-            bar.update(len(batch))
-    return [done[i] for i in range(len(contexts))]
+    def short_enough(self, templates: Mapping[str, ContextBuilder], queries: Sequence[Query]) -> list[Query]:
+        kept = []
+        for query in queries:
+            try:
+                for builder in templates.values():
+                    builder.check(query)
+            except ContextOverflow as overflow:
+                self._leave_out(overflow)
+                continue
+            kept.append(query)
+        return kept
 
+    def sample(self, role: Role, contexts: Sequence[Context], what: str) -> list[Completion]:
+        """Greedy completions in the contexts' order; sampled by length, the longest first."""
+        parameters = SamplingParameters(
+            temperature=0, max_completion_length=self.run.config.sampling.max_completion_length
+        )
+        order = sorted(range(len(contexts)), key=lambda i: (-len(contexts[i].token_ids), i))
+        done: dict[int, Completion] = {}
+        size, collector = self.run.rollout_batch_size, self.made.collector
+        with progress(len(order), what, "completion", quiet=self.quiet) as bar:
+            for start in range(0, len(order), size):
+                batch = order[start : start + size]
+                prompts = [contexts[i].token_ids for i in batch]
+                if role == "student":
+                    completions = collector.student.sample(prompts, parameters, seed=collector.seed)
+                else:
+                    completions = collector.teacher.complete(prompts, [contexts[i].query for i in batch], parameters)
+                done.update(zip(batch, completions, strict=True))
+                bar.update(len(batch))
+        return [done[i] for i in range(len(contexts))]
 
-def _judgements(
-    trainer: DistillationTrainer,
-    builder: ContextBuilder,
-    queries: Sequence[Query],
-    batch_size: int,
-    what: str,
-    quiet: bool | None,
-) -> list[str | None]:
-    """By the collector that training uses, so its cache serves both."""
-    if not builder.needs_judgement:
-        return [None] * len(queries)
-    collector = copy.copy(trainer.collector)
-    collector.contexts = builder
-    found: list[str | None] = []
-    with tqdm(total=len(queries), desc=what, unit="judgement", disable=quiet) as bar:
-        for start in range(0, len(queries), batch_size):
-            batch = queries[start : start + batch_size]
-            found += collector.judgements(batch)
-            bar.update(len(batch))
-    return found
+    def judgements(self, builder: ContextBuilder, queries: Sequence[Query], what: str) -> list[str | None]:
+        """With the cache that training uses."""
+        if not builder.needs_judgement:
+            return [None] * len(queries)
+        found: list[str | None] = []
+        size = self.run.rollout_batch_size
+        with progress(len(queries), what, "judgement", quiet=self.quiet) as bar:
+            for start in range(0, len(queries), size):
+                batch = queries[start : start + size]
+                found += write_judgements(builder, self.made.collector.teacher, batch)
+                bar.update(len(batch))
+        return found
 
+    def teacher_contexts(
+        self, builder: ContextBuilder, queries: Sequence[Query], judgements: Sequence[str | None]
+    ) -> list[Context | None]:
+        contexts: list[Context | None] = []
+        for query, judgement in zip(queries, judgements, strict=True):
+            try:
+                contexts.append(builder.teacher(query, judgement))
+            except ContextOverflow as overflow:
+                self._leave_out(overflow)
+                contexts.append(None)
+        return contexts
 
-def _teacher_contexts(
-    builder: ContextBuilder, queries: Sequence[Query], judgements: Sequence[str | None], drop: bool
-) -> list[Context | None]:
-    contexts: list[Context | None] = []
-    for query, judgement in zip(queries, judgements, strict=True):
-        try:
-            contexts.append(builder.teacher(query, judgement))
-        except ContextOverflow as overflow:
-            if not drop:
-                raise
-            logger.warning("left out: %s", overflow)
-            contexts.append(None)
-    return contexts
+    def _leave_out(self, overflow: ContextOverflow) -> None:
+        if not self.drop:
+            raise overflow
+        logger.warning("left out: %s", overflow)
 
+    def judged(self, queries: Sequence[Query], completions: Sequence[Completion], what: str) -> list[Answer]:
+        decode = self.run.tokenizer.decode
+        items = [
+            JudgeItem(query, decode(list(c.token_ids), skip_special_tokens=True), c.truncated)
+            for query, c in zip(queries, completions, strict=True)
+        ]
+        answers: list[Answer] = []
+        with progress(len(items), f"{what}: {self.judge.name}", "verdict", quiet=self.quiet) as bar:
+            for start in range(0, len(items), CHUNK):
+                chunk = items[start : start + CHUNK]
+                for item, verdict in zip(chunk, self.judge.judge(chunk), strict=True):
+                    answers.append(Answer(item.completion, item.truncated, verdict))
+                bar.update(len(chunk))
+        return answers
 
-def _judged(
-    trainer: DistillationTrainer,
-    judge: Judge,
-    queries: Sequence[Query],
-    completions: Sequence[Completion],
-    what: str,
-    quiet: bool | None,
-) -> list[Answer]:
-    decode = trainer.collector.tokenizer.decode
-    items = [
-        JudgeItem(query, decode(list(c.token_ids), skip_special_tokens=True), c.truncated)
-        for query, c in zip(queries, completions, strict=True)
-    ]
-    answers: list[Answer] = []
-    with tqdm(total=len(items), desc=f"{what}: {judge.name}", unit="verdict", disable=quiet) as bar:
-        for start in range(0, len(items), CHUNK):
-            chunk = items[start : start + CHUNK]
-            for item, verdict in zip(chunk, judge.judge(chunk), strict=True):
-                answers.append(Answer(item.completion, item.truncated, verdict))
-            bar.update(len(chunk))
-    return answers
-
-
-@torch.no_grad()
-def _scores(
-    trainer: DistillationTrainer, rollouts: Sequence[Rollout], what: str, quiet: bool | None
-) -> dict[str, Score]:
-    """Scores by query key, in batches of the size that training uses."""
-    scores: dict[str, Score] = {}
-    size = trainer.args.per_device_train_batch_size
-    ordered = sorted(rollouts, key=lambda r: -len(r.teacher_context.token_ids) - len(r.completion.token_ids))
-    with _dpsw(trainer), tqdm(total=len(ordered), desc=what, unit="completion", disable=quiet) as bar:
-        for start in range(0, len(ordered), size):
-            batch = ordered[start : start + size]
-            result, mask = trainer.score(trainer.accelerator.unwrap_model(trainer.model), batch)
-            for row, rollout in enumerate(batch):
-                weight: Any = result.weight[row]
-                total = float(weight.sum())
-                scores[rollout.query.key] = Score(
-                    int(mask[row].sum()),
-                    float(result.divergence[row].sum()),
-                    float(weight[:FIRST_TOKENS].sum()) / total if total > 0 else None,
-                )
-            bar.update(len(batch))
-    return scores
-
-
-@contextmanager
-def _dpsw(trainer: DistillationTrainer) -> Iterator[None]:
-    """Inside, tokens are weighed by DPSW, also where the recipe weighs otherwise; divergences do not depend on it."""
-    objective = trainer.objective
-    trainer.objective = dataclasses.replace(objective, weighting="dpsw")
-    try:
-        yield
-    finally:
-        trainer.objective = objective
+    @torch.no_grad()
+    def divergences(self, rollouts: Sequence[Rollout], what: str) -> dict[str, Divergence]:
+        """By query key, with DPSW's weights, in batches of the size that training uses."""
+        found: dict[str, Divergence] = {}
+        size = self.run.arguments.per_device_train_batch_size
+        ordered = sorted(rollouts, key=lambda r: -len(r.teacher_context.token_ids) - len(r.completion.token_ids))
+        scorer = self.made.scorer.weighing("dpsw")
+        with autocast(self.run), progress(len(ordered), what, "completion", quiet=self.quiet) as bar:
+            for start in range(0, len(ordered), size):
+                batch = ordered[start : start + size]
+                result, mask = scorer(self.made.student, batch)
+                for row, rollout in enumerate(batch):
+                    weight = result.weight[row]
+                    total = float(weight.sum())
+                    found[rollout.query.key] = Divergence(
+                        int(mask[row].sum()),
+                        float(result.divergence[row].sum()),
+                        float(weight[:FIRST_TOKENS].sum()) / total if total > 0 else None,
+                    )
+                bar.update(len(batch))
+        return found

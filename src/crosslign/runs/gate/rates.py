@@ -45,7 +45,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class Divergence:
     """Student and teacher compared on one of the student's completions.
 
     Fields:
@@ -71,7 +71,7 @@ class Pair:
     student: Answer
     teacher: Answer
     fidelity: FidelityResult
-    score: Score | None = None
+    score: Divergence | None = None
     judgement: str | None = None
 
     @property
@@ -157,7 +157,7 @@ def cell(pairs: Sequence[Pair]) -> Result:
     }
 
 
-def _scores(scores: Sequence[Score]) -> Result:
+def _scores(scores: Sequence[Divergence]) -> Result:
     tokens = sum(score.tokens for score in scores)
     weighted = [score for score in scores if score.first_mass is not None]
     return {

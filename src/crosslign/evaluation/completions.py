@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,8 +10,7 @@ from tqdm.auto import tqdm
 
 from crosslign.contexts import ContextBuilder, ContextOverflow
 from crosslign.evaluation.chat import ChatEndpoint, EndpointReply
-from crosslign.models import token_ids
-from crosslign.rollouts import Sampler, SamplingParameters, TransformersSampler, derive_seed
+from crosslign.rollouts import Sampler, SamplingParameters, derive_seed
 from crosslign.storage import Row, RowFile, key_of
 from crosslign.types import Context, CrosslignError, Message, Query
 
@@ -54,18 +52,6 @@ def query_of(row: Mapping[str, Any]) -> Query:
         row["source_query"],
         row["label"],
         row.get("category"),
-    )
-
-
-def sampler_of(model: Any, tokenizer: Any, batch_size: int) -> TransformersSampler:
-    """The sampler of a loaded model."""
-    ids = token_ids(tokenizer, model)
-    return TransformersSampler(
-        lambda: nullcontext(model),
-        stop_token_ids=ids.stop,
-        pad_token_id=ids.pad,
-        forbidden_token_ids=ids.forbidden,
-        batch_size=batch_size,
     )
 
 

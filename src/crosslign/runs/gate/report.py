@@ -1,14 +1,18 @@
-"""What a probe found, as a table for a terminal."""
+"""What the gate found: as JSON, as rows, and as a table for a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.tables import aligned
 from crosslign.languages import english_name
-from crosslign.runs.gate.rates import FIRST_TOKENS, helps
+from crosslign.runs.gate.rates import FIRST_TOKENS, Answer, Pair, best, helps, summary
+from crosslign.runs.prepare import PreparedRun, describe_tables
+from crosslign.storage import Row, versions
 
+SCHEMA_VERSION = 1
 _BOTH = "stud. > teach."
 _HEAD = (
     ("", "language"),
@@ -115,3 +119,63 @@ def verdict(summaries: Mapping[str, Mapping[str, Any]], chosen: str | None) -> s
     harm = [name for name, other in summaries.items() if not helps(other)]
     no_help = f" No help: {', '.join(harm)}." if harm else ""
     return f"Best template: {chosen} ({counts}).{no_help}"
+
+
+def make_report(
+    run: PreparedRun, count: int, judge: Judge, pairs: Mapping[str, Sequence[Pair]], notes: Sequence[str]
+) -> dict[str, Any]:
+    """What `probe.json` holds: rates by template and language (see `rates`), the best template, and what follows."""
+    config = run.config
+    summaries = {name: summary(found, run.languages) for name, found in pairs.items()}
+    chosen = best(summaries)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "probe",
+        "model": {"path": run.source.path, "revision": run.source.revision},
+        "data": describe_tables(run.tables),
+        "queries": count,
+        "seed": config.seed,
+        "judge": {"name": judge.name, **judge.identity()},
+        "sampling": {"temperature": 0, "max_completion_length": config.sampling.max_completion_length},
+        "objective": config.objective.model_dump(),
+        "templates": summaries,
+        "best": chosen,
+        "verdict": verdict(summaries, chosen),
+        "notes": list(notes),
+        "versions": versions(),
+    }
+
+
+def pair_row(template: str, pair: Pair) -> Row:
+    """A pair as JSON, with all that is needed to look at it."""
+    query, score = pair.query, pair.score
+    return {
+        "id": query.id,
+        "language": query.language,
+        "label": query.label,
+        "category": query.category,
+        "query": query.text,
+        "source_language": query.source_language,
+        "source_query": query.source_text,
+        "template": template,
+        "student": _answer_row(pair.student),
+        "teacher": {
+            **_answer_row(pair.teacher),
+            "judgement": pair.judgement,
+            "fidelity": pair.fidelity.status,
+            "detected": pair.fidelity.detected,
+        },
+        "flipped": pair.flipped,
+        "spoiled": pair.spoiled,
+        "divergence": None if score is None else score.divergence / score.tokens,
+        "first_tokens": None if score is None else score.first_mass,
+    }
+
+
+def _answer_row(answer: Answer) -> Row:
+    return {
+        "completion": answer.completion,
+        "truncated": answer.truncated,
+        "outcome": answer.verdict.outcome,
+        "reason": answer.verdict.reason,
+    }

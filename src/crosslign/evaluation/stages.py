@@ -6,21 +6,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tqdm.auto import tqdm
 
-from crosslign.evaluation.fidelity import Fidelity, LanguageFidelity
-from crosslign.evaluation.generation import Completer, completions, query_of
+from crosslign.evaluation.completions import Completer, completions, query_of
+from crosslign.evaluation.fidelity import Fidelity, LanguageFidelity, Status
 from crosslign.evaluation.judges.base import Judge
-from crosslign.evaluation.results import (
-    SCHEMA_VERSION,
-    JudgedRow,
-    Kind,
-    evaluation_task,
-    to_csv,
-    to_markdown,
-)
+from crosslign.evaluation.rates import JudgedRow, Kind
+from crosslign.evaluation.result_tables import to_csv, to_markdown
+from crosslign.evaluation.results import SCHEMA_VERSION, evaluation_task
 from crosslign.evaluation.tasks import TaskData, resource_groups
 from crosslign.storage import Row, RowFile, digest, key_of, write_atomically
 from crosslign.types import JudgeItem, Verdict
@@ -38,18 +33,13 @@ def silent(text: str) -> None:
 
 
 @dataclass(frozen=True)
-class Part:
-    """The harmful or the benign queries of a task: rates of the two mean different things."""
+class CountedTask:
+    """A task as results count it: the harmful or the benign queries of one. Rates of the two mean different things."""
 
     name: str
     kind: Kind
     data: TaskData
     keys: tuple[str, ...]
-
-    @property
-    def folder(self) -> str:
-        """The task's folder; a local table's path is no name for one."""
-        return folder_name(self.data.name)
 
 
 @dataclass(frozen=True)
@@ -82,22 +72,22 @@ def folder_name(task: str) -> str:
     return safe if safe == task else f"{safe[:60]}-{digest(task)[:6]}"
 
 
-def parts(tasks: Sequence[TaskData]) -> list[Part]:
+def counted_tasks(tasks: Sequence[TaskData]) -> list[CountedTask]:
     """Each task once, a mixed one twice: `NAME harmful` and `NAME benign`."""
-    made = []
+    counted = []
     for data in tasks:
-        for kind in ("harmful", "benign"):
+        for kind in get_args(Kind):
             keys = tuple(q.key for q in data.queries if q.label == kind)
             if keys:
                 name = data.name if data.kind == kind else f"{data.name} {kind}"
-                made.append(Part(name, kind, data, keys))
-    return made
+                counted.append(CountedTask(name, kind, data, keys))
+    return counted
 
 
 def groups_of(languages: Sequence[str], source_language: str, trained: Sequence[str]) -> dict[str, list[str]]:
     """Resource levels, and trained against unseen if the training languages are known; the source is in neither."""
     others = [code for code in languages if code != source_language]
-    groups: dict[str, list[str]] = {name: list(codes) for name, codes in resource_groups(others).items() if codes}
+    groups = resource_groups(others)
     if trained:
         groups["trained"] = [code for code in others if code in trained]
         groups["unseen"] = [code for code in others if code not in trained]
@@ -169,15 +159,15 @@ def judge_rows(
             "groups": {name: list(codes) for name, codes in groups.items()},
         },
         "tasks": {
-            part.name: evaluation_task(
-                [judged[part.data.name][first][key] for key in part.keys],
-                part.kind,
+            task.name: evaluation_task(
+                [judged[task.data.name][first][key] for key in task.keys],
+                task.kind,
                 first,
                 groups,
                 evaluation.seed,
-                {other: [judged[part.data.name][other][key] for key in part.keys] for other in others},
+                {other: [judged[task.data.name][other][key] for key in task.keys] for other in others},
             )
-            for part in parts(evaluation.tasks)
+            for task in counted_tasks(evaluation.tasks)
         },
     }
     write_results(evaluation.out, results)
@@ -223,7 +213,7 @@ def _ask(judge: Judge, rows: Sequence[Row]) -> list[Verdict]:
     return [next(verdicts) if "rejected" not in row else Verdict(None, "rejected by the endpoint") for row in rows]
 
 
-def fidelity_stage(rows: Sequence[Row], fidelity: Fidelity, path: Path) -> list[Any]:
+def fidelity_stage(rows: Sequence[Row], fidelity: Fidelity, path: Path) -> list[Status]:
     """The status of each completion's language. It takes microseconds a row, so it is always made anew."""
     found = fidelity.measure([JudgeItem(query_of(row), row["completion"], row["truncated"]) for row in rows])
     lines = [

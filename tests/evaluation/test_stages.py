@@ -13,11 +13,11 @@ import pytest
 from evaluations import LANGUAGES, Phrase, Table, answer, queries, task
 from scipy.stats import binomtest
 
-from crosslign.evaluation import runner
+from crosslign.evaluation import stages
+from crosslign.evaluation.completions import completion_row, completions, pending
 from crosslign.evaluation.folder import read_folder, report
-from crosslign.evaluation.generation import completion_row, completions, pending
 from crosslign.evaluation.judges.lexicon import LexiconJudge
-from crosslign.evaluation.runner import Evaluation, run
+from crosslign.evaluation.stages import Evaluation, run
 from crosslign.storage import RowFile
 from crosslign.types import CrosslignError
 
@@ -116,7 +116,7 @@ def test_an_interruption_loses_nothing_and_changes_nothing(tmp_path: Path, batch
 
 
 def test_an_interrupted_judge_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "CHUNK", 5)
+    monkeypatch.setattr(stages, "CHUNK", 5)
     whole = run(evaluation(tmp_path / "whole"), Table())
     with pytest.raises(KeyboardInterrupt):
         run(evaluation(tmp_path / "cut", judges=[Phrase(dies_after=12)]), Table())

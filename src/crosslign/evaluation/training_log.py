@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crosslign.evaluation.cells import HEADLINES
-from crosslign.evaluation.runner import folder_name
+from crosslign.evaluation.rates import HEADLINES
+from crosslign.evaluation.stages import folder_name
 from crosslign.evaluation.tables import aligned
 
 SHOWN = 3  # evaluations whose fault is told

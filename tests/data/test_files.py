@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from crosslign.data.load import TableSpec, read_records, read_texts, require_table
+from crosslign.data.files import read_texts
+from crosslign.data.load import TableSpec, read_records, require_table
 from crosslign.types import CrosslignError
 
 HARD = ['one, "two"\tand', "সোমবার", "سؤال ١", "line one\nline two", "\u200fright to left"]
@@ -103,7 +104,7 @@ def test_a_list_in_another_format_or_encoding_is_refused(tmp_path: Path) -> None
     ):
         read_texts(tmp_path / "t.txt")
     (tmp_path / "t.csv").write_bytes(b"good\nbad \xff\n")
-    with pytest.raises(CrosslignError, match=r"row 2: invalid UTF-8 \(byte 0xff in line 2\)"):
+    with pytest.raises(CrosslignError, match=r"invalid UTF-8 \(byte 0xff in line 2\)"):
         read_texts(tmp_path / "t.csv")
     (tmp_path / "e.csv").write_bytes(b"\xef\xbb\xbf\n")
     with pytest.raises(CrosslignError, match=r"e\.csv: the file is empty"):

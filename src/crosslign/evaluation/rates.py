@@ -10,10 +10,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from crosslign.evaluation import stats
+from crosslign.evaluation.fidelity import Status
 from crosslign.types import OUTCOMES, Outcome, Query, Verdict
 
 Kind = Literal["harmful", "benign"]
-Fidelity = Literal["match", "other", "unknown"]
 Result = dict[str, Any]
 
 MIN_JUDGED = 10
@@ -29,7 +29,7 @@ class JudgedRow:
     query: Query
     verdict: Verdict
     truncated: bool = False
-    fidelity: Fidelity | None = None
+    fidelity: Status | None = None
 
 
 class Headline(NamedTuple):
@@ -172,11 +172,9 @@ def _build(rows: Sequence[JudgedRow], kind: Kind, rate: Callable[[str], Result])
 def cell(rows: Sequence[JudgedRow], kind: Kind) -> Result:
     """CELL of rows of one language: counts, and rates with Wilson's intervals.
 
-    Raises ValueError for rows of several languages: translations of a query are not independent, so Wilson's interval
-    would be too narrow. Use `evaluation_task`.
+    Not for rows of several languages: translations of a query are not independent, and the interval would be too
+    narrow.
     """
-    if len(languages := {row.query.language for row in rows}) > 1:
-        raise ValueError(f"rows of several languages: {sorted(languages)}")
     return _build(rows, kind, lambda metric: _language_rate(metric, rows, kind))
 
 

@@ -1,0 +1,188 @@
+"""Files as records: CSV, TSV, JSON lines, Parquet, and Excel sheets through openpyxl, which is an optional extra.
+
+A record maps column names to cells. Rows are counted from 1, without the header and without blank lines.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from crosslign.data.schema import row_error
+from crosslign.types import CrosslignError
+
+Record = tuple[int, Mapping[str, object]]
+Records = tuple[list[Record], list[str]]  # and the column names
+MOST_CHARACTERS = 10_000_000  # of a CSV cell: the csv module's default, 131,072, is too low for some long prompts
+
+
+def read_file(path: Path) -> Records:
+    """All records of a file, and its column names in the file's order.
+
+    Raises CrosslignError: an unknown suffix, a file that cannot be read or is empty, a row of another length than the
+    header, text that is not UTF-8, two columns of one name.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        recipe = " A recipe is checked by `crosslign train RECIPE --dry-run`." if suffix in (".yaml", ".yml") else ""
+        raise CrosslignError(
+            f"{path}: unknown kind of file {suffix!r}; a query table is one of {', '.join(READERS)}.{recipe}"
+        )
+    records, names = READERS[suffix](read_bytes(path), str(path))
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise row_error(str(path), None, twice, "two columns have this name.")
+    return records, names
+
+
+def read_texts(path: Path) -> list[str]:
+    """The first cell of every row of a .csv, .tsv or .xlsx file that has no header, stripped.
+
+    A row's place is its identity in such a file, so that empty rows stay, as ""; those at the end go. Quoting is read
+    leniently: benchmarks that were written by hand have stray quotes. Raises CrosslignError if it cannot be read.
+    """
+    data = read_bytes(path)
+    suffix = path.suffix.lower()
+    if suffix == ".xlsx":
+        rows = _sheet(data, str(path))
+    elif suffix in DELIMITERS:
+        try:
+            rows = list(_cells(data, str(path), DELIMITERS[suffix]))
+        except csv.Error as error:
+            raise CrosslignError(f"{path}: not a well-formed table: {error}.") from error
+    else:
+        raise CrosslignError(f"{path}: unknown kind of file {suffix!r}; a list of texts is .csv, .tsv or .xlsx.")
+    texts = [row[0].strip() if row else "" for row in rows]
+    while texts and not texts[-1]:
+        texts.pop()
+    return texts
+
+
+def read_bytes(path: Path) -> bytes:
+    """What the file holds. Raises CrosslignError if it cannot be read or is empty."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CrosslignError(f"{path}: cannot be read: {error.strerror}.") from error
+    if not data.removeprefix(codecs.BOM_UTF8).strip():
+        raise CrosslignError(f"{path}: the file is empty.")
+    return data
+
+
+def read_delimited(data: bytes, name: str, delimiter: str = ",") -> Records:
+    """The records of a CSV or TSV file with a header; `name` is the file's in messages."""
+    reader = _cells(data, name, delimiter, strict=True)
+    records: list[Record] = []
+    try:
+        names = [n.strip() for n in next(reader)]
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(names):
+                raise row_error(
+                    name,
+                    len(records) + 1,
+                    None,
+                    f"{len(cells)} cells, but the header has {len(names)} columns (near line {reader.line_num}). Is a "
+                    "comma or quote unescaped?",
+                )
+            records.append((len(records) + 1, dict(zip(names, cells, strict=True))))
+    except csv.Error as error:
+        message = f"not a well-formed table: {error} (near line {reader.line_num})."
+        raise row_error(name, len(records) + 1, None, message) from error
+    return records, names
+
+
+def _cells(data: bytes, name: str, delimiter: str, *, strict: bool = False) -> Any:
+    csv.field_size_limit(MOST_CHARACTERS)
+    return csv.reader(io.StringIO(_decode(data, name), newline=""), delimiter=delimiter, strict=strict)
+
+
+def _decode(data: bytes, name: str) -> str:
+    data = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        message = f"invalid UTF-8 (byte 0x{data[error.start]:02x} in line {line}). Save the file as UTF-8."
+        raise row_error(name, None, None, message) from error
+
+
+def _read_jsonl(data: bytes, name: str) -> Records:
+    records: list[Record] = []
+    # Not splitlines: a text may hold other line separators than \n.
+    for line in _decode(data, name).split("\n"):
+        if not line.strip():
+            continue
+        number = len(records) + 1
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise row_error(name, number, None, f"not JSON: {error}.") from error
+        if not isinstance(record, dict):
+            raise row_error(name, number, None, "expected a JSON object on the line.")
+        records.append((number, record))
+    return records, list(dict.fromkeys(key for _, record in records for key in record))
+
+
+def _read_parquet(data: bytes, name: str) -> Records:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(pyarrow.BufferReader(data))
+    except Exception as error:  # pyarrow raises many kinds for a file that is cut off or not Parquet
+        raise CrosslignError(f"{name}: cannot be read as Parquet: {error}") from error
+    return list(enumerate(table.to_pylist(), start=1)), table.column_names
+
+
+def _read_sheet(data: bytes, name: str) -> Records:
+    rows = [row for row in _sheet(data, name) if any(row)]
+    if not rows:
+        raise CrosslignError(f"{name}: the file is empty.")
+    names = [n.strip() for n in rows[0]]
+    while names and not names[-1]:  # formatted but empty columns at the right
+        names.pop()
+    # read-only sheets give short rows where the cells at their end are empty
+    return [(n, dict(zip(names, [*row, *[""] * len(names)], strict=False))) for n, row in enumerate(rows[1:], 1)], names
+
+
+def _sheet(data: bytes, name: str) -> list[list[str]]:
+    """The cells of the first sheet as text, empty cells as "". A formula counts as the value that Excel saved for it.
+
+    Raises CrosslignError if openpyxl is missing or the bytes are no sheet.
+    """
+    try:
+        from openpyxl import load_workbook
+    except ImportError as error:
+        raise CrosslignError(
+            f"{name}: reading Excel sheets needs openpyxl, which is not installed. Install it with "
+            "`pip install 'crosslign[xlsx]'`, or save the sheet as CSV (UTF-8) and name that file."
+        ) from error
+    try:
+        book = load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        return [[_cell_text(value) for value in row] for row in book.worksheets[0].iter_rows(values_only=True)]
+    except Exception as error:  # openpyxl raises many kinds for a file that is cut off or no workbook
+        raise CrosslignError(f"{name}: cannot be read as an Excel sheet: {error}") from error
+
+
+def _cell_text(value: Any) -> str:
+    if value is None:
+        return ""
+    # Excel keeps every number as a float; 5.0 was written as 5.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+READERS: dict[str, Callable[[bytes, str], Records]] = {
+    ".csv": read_delimited,
+    ".tsv": lambda data, name: read_delimited(data, name, "\t"),
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+    ".xlsx": _read_sheet,
+}

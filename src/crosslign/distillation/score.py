@@ -1,0 +1,173 @@
+"""The score of rollouts: student and frozen teacher on the same tokens, compared and weighted.
+
+For a completion y of a query x with its source-language version x* and the judging instruction C,
+
+    p_S(. | x, y_<t)           the student after its own context
+    p_T(. | x, x*, C, y_<t)    the frozen teacher after the teacher context
+    loss = (1 / N) sum_i (1 / L_i) sum_t  w~_it D(p_S, p_T)_it
+
+Hidden states are computed at the completion's positions alone, and the objective projects them (`crosslign.objective`).
+
+Source: Qin et al., arXiv 2605.02971.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from crosslign.models import FrozenTeacher, SplitModel
+from crosslign.models.passes.batching import Batching
+from crosslign.models.passes.collate import completion_mask
+from crosslign.models.passes.grouping import MIN_PREFIX, common_prefix
+from crosslign.models.passes.prefix import shared_prefix
+from crosslign.objective import Objective, WeightedDivergence, Weighting
+from crosslign.objective.head import Head, described
+from crosslign.types import Rollout
+
+
+class Scorer:
+    """Rollouts -> the weighted divergence of a student from the frozen teacher.
+
+    It holds no student: the trainer passes the model that it is training, also inside a wrapper's forward pass. Mixed
+    precision is the caller's (`with autocast: ...`).
+
+    Args:
+        student: for its device and architecture, which decide how rows share forward passes.
+        teacher: the frozen initial model.
+        split: how to get hidden states and head out of either.
+        objective: hidden states to weighted divergence.
+        pad_token_id: fills batches; masked.
+    """
+
+    def __init__(
+        self, student: Any, teacher: FrozenTeacher, split: SplitModel, objective: Objective, pad_token_id: int
+    ) -> None:
+        self.teacher = teacher
+        self.split = split
+        self.objective = objective
+        self.batching = Batching.of(student, pad_token_id)
+        self.prefix = None
+        if not self.batching.packed:
+            with teacher.view() as frozen:
+                self.prefix = shared_prefix(frozen, split)
+
+    def __call__(
+        self,
+        student: Any,
+        rollouts: Sequence[Rollout],
+        teacher_hidden: Sequence[Tensor] | None = None,
+        sequences: Tensor | int | None = None,
+    ) -> tuple[WeightedDivergence, Tensor]:
+        """The weighted divergence on the rollouts' tokens, and the mask `[batch, tokens]`.
+
+        The rows share one forward pass of the student. `teacher_hidden` holds the teacher's states `[L, hidden]` of
+        each rollout if they are known already. `sequences` is N, the number of sequences that the loss is the mean
+        over; None for those of these rollouts that have a token.
+        """
+        device = _device(student)
+        mask = completion_mask(rollouts).to(device)
+        batch = self.batching.collate(
+            [r.student_context.token_ids for r in rollouts], [r.completion.token_ids for r in rollouts]
+        ).to(device)
+        if teacher_hidden is None:
+            teacher_hidden = self.teacher_hidden(rollouts)
+        hidden = self.split.hidden(student, batch.input_ids, batch.attention_mask, batch.index, batch.position_ids)
+        padded = pad_sequence(list(teacher_hidden), batch_first=True)
+        return self.objective(hidden, padded, self.split.head(student), self._teacher_head(), mask, sequences), mask
+
+    def weighing(self, weighting: Weighting) -> Scorer:
+        """The same scorer with another weighting; divergences do not depend on it."""
+        other = copy.copy(self)
+        other.objective = dataclasses.replace(self.objective, weighting=weighting)
+        return other
+
+    def common_start(self, rollouts: Sequence[Rollout]) -> tuple[int, ...]:
+        """What the teacher contexts of an accumulation window begin with, if it can be reused and is worth it.
+
+        System text and instruction are constant: their keys and values are computed once. The start depends on the
+        window alone, so a resumed run computes what an uninterrupted one does.
+        """
+        contexts = [r.teacher_context.token_ids for r in rollouts if r.completion.token_ids]
+        if self.prefix is None or len(contexts) < 2:
+            return ()
+        # The last token of a context stays: its state predicts the completion's first.
+        length = min(common_prefix(contexts), min(map(len, contexts)) - 1)
+        return contexts[0][:length] if length >= MIN_PREFIX else ()
+
+    def teacher_hidden(self, rollouts: Sequence[Rollout], common: tuple[int, ...] = ()) -> list[Tensor]:
+        """The teacher's states `[L, hidden]` at each rollout's L completion positions, without gradient.
+
+        Rows of similar length share a forward pass. `common` is what `common_start` found for their window.
+        """
+        if not rollouts:
+            return []
+        contexts = [r.teacher_context.token_ids for r in rollouts]
+        completions = [r.completion.token_ids for r in rollouts]
+        # Of a rollout without tokens no state is needed, but its width is: if there is no other, one is run.
+        run = [i for i, c in enumerate(completions) if c] or [0]
+        if any(contexts[i][: len(common)] != common for i in run):
+            raise ValueError("a teacher context does not begin with what was said to be common to all")
+        prompts = [c[len(common) :] for c in contexts]
+        states: dict[int, Tensor] = {}
+        with self.teacher.view() as frozen:
+            for group in self.batching.groups([len(prompts[i]) + len(completions[i]) for i in run]):
+                rows = [run[n] for n in group]
+                hidden = self._teacher_pass(frozen, common, [prompts[i] for i in rows], [completions[i] for i in rows])
+                states.update({i: hidden[n, : len(completions[i])] for n, i in enumerate(rows)})
+        empty = states[run[0]][:0]
+        return [states.get(i, empty) for i in range(len(rollouts))]
+
+    def _teacher_pass(
+        self,
+        frozen: Any,
+        common: tuple[int, ...],
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+    ) -> Tensor:
+        batch = self.batching.collate(prompts, completions).to(_device(frozen))
+        if common and self.prefix is not None and batch.attention_mask is not None:
+            return self.prefix.hidden(frozen, common, batch.input_ids, batch.attention_mask, batch.index)
+        return self.split.hidden(frozen, batch.input_ids, batch.attention_mask, batch.index, batch.position_ids)
+
+    def _teacher_head(self) -> Head:
+        with self.teacher.view() as frozen:
+            head = self.split.head(frozen)
+        return head if described(head) else self._head_inside_view
+
+    def _head_inside_view(self, hidden: Tensor) -> Tensor:
+        # A head that is no plain layer may carry an adapter, which only the view takes off.
+        with self.teacher.view() as frozen:
+            return self.split.head(frozen)(hidden)
+
+
+@torch.no_grad()
+def mean_divergence(scorer: Scorer, student: Any, rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Mean divergence in nats per token, for `all` and for each language of the rollouts.
+
+    During an on-policy run the student chooses the tokens on which it is compared, so the logged divergence also moves
+    because the completions do. Measured before and after training on completions that stay the same, it tells how much
+    better the student follows the teacher.
+    """
+    sums: dict[str, float] = defaultdict(float)
+    tokens: dict[str, int] = defaultdict(int)
+    for rollout in rollouts:
+        if not rollout.completion.token_ids:
+            continue
+        result, mask = scorer(student, [rollout])
+        for key in ("all", rollout.query.language):
+            sums[key] += float(result.divergence.sum())
+            tokens[key] += int(mask.sum())
+    return {key: sums[key] / tokens[key] for key in sums}
+
+
+def _device(model: Any) -> torch.device:
+    device: torch.device = model.get_input_embeddings().weight.device
+    return device

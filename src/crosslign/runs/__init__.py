@@ -1,0 +1,1 @@
+"""Configuration -> a checked run -> objects, and what a run writes."""

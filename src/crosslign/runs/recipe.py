@@ -1,0 +1,171 @@
+"""Recipes: YAML with command-line flags laid over it, as checked configuration; errors name the key and the fix."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from crosslign.runs.config import RunConfig, Section
+from crosslign.types import CrosslignError, nearest
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-5 as text; a learning rate wants the number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$"),
+    list("-+0123456789"),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Safe YAML in which `1e-5` is a number."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The mapping in a recipe file. Raises CrosslignError if it is missing or not a YAML mapping."""
+    try:
+        raw = parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CrosslignError(f"{path}: the recipe cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CrosslignError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise CrosslignError(f"{path}: a recipe is a mapping of sections such as 'model:' and 'data:'.")
+    return raw
+
+
+def load_recipe(path: str | Path, arguments: Sequence[str] = ()) -> RunConfig:
+    """A recipe file with command-line flags laid over it, checked."""
+    return parse_config(override(read_recipe(path), arguments), str(path))
+
+
+def override(raw: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """Lay command-line flags (`--section.key value` or `--section.key=value`) over a recipe.
+
+    Values are YAML: numbers, lists and mappings are read as such. A number in a key is a list's index:
+    `--data.tables.0.path FILE`.
+    """
+    result: Any = copy.deepcopy(dict(raw))
+    queue = list(arguments)
+    while queue:
+        flag = queue.pop(0)
+        if not flag.startswith("--"):
+            raise CrosslignError(f"unexpected argument {flag!r}; configuration flags look like --section.key value.")
+        key, equals, text = flag[2:].partition("=")
+        if not equals:
+            if not queue:
+                raise CrosslignError(f"the flag {flag} has no value.")
+            text = queue.pop(0)
+        try:
+            value = parse_yaml(text)
+        except yaml.YAMLError as error:
+            raise CrosslignError(f"the value of {flag} is not valid YAML: {error}") from error
+        _put(result, _keys(key), value, flag)
+    return result
+
+
+def _keys(text: str) -> list[str]:
+    """`top-k` is `top_k`, but the names of languages and columns are the table's own."""
+    parts = text.split(".")
+    own = next((n + 1 for n, part in enumerate(parts) if part in ("columns", "where")), len(parts))
+    return [part.replace("-", "_") for part in parts[:own]] + parts[own:]
+
+
+def _put(node: Any, keys: list[str], value: Any, flag: str) -> None:
+    for position, key in enumerate(keys):
+        last = position == len(keys) - 1
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                raise CrosslignError(f"{flag}: {key!r} is no index of a list of {len(node)}.")
+            if last:
+                node[int(key)] = value
+            node = node[int(key)]
+        elif not isinstance(node, dict):
+            raise CrosslignError(f"{flag}: {'.'.join(keys[:position])} is {node!r}, which has no keys.")
+        else:
+            if last:
+                node[key] = value
+                return
+            if not isinstance(node.get(key), (dict, list)):
+                node[key] = {}
+            node = node[key]
+
+
+def parse_config(raw: Mapping[str, Any], where: str = "configuration") -> RunConfig:
+    """Check a mapping and make it a RunConfig. Raises CrosslignError that lists every mistake with its key."""
+    return parse_section(RunConfig, raw, where)
+
+
+def parse_section(section: type[AnySection], raw: Mapping[str, Any], where: str) -> AnySection:
+    """Check a mapping and make it a section. Raises CrosslignError that lists every mistake with its key."""
+    try:
+        return section.model_validate(raw)
+    except ValidationError as error:
+        raise CrosslignError("\n".join(f"{where}: {line}" for line in _explain(section, error))) from error
+
+
+def _explain(section: type[Section], error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            inner = section
+            for part in item["loc"][:-1]:
+                inner = inner if isinstance(part, int) else _section_of(inner.model_fields[part].annotation) or inner
+            lines.append(f"unknown key {key!r}. {nearest(str(item['loc'][-1]), list(inner.model_fields))}")
+        elif item["type"] == "missing":
+            lines.append(f"the key {key!r} is missing.")
+        else:
+            hint = " YAML reads no, yes, on and off as true or false: write them in quotes."
+            hint = hint if item["type"] == "string_type" and isinstance(item["input"], bool) else ""
+            lines.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]} (found {item['input']!r}).{hint}")
+    return lines
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    """The section in an annotation such as `Section`, `Section | None` or `list[Section]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_of(part)) is not None), None)
+
+
+def describe(section: type[Section] = RunConfig, prefix: str = "") -> list[tuple[str, str, str]]:
+    """(key, default, explanation) of every configuration key, for `--help` and the documentation."""
+    rows: list[tuple[str, str, str]] = []
+    for name, item in section.model_fields.items():
+        key, inner = f"{prefix}{name}", _section_of(item.annotation)
+        is_list = getattr(item.annotation, "__origin__", None) is list
+        if inner is not None and is_list:
+            rows += describe(inner, f"{key}.N.")
+            continue
+        if inner is None or inner is not item.annotation:
+            # What it means to leave a whole section out comes before its keys.
+            default = "required" if item.is_required() else _one_line(item.default)
+            rows.append((key, default, " ".join((item.description or "").split())))
+        if inner is not None:
+            rows += describe(inner, f"{key}.")
+    return rows
+
+
+def _one_line(value: Any) -> str:
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=math.inf)
+    return text.removesuffix("\n...\n").strip()
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved configuration as YAML; reading it back gives the same run."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,129 @@
+"""A run from its checked configuration to its saved model: gate, training, and what is measured before and after."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from crosslign.distillation import DistillationTrainer, mean_divergence
+from crosslign.models import load_model
+from crosslign.runs.build import Distillation, assemble, autocast, make_trainer
+from crosslign.runs.folder import GATE, RunFolder
+from crosslign.runs.gate.gate import Passed, gate
+from crosslign.runs.prepare import PreparedRun, describe_tables
+from crosslign.runs.recipe import dump
+from crosslign.storage import is_disk_full, versions
+from crosslign.types import Announce, CrosslignError, Interrupted, silent
+
+
+def train(run: PreparedRun, announce: Announce = silent) -> Mapping[str, Any]:
+    """Load weights, look at the teacher, train, save. Returns the run's record.
+
+    Raises CrosslignError for what the user can mend (a full disk included); what was saved before stays.
+    """
+    announce = _over_bars(announce) if run.is_main else silent
+    with run.folder.lock() if run.is_main else nullcontext():
+        if run.is_main:  # again: another process may have been here since
+            run.folder.check(overwrite=run.overwrite, resume=run.checkpoint is not None)
+        announce(f"loading {run.source.path}")
+        made = assemble(run, load_model(run.source))
+        run, passed = gate(run, made, announce)
+        try:
+            return _train(run, made, passed, announce)
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted. {_how_to_resume(run.folder)}") from None
+        except Exception as error:
+            if is_disk_full(error):
+                raise CrosslignError(
+                    f"the disk is full: {error}. Free some space. {_how_to_resume(run.folder)}"
+                ) from error
+            raise
+
+
+def _train(run: PreparedRun, made: Distillation, passed: Passed | None, announce: Announce) -> Mapping[str, Any]:
+    trainer = make_trainer(run, made, announce)
+    for note in run.evaluation.notes if run.evaluation is not None else ():
+        announce(f"evaluation: {note}")
+    if run.is_main:
+        _start(run, made, passed, announce)
+    # The first process measures alone; nothing in it waits for the others.
+    size = min(run.config.divergence_queries, len(run.mixture)) if run.is_main else 0
+    queries = [run.mixture.draw(0, position) for position in range(size)]
+    rollouts = made.collector.collect(queries, step=0) if queries else []
+    with autocast(run):
+        before = mean_divergence(made.scorer, made.student, rollouts)
+    result = trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    if not run.is_main:
+        return {}
+    run.folder.publish(trainer.save_into)
+    if run.arguments.push_to_hub:
+        trainer.push_to_hub()
+    with autocast(run):
+        after = mean_divergence(made.scorer, made.student, rollouts)
+    cache = made.collector.teacher.cache
+    run.folder.update(
+        {
+            "status": "finished",
+            "steps": trainer.state.global_step,
+            "seconds": round(result.metrics["train_runtime"], 1),
+            "final_loss": _last_loss(trainer),
+            "divergence": {"queries": len(rollouts), "before": before, "after": after},
+            "cache": {"hits": cache.hits, "misses": cache.misses},
+        }
+    )
+    return run.folder.record()
+
+
+def _start(run: PreparedRun, made: Distillation, passed: Passed | None, announce: Announce) -> None:
+    """Open the run's folder: a new record, or the one that a resumed run goes on with."""
+    record = {
+        "model": run.source.path,
+        "finetuning": run.config.model.finetuning,
+        "teacher_fingerprint": made.teacher.fingerprint,
+        "data": describe_tables(run.tables),
+        "dropped": [
+            {"query": o.query.id, "language": o.query.language, "context": o.role, "tokens": o.length}
+            for o in run.dropped
+        ],
+        "versions": versions(),
+        **({"gate": dict(passed.record)} if passed is not None else {}),
+    }
+    if run.checkpoint is None:
+        run.folder.start(record, dump(run.config), overwrite=run.overwrite)
+        for row in passed.rows if passed is not None else ():
+            run.folder.append(GATE, row)
+        return
+    before = run.folder.record()
+    for key, what in (("teacher_fingerprint", "the model's weights"), ("data", "the data")):
+        if before.get(key) != record[key]:
+            raise CrosslignError(
+                f"{run.folder.path}: {what} differ from those of the run that is to be resumed "
+                f"(then: {before.get(key)}; now: {record[key]})."
+            )
+    announce(f"resuming from {run.checkpoint}")
+    run.folder.forget_after(int(run.checkpoint.name.rpartition("-")[2]))
+
+
+def _last_loss(trainer: DistillationTrainer) -> float | None:
+    return next((entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry), None)
+
+
+def _how_to_resume(folder: RunFolder) -> str:
+    checkpoints = folder.checkpoints()
+    if not checkpoints:
+        return "No checkpoint was complete yet; start anew with --overwrite (or set training.save_steps lower)."
+    return f"The last complete checkpoint is {checkpoints[-1]}; continue with --resume."
+
+
+def _over_bars(announce: Announce) -> Announce:
+    """`announce`, without breaking a progress bar's line."""
+
+    def say(text: str) -> None:
+        with tqdm.external_write_mode(file=sys.stderr):
+            announce(text)
+
+    return say
