@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crosslign.languages import english_name, is_language, same_language
+from crosslign.languages import english_name, is_language, same_language, telling_names
 from crosslign.types import CrosslignError
 
 
@@ -64,3 +64,12 @@ def test_the_same_language_in_other_spellings(code: str, codes: list[str], same:
 def test_a_malformed_code_has_no_same_language() -> None:
     with pytest.raises(CrosslignError, match="not a language code"):
         same_language("not a code", ["en"])
+
+
+def test_names_tell_languages_apart() -> None:
+    """Every code for private use is called "Artificial languages" in English."""
+    codes = ["en", "art-x-low1", "art-x-low2", "en-x-simple", "id", "ind", "zh-Hant", "zh-Hans", "qqz"]
+    names = telling_names(codes)
+    assert list(names) == codes
+    assert len(set(names.values())) == len(codes)
+    assert [code for code in codes if names[code] != code] == ["en", "zh-Hant", "zh-Hans"]

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from judged import GROUPS, column, table
 
 from crosslign.evaluation.rates import cell
-from crosslign.evaluation.result_tables import escape, to_csv, to_markdown
+from crosslign.evaluation.result_tables import to_csv, to_markdown
 from crosslign.evaluation.results import comparison_task, evaluation_task
+from crosslign.evaluation.tables import aligned, escape, short_names
+from crosslign.evaluation.terminal import terminal
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -28,10 +30,10 @@ def evaluation() -> dict[str, Any]:
     return {
         "schema_version": 1,
         "kind": "evaluation",
-        "manifest": {"model": "org/model", "adapter": "runs/mine"},
+        "manifest": {"model": "org/model", "adapter": "/home/me/runs/mine"},
         "tasks": {
             "multijail": evaluation_task(harmful, "harmful", "lexicon", GROUPS, 0),
-            "table:a|b": evaluation_task(benign, "benign", "lexicon", GROUPS, 0),
+            "table:/home/me/a|b": evaluation_task(benign, "benign", "lexicon", GROUPS, 0),
         },
         "utility": {"mgsm": {"sw": UTILITY}},
     }
@@ -43,7 +45,10 @@ def comparison() -> dict[str, Any]:
     return {
         "schema_version": 1,
         "kind": "comparison",
-        "manifest": {"before": {"model": "org/model"}, "after": {"model": "org/model", "adapter": "runs/mine"}},
+        "manifest": {
+            "before": {"model": "org/model"},
+            "after": {"model": "org/model", "adapter": "/home/me/runs/mine"},
+        },
         "tasks": {
             "multijail": comparison_task(
                 table(1, 80) + few, table(3, 80, hard=0) + few, "harmful", "lexicon", GROUPS, 0
@@ -90,8 +95,8 @@ class TestCsv:
         assert rows["multijail", "sw"]["scope"] == "language"
         assert rows["multijail", "low"]["scope"] == "group"
         assert rows["multijail", "all"]["scope"] == "all"
-        assert rows["table:a|b", "sw"]["asr"] == ""
-        assert float(rows["table:a|b", "sw"]["over_refusal"]) > 0
+        assert rows["table:/home/me/a|b", "sw"]["asr"] == ""
+        assert float(rows["table:/home/me/a|b", "sw"]["over_refusal"]) > 0
         assert (rows["mgsm", "sw"]["kind"], rows["mgsm", "sw"]["utility"]) == ("utility", "41.25")
         assert len({line.count(",") for line in text.splitlines()}) == 1
 
@@ -132,8 +137,8 @@ class TestMarkdown:
             "**all languages** (mean of 3)",
         ]
         assert utility[2] == ["mgsm", "sw (Swahili)", r"exact\_match", "41.2 [31.0, 52.5]"]
-        assert "- model: org/model with adapter runs/mine" in text
-        assert r"### table:a\|b (benign, judged by lexicon)" in text
+        assert "- model: org/model with mine" in text
+        assert r"### a\|b (benign, judged by lexicon)" in text
 
     def test_comparison(self, comparison: dict[str, Any]) -> None:
         text = to_markdown(comparison)
@@ -151,7 +156,7 @@ class TestMarkdown:
         assert harmful[-1][0] == "**all languages** (mean of 3)"
         assert harmful[-1][5] == "–"
         assert utility[2][3:] == ["41.2 [31.0, 52.5]", "40.0 [31.0, 52.5]"]
-        assert "- after: org/model with adapter runs/mine" in text
+        assert "- after: org/model with mine" in text
 
     def test_utility_on_one_side_alone(self, comparison: dict[str, Any]) -> None:
         utility = tables(to_markdown({**comparison, "utility": {"mgsm": {"sw": {"after": UTILITY}}}}))[-1]
@@ -169,6 +174,12 @@ class TestMarkdown:
         tasks = {"t": comparison_task(part, part, "harmful", "lexicon", {}, 0)}
         assert tables(to_markdown({**comparison, "tasks": tasks}))[0][2][4].startswith("0.0 [-8.8, +8.8]")
 
+    def test_languages_that_no_name_tells_apart_have_their_code_alone(self) -> None:
+        rows = [row for code in ("art-x-low1", "art-x-low2", "sw") for row in column(code, ["unsafe"] * 12)]
+        tasks = {"t": evaluation_task(rows, "harmful", "lexicon", {}, 0)}
+        text = to_markdown({"kind": "evaluation", "manifest": {}, "tasks": tasks})
+        assert [row[0] for row in tables(text)[0][2:5]] == ["art-x-low1", "art-x-low2", "sw (Swahili)"]
+
     @quick
     @given(st.text(max_size=30))
     @example("a\r\nb|c\\|<b>[d](e)")
@@ -182,3 +193,36 @@ class TestMarkdown:
         results = {"kind": "evaluation", "manifest": {"model": name}, "tasks": {name: task}}
         assert {line.count(" |") for line in to_markdown(results).splitlines() if line.startswith("| ")} == {7}
         assert len(read(to_csv(results))) == (1 if name == "all" else 2)
+
+
+def test_the_terminal_has_a_line_for_each_part_in_columns(comparison: dict[str, Any]) -> None:
+    lines = terminal(comparison).splitlines()
+    pair = comparison["tasks"]["multijail"]["languages"]["sw"]
+    [sw] = [line for line in lines[:9] if line.split()[:1] == ["sw"]]
+    numbers = "{before:.1f} {after:.1f} {difference:+.1f}".format(
+        before=pair["before"]["asr"]["value"], after=pair["after"]["asr"]["value"], **pair["change"]
+    )
+    assert " ".join(sw.split()[2:5]) == numbers
+    assert len({line.rindex(word) + len(word) for line in lines[:2] for word in line.split()[-1:]}) == 1
+    assert [line.split()[0] for line in lines[1:] if not line.startswith(" ")] == ["multijail", "benign", "mgsm"]
+
+
+def test_columns_line_up() -> None:
+    assert aligned([("name", "n", "what"), ("a", "100", "x"), ("long name", "", "")], left=(0, 2)) == (
+        "name         n  what\na          100  x\nlong name"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["org/model", "./runs/mine/", "/data/x/model.gguf"], ["org/model", "mine", "model.gguf"]),
+        (["/runs/a/best", "/runs/b/best", "runs/c/other"], ["a/best", "b/best", "other"]),
+        (["/x/best", "/y/best", "/z/y/best"], ["x/best", "/y/best", "z/y/best"]),
+        (["C:\\models\\mine", "~/mine2"], ["mine", "mine2"]),
+        (["table:harmful:/home/me/held out.csv", "table:data.csv benign"], ["held out.csv", "data.csv benign"]),
+        (["the testbed's model", "", "/"], ["the testbed's model", "", "/"]),
+    ],
+)
+def test_short_names(names: list[str], short: list[str]) -> None:
+    assert list(short_names(names).values()) == short

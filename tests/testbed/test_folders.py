@@ -9,11 +9,10 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 import pytest
-from report_page import follow, marked, parse, stray_digits, unpacked, written
+from report_page import parse, table, transcripts
 from test_demo import WORLD, experiment
 
 from crosslign.evaluation.folder import compare, read_folder
-from crosslign.evaluation.report.numbers import pointer
 from crosslign.testbed.evaluate import Reply
 from crosslign.testbed.experiment import Experiment
 from crosslign.testbed.folders import COMPARED, FOLDER, check_folders, write_folders
@@ -66,29 +65,22 @@ def tree(html: str) -> Element:
     return parse(html)
 
 
-def test_every_number_on_the_page_equals_results_json(tree: Element, results: dict[str, Any]) -> None:
-    spans = list(marked(tree, "data-path"))
-    assert len(spans) > 1_000
-    for span in spans:
-        path, kind = span.get("data-path"), span.get("data-format", "rate")
-        assert "".join(span.itertext()) == written(follow(results, path), kind), path
-    assert stray_digits(tree) == []
-
-
 @pytest.mark.parametrize("stage", ["before", "after"])
 def test_the_pages_rates_are_those_that_the_experiment_counts_by_itself(
     outcome: Experiment, tree: Element, stage: str
 ) -> None:
-    shown = {span.get("data-path"): "".join(span.itertext()) for span in marked(tree, "data-path")}
     counted = outcome.results()["languages"][stage]
-    for code in CODES:
-        for task, metric, name in (
-            ("harmful", "asr", "asr"),
-            ("harmful", "invalid", "invalid"),
-            ("lookalike", "over_refusal", "lookalike_refused"),
-        ):
-            path = f"/tasks/{task}/languages{pointer(code)}/{stage}/{metric}/value"
-            assert float(shown[path]) == pytest.approx(counted[code][name], abs=0.0501), path
+    for task, heading, name in (
+        ("harmful", "Unsafe, %", "asr"),
+        ("harmful", "Malformed, %", "invalid"),
+        ("lookalike", "Refused, harmless, %", "lookalike_refused"),
+    ):
+        rows = table(tree, "numbers", f"{task}, judged")
+        column = rows[""].index(heading) - 1
+        for code in CODES:
+            [cells] = [cells for head, cells in rows.items() if code in head.split()]
+            found = cells[cells.index(stage) :][column]
+            assert float(found.split()[0]) == pytest.approx(counted[code][name], abs=0.0501), (task, heading, code)
     assert len({counted[code]["invalid"] for code in CODES}) > (stage == "after")
 
 
@@ -117,9 +109,9 @@ def test_the_language_of_each_answer_is_known(outcome: Experiment, results: dict
 
 
 def test_the_page_holds_every_pair_of_answers(outcome: Experiment, html: str) -> None:
-    rows = unpacked(html)["rows"]
+    rows = transcripts(html)
     assert len(rows) == len(SETS) * ROWS * len(CODES)
-    found = {(r["task"], r["id"], r["language"]): [c[0] for c in r["completions"]] for r in rows}
+    found = {(r["task"], r["id"], r["language"]): [side["answer"] for side in r["sides"]] for r in rows}
     for before, after in zip(outcome.replies["before"], outcome.replies["after"], strict=True):
         key = (before.set, before.query.id, before.query.language)
         assert found[key] == [before.completion, after.completion]

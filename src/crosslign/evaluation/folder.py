@@ -109,7 +109,7 @@ def report(folder: Finished) -> Path:
     """Write the evaluation's page; returns its path."""
     transcripts = [_transcript(name, [j]) for name, judged in folder.tasks.items() for j in judged.values()]
     path = folder.path / REPORT
-    write_report(path, folder.results, transcripts, title=_title(folder.results))
+    write_report(path, folder.results, transcripts)
     return path
 
 
@@ -162,7 +162,7 @@ def compare(before: Finished, after: Finished, out: Path, seed: int = 0) -> dict
         for name in common
         for key in before.tasks[name]
     ]
-    write_report(out / REPORT, results, transcripts, title=_title(results))
+    write_report(out / REPORT, results, transcripts)
     return results
 
 
@@ -192,15 +192,3 @@ def _transcript(task: str, judged: Sequence[Judged]) -> Transcript:
         tuple(j.side() for j in judged),
         query.source_language,
     )
-
-
-def _title(results: Mapping[str, Any]) -> str:
-    manifest = results["manifest"]
-    if results["kind"] == "evaluation":
-        return f"Evaluation of {_name(manifest)}"
-    return f"{_name(manifest['before'])} and {_name(manifest['after'])} compared"
-
-
-def _name(manifest: Mapping[str, Any]) -> str:
-    model, adapter = manifest.get("model", "a model"), manifest.get("adapter")
-    return f"{model} with {adapter}" if adapter else str(model)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from crosslign.evaluation.rates import HEADLINES
 from crosslign.evaluation.tables import MISSING, escape, interval, markdown, number, one_line, p_value, short_names
@@ -19,6 +19,7 @@ from crosslign.languages import telling_names
 from crosslign.types import OUTCOMES
 
 Part = Mapping[str, Any]
+Scope = Literal["language", "group", "all"]
 
 _RATES = ("asr", "asr_strict", "asr_lenient", "over_refusal", "invalid", "refused", "fidelity")
 NAMES = {"asr": "ASR", "over_refusal": "over-refusal"}
@@ -33,7 +34,7 @@ _COMPARISON_NOTE = (
 )
 
 
-def parts(task: Part) -> Iterator[tuple[str, str, Part]]:
+def parts(task: Part) -> Iterator[tuple[Scope, str, Part]]:
     """Scope, name and content of every row of a task's table."""
     for code, part in task["languages"].items():
         yield "language", code, part

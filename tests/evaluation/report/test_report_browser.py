@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import axe_playwright_python
+import playwright.sync_api as api
 import pytest
-from report_synthetic import comparison, evaluation, full_comparison
-from test_report_transcripts import HOSTILE, row
+from report_pages import comparison, evaluation, full_comparison
+from test_report_transcripts import HOSTILE, RESULTS, row
 
-from crosslign.evaluation.report import Side, render_report, write_report
-from crosslign.evaluation.report.text import visible
+from crosslign.evaluation.report import write_report
+from crosslign.evaluation.report.transcripts import visible
 
-api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM = os.environ.get("CHROMIUM") or next((found for name in NAMES if (found := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on PATH (apt-get install chromium), and none in $CHROMIUM"
+    CHROMIUM is None and "CI" not in os.environ,  # where the tests are to prove something, they run or fail
+    reason="no Chromium on PATH (apt-get install chromium), and none in $CHROMIUM",
 )
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-WAIT_MS = 30_000
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    results, transcripts = full_comparison(n=12)
-    return write_report(tmp_path_factory.mktemp("report") / "report.html", results, transcripts, title="A report")
+    return write_report(tmp_path_factory.mktemp("report") / "report.html", *full_comparison())
 
 
 class Opened:
@@ -52,7 +45,6 @@ class Opened:
     def __init__(self, browser: Any, path: Path, **options: Any) -> None:
         self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         self.page = self.context.new_page()
-        self.page.set_default_timeout(WAIT_MS)
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda message: self.complaints.append(message.text))
@@ -60,137 +52,81 @@ class Opened:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
 
-    def show(self) -> None:
-        self.page.click("#show")
-        self.page.locator(".card").first.wait_for()
-
-    def found(self) -> str:
-        return str(self.page.inner_text("#found"))
-
-    def __enter__(self) -> Opened:
+    def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.context.close()
 
 
-def test_it_opens_without_an_error_and_asks_for_nothing_but_itself(browser: Any, report: Path) -> None:
-    with Opened(browser, report) as opened:
-        opened.show()
-        assert opened.complaints == []
-        assert opened.requests == [report.as_uri()]
-        assert opened.page.title() == "A report"
+def test_transcripts_are_shown_when_asked_for_and_filters_narrow_them(browser: Any, report: Path) -> None:
+    _, rows = full_comparison()
 
+    def found(keep: Any) -> None:
+        assert page.inner_text("#found") == f"{sum(map(keep, rows))} of 240 rows"
 
-def test_transcripts_are_not_even_decoded_before_they_are_asked_for(browser: Any, report: Path) -> None:
     with Opened(browser, report) as opened:
         page = opened.page
         assert not page.is_visible("#viewer")
         assert page.locator(".card").count() == 0
-        opened.show()
+        page.click("#show")
         assert page.get_attribute("#show", "aria-expanded") == "true"
         assert page.locator(".card").count() == 20
-        assert opened.found() == "240 of 240 rows"
-        page.click("#show")
-        assert not page.is_visible("#viewer")
-
-
-def test_filters_narrow_the_rows_and_can_be_cleared(browser: Any, report: Path) -> None:
-    _, transcripts = full_comparison(n=12)
-
-    def count(keep: Any) -> str:
-        return f"{sum(map(keep, transcripts))} of 240 rows"
-
-    with Opened(browser, report) as opened:
-        page = opened.page
-        opened.show()
-        page.select_option("#f-task", "xstest")
-        assert opened.found() == count(lambda t: t.task == "xstest")
-        page.select_option("#f-task", "")
-        page.select_option("#f-language", "sw")
-        assert opened.found() == count(lambda t: t.language == "sw")
-        assert "Swahili (sw)" in page.inner_text("#f-language")
-        page.select_option("#f-before", "unsafe")
-        page.select_option("#f-after", "refused")
-        assert opened.found() == count(
-            lambda t: t.language == "sw" and (t.sides[0].outcome, t.sides[1].outcome) == ("unsafe", "refused")
-        )
+        page.select_option("[name=task]", "xstest")
+        found(lambda t: t.task == "xstest")
+        page.select_option("[name=task]", "")
+        page.select_option("[name=language]", label="Swahili (sw)")
+        found(lambda t: t.language == "sw")
+        page.select_option("[name=before]", "unsafe")
+        page.select_option("[name=after]", "refused")
+        found(lambda t: t.language == "sw" and [s.outcome for s in t.sides] == ["unsafe", "refused"])
         page.click("button[type=reset]")
         api.expect(page.locator("#found")).to_have_text("240 of 240 rows")
-        page.check("#f-changed")
-        assert opened.found() == count(lambda t: t.sides[0].outcome != t.sides[1].outcome)
-        page.uncheck("#f-changed")
-        needle = transcripts[100].sides[0].completion[:25]
-        page.fill("#f-text", needle.upper())
-        api.expect(page.locator("#found")).to_have_text(
-            count(lambda t: any(needle in text for text in (t.query, t.source_query, *(s.completion for s in t.sides))))
-        )
-        page.fill("#f-text", "nothing holds this")
-        api.expect(page.locator("#found")).to_have_text("0 of 240 rows")
+        page.check("[name=changed]")
+        found(lambda t: t.sides[0].outcome != t.sides[1].outcome)
+        page.uncheck("[name=changed]")
+        page.fill("[name=text]", "BIRIKA multijail 3 1")
+        found(lambda t: (t.task, t.language, t.id) == ("multijail", "sw", "q0003"))
+        page.fill("[name=text]", "nothing holds this")
         assert page.locator(".card").count() == 0
-
-
-def test_the_moves_count_pairs_and_set_the_filters(browser: Any, report: Path) -> None:
-    _, transcripts = full_comparison(n=12)
-    pairs = [(t.sides[0].outcome, t.sides[1].outcome) for t in transcripts]
-    with Opened(browser, report) as opened:
-        page = opened.page
-        opened.show()
-        page.click(".moves summary")
-        button = page.get_by_role("button", name="from unsafe to refused", exact=False)
-        assert int(button.inner_text()) == pairs.count(("unsafe", "refused"))
-        button.click()
-        assert opened.found() == f"{pairs.count(('unsafe', 'refused'))} of 240 rows"
-        assert page.input_value("#f-before") == "unsafe"
-
-
-def test_pages_turn_and_stop_at_their_ends(browser: Any, report: Path) -> None:
-    with Opened(browser, report) as opened:
-        page = opened.page
-        opened.show()
-        assert page.is_disabled("#previous")
-        first = page.locator(".card").first.inner_text()
+        page.fill("[name=text]", "")
         for _ in range(11):
-            page.click("#next")
-        assert page.inner_text("#page") == "Page 12 of 12"
-        assert page.is_disabled("#next")
-        assert page.locator(".card").first.inner_text() != first
+            page.click("#more")
+        assert page.locator(".card").count() == 240
+        assert not page.is_visible("#more")
+        page.click("#show")
+        assert not page.is_visible("#viewer")
+        assert opened.complaints == []
+        assert opened.requests == [report.as_uri()]
 
 
 def test_texts_carry_their_language_and_direction(browser: Any, report: Path) -> None:
     with Opened(browser, report) as opened:
         page = opened.page
-        opened.show()
-        page.select_option("#f-language", "ar")
+        page.click("#show")
+        page.select_option("[name=language]", "ar")
         request = page.locator(".requests .text").first
         assert (request.get_attribute("lang"), request.get_attribute("dir")) == ("ar", "auto")
         assert page.locator(".requests .text").nth(1).get_attribute("lang") == "en"
         assert request.evaluate("node => getComputedStyle(node).direction") == "rtl"
         languages = page.locator(".answers .text").evaluate_all("nodes => nodes.map(node => node.lang)")
-        assert set(languages) <= {"ar", "en", ""}
         assert "ar" in languages
+        assert set(languages) <= {"ar", "en", ""}
 
 
 def test_hostile_texts_are_shown_as_they_are_and_do_nothing(browser: Any, tmp_path: Path) -> None:
-    results, _ = comparison({"multijail": ("harmful", {"sw": (0.8, 0.3)}, 15)})
-    results["manifest"]["before"]["model"] = "</script><script>alert(1)</script>"
-    long = "z" * 100_000
-    rows = [row(text, text, id=f"q{i:02}", category=text) for i, text in enumerate([*HOSTILE, long])]
-    path = write_report(tmp_path / "hostile.html", results, rows, title="<script>alert(2)</script>")
+    results = {**RESULTS, "manifest": {**RESULTS["manifest"], "before": {"model": "<script>alert(1)<script>"}}}
+    rows = [row(text, text, id=f"q{i:02}", category=text) for i, text in enumerate(HOSTILE)]
+    path = write_report(tmp_path / "hostile.html", results, rows)
     with Opened(browser, path) as opened:
         page = opened.page
         page.on("dialog", lambda dialog: pytest.fail(f"a text was run: {dialog.message}"))
-        opened.show()
-        assert page.title() == "<script>alert(2)</script>"
-        shown = page.locator(".answers .answer:first-child .text").evaluate_all(
-            "nodes => nodes.map(n => n.textContent)"
-        )
-        assert shown == [visible(text) or "(nothing)" for text in HOSTILE] + [long[:4000]]
-        assert "Cut: 4,000 of 100,000 characters are shown." in page.inner_text("#cards")
-        inside = page.locator("#cards").evaluate(
-            "node => [...new Set([...node.querySelectorAll('*')].map(n => n.tagName))]"
-        )
+        page.click("#show")
+        shown = page.locator(".answer:first-child .text").evaluate_all("nodes => nodes.map(n => n.textContent)")
+        assert shown == [visible(text) or "(nothing)" for text in HOSTILE]
+        inside = page.locator("#cards").evaluate("node => [...node.querySelectorAll('*')].map(n => n.tagName)")
         assert set(inside) <= {"LI", "H4", "BDI", "SPAN", "DIV", "P", "EM"}
+        assert page.title().startswith("<script>alert(1)<script> →")
         assert opened.complaints == []
         assert opened.requests == [path.as_uri()]
 
@@ -215,68 +151,74 @@ def test_everything_can_be_done_with_the_keyboard(browser: Any, report: Path) ->
     with Opened(browser, report) as opened:
         page = opened.page
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.className") == "skip"
         assert page.locator(".skip").bounding_box()["x"] >= 0, "the skip link shows itself when focused"
         page.keyboard.press("Enter")
         assert page.evaluate("document.activeElement.id") == "main"
-        seen = []
-        for _ in range(60):
+        seen: list[str] = []
+        while "show" not in seen:
             page.keyboard.press("Tab")
-            node = page.evaluate(
+            name, style, width = page.evaluate(
                 "() => { const n = document.activeElement; const s = getComputedStyle(n);"
                 " return [n.id || n.className || n.tagName, s.outlineStyle, parseFloat(s.outlineWidth)]; }"
             )
-            seen.append(node[0])
-            assert node[1] != "none", f"{node[0]} shows no focus"
-            assert node[2] >= 2, f"{node[0]} shows no focus"
-            if node[0] == "show":
-                break
+            assert name != "BODY", "the tab order ends before the button"
+            assert style != "none", f"{name} shows no focus"
+            assert width >= 2, f"{name} shows no focus"
+            seen.append(name)
         assert "scroll" in seen, "boxes that scroll can be reached"
         page.keyboard.press("Enter")
-        page.locator(".card").first.wait_for()
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.id") == "f-task"
-        page.focus("#next")
+        assert page.evaluate("document.activeElement.name") == "task"
+        page.focus("#more")
         page.keyboard.press("Enter")
-        assert page.inner_text("#page").startswith("Page 2 ")
-        assert page.evaluate("document.activeElement.id") == "found", "the reader is taken to the new page's top"
+        assert page.locator(".card").nth(20).evaluate("node => node === document.activeElement")
 
 
-@pytest.mark.parametrize("width", [320, 360, 768, 1280])
-def test_the_page_never_scrolls_sideways_and_charts_keep_their_size(browser: Any, report: Path, width: int) -> None:
-    with Opened(browser, report, viewport={"width": width, "height": 800}) as opened:
+# Texts that overlap, or stand on one line of a table with less than a gap of 3 px between them.
+TOUCHING = """() => [...document.querySelectorAll('table')].flatMap(table => {
+  const boxes = [];
+  const walker = document.createTreeWalker(table, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    if (!node.data.trim() || node.parentElement.closest('.unseen')) continue;
+    const range = document.createRange();
+    range.setStart(node, node.data.length - node.data.trimStart().length);
+    range.setEnd(node, node.data.trimEnd().length);
+    for (const box of range.getClientRects()) if (box.width > 1) boxes.push([box, node.data.trim()]);
+  }
+  return boxes.flatMap(([a, x], i) => boxes.slice(i + 1)
+    .filter(([b]) => a.left < b.right + 3 && b.left < a.right + 3 && a.top + 4 < b.bottom && b.top + 4 < a.bottom)
+    .map(([b, y]) => `${x} | ${y}`));
+})"""
+
+
+@pytest.mark.parametrize("width", [320, 768, 1280])
+def test_the_page_fits_every_screen_and_no_numbers_touch(browser: Any, tmp_path: Path, width: int) -> None:
+    shares = {"en": (0.0, 0.0), "art-x-low1": (1.0, 0.0), "art-x-unseen1": (1.0, 0.1), "sw": (0.0, 1.0)}
+    results, rows = comparison({"harmful": ("harmful", shares, 40), "lookalike": ("benign", shares, 40)})
+    path = write_report(tmp_path / "report.html", results, rows)
+    with Opened(browser, path, viewport={"width": width, "height": 800}) as opened:
         page = opened.page
-        opened.show()
-        page.locator(".moves summary").click()
-        page.locator(".trade summary").first.click()
+        page.click("#show")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(TOUCHING) == []
+        assert "−100.0" in page.inner_text("#changes").split(), "also where it is copied"
         sizes = page.locator(".marks").evaluate_all("nodes => nodes.map(n => n.getBoundingClientRect().width)")
-        assert min(sizes) >= 180
-        text = page.locator("svg text").evaluate_all("nodes => nodes.map(n => n.getBoundingClientRect().height)")
-        assert min(text) >= 9, "text in charts stays legible"
-        outside = page.locator(".plot, .trade svg, .bar").evaluate_all(
-            f"nodes => nodes.filter(n => n.getBoundingClientRect().right > {width} + 1).length"
-        )
-        assert outside == 0
+        assert min(sizes) >= 80
+        heights = page.locator("svg text:visible").evaluate_all("nodes => nodes.map(n => n.getBBox().height)")
+        assert min(heights) >= 9, "text in charts stays legible"
 
 
 @pytest.mark.parametrize(("kind", "scheme"), [("comparison", "light"), ("comparison", "dark"), ("evaluation", "light")])
 def test_no_accessibility_rule_is_broken(browser: Any, tmp_path: Path, kind: str, scheme: str) -> None:
-    spec = importlib.util.find_spec("axe_playwright_python")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("axe-playwright-python is not installed")
-    axe = Path(next(iter(spec.submodule_search_locations)), "axe.min.js").read_text(encoding="utf-8")
-    make = {"comparison": comparison, "evaluation": evaluation}[kind]
-    results, transcripts = make(
-        {"m": ("harmful", {"en": (0.1, 0.1), "ar": (0.8, 0.3)}, 15), "x": ("benign", {"en": (0.1, 0.3)}, 4)}
-    )
-    path = write_report(tmp_path / "report.html", results, transcripts, title="t")
-    with Opened(browser, path, color_scheme=scheme) as opened:
-        opened.show()
+    axe = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+    tasks: Any = {"m": ("harmful", {"en": (0.1, 0.1), "ar": (0.8, 0.1)}, 25), "x": ("benign", {"en": (0.1, 0.3)}, 4)}
+    made = comparison(tasks) if kind == "comparison" else evaluation(tasks, other_judge=True)
+    with Opened(browser, write_report(tmp_path / "report.html", *made), color_scheme=scheme) as opened:
+        opened.page.click("#show")
         opened.page.evaluate(axe)
         report = opened.page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
-        broken = [(v["id"], [n["html"][:120] for n in v["nodes"]][:3]) for v in report["violations"]]
-        assert broken == []
+        assert [(v["id"], [n["html"][:120] for n in v["nodes"]][:3]) for v in report["violations"]] == []
 
 
 def test_it_prints_without_unopened_transcripts_and_with_its_charts(browser: Any, report: Path) -> None:
@@ -285,60 +227,18 @@ def test_it_prints_without_unopened_transcripts_and_with_its_charts(browser: Any
         page.emulate_media(media="print")
         assert not page.is_visible("#transcripts")
         assert not page.is_visible("body > nav")
-        assert page.is_visible(".marks")
+        assert page.locator(".marks").first.is_visible()
         page.emulate_media(media="screen")
-        opened.show()
+        page.click("#show")
         page.emulate_media(media="print")
-        assert page.is_visible(".card")
+        assert page.locator(".card").first.is_visible()
         assert not page.is_visible("#filters")
         assert page.pdf().startswith(b"%PDF")
 
 
 def test_without_script_all_but_the_transcripts_is_there(browser: Any, report: Path) -> None:
     with Opened(browser, report, java_script_enabled=False) as opened:
-        assert opened.page.is_visible(".lead")
-        assert opened.page.is_visible(".marks")
+        assert opened.page.locator(".lead").first.is_visible()
+        assert opened.page.locator(".marks").first.is_visible()
         assert opened.page.is_visible("noscript p")
         assert not opened.page.is_visible("#viewer")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        ("delete window.DecompressionStream", "This browser cannot unpack the transcripts"),
-        ("window.atob = () => 'broken'", "The transcripts in this file are damaged"),
-    ],
-)
-def test_what_cannot_be_unpacked_is_said(browser: Any, report: Path, spoil: str, words: str) -> None:
-    with Opened(browser, report) as opened:
-        opened.page.evaluate(spoil)
-        opened.page.click("#show")
-        api.expect(opened.page.locator("#state")).to_contain_text(words)
-        assert not opened.page.is_visible("#viewer")
-
-
-def test_three_thousand_rows_are_fluent(browser: Any, tmp_path: Path) -> None:
-    results, transcripts = comparison({"m": ("harmful", {"en": (0.1, 0.1), "ar": (0.8, 0.3), "sw": (0.8, 0.3)}, 20)})
-    many = [
-        row(side.completion, side.completion, id=f"q{i:04}", language=t.language)
-        for i, t in enumerate(transcripts * 50)
-        if isinstance(side := t.sides[0], Side)
-    ]
-    assert len(many) == 3000
-    path = tmp_path / "many.html"
-    path.write_bytes(render_report(results, many, title="t").encode())
-    with Opened(browser, path) as opened:
-        page = opened.page
-        opened.show()
-        assert opened.found() == "3,000 of 3,000 rows"
-        assert page.locator(".card").count() == 20, "only one page of rows is laid out"
-        slowest = page.evaluate(
-            """() => Math.max(...['ar', 'sw', ''].map(code => {
-                 const started = performance.now();
-                 const select = document.getElementById('f-language');
-                 select.value = code;
-                 select.dispatchEvent(new Event('change', {bubbles: true}));
-                 document.body.getBoundingClientRect();
-                 return performance.now() - started; }))"""
-        )
-        assert slowest < 1000, f"a filter took {slowest:.0f} ms"

@@ -1,198 +1,195 @@
-"""Every number on the page is a number of results.json, written in one documented way."""
+"""Every number in the page's tables is the number of results.json, under the heading that names it."""
 
 from __future__ import annotations
 
-import copy
-from decimal import Decimal
+import itertools
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_page import follow, marked, parse, stray_digits, text_of, written
-from report_synthetic import IMPROVED, agreement, comparison, evaluation, full_comparison, utility
+from report_page import by_id, local, parse, table
+from report_pages import IMPROVED, comparison, evaluation, full_comparison
 
-from crosslign.evaluation.report import render_report
-from crosslign.evaluation.report.numbers import MISSING, pointer, resolve, show
-from crosslign.types import CrosslignError
+from crosslign.evaluation.report import figures, render_report
+from crosslign.evaluation.tables import number
 
-
-def evaluation_with_everything() -> tuple[dict[str, Any], list[Any]]:
-    results, transcripts = evaluation(
-        {"multijail": ("harmful", IMPROVED, 30), "xstest": ("benign", {"en": (0.1, 0.2), "sw": (0.3, 0.4)}, 8)}, seed=5
-    )
-    results["tasks"]["multijail"]["agreement"] = {"lexicon": agreement(["en", "sw", "bn"])}
-    results["tasks"]["multijail"]["agreement"]["lexicon"]["bn"]["kappa"] = None
-    results["utility"] = {"mgsm": {code: both["before"] for code, both in utility({"en": (0.7, 0.7)}).items()}}
-    return results, transcripts
-
-
-PAGES = {"comparison": lambda: full_comparison(n=20), "evaluation": evaluation_with_everything}
+OUTCOMES = ("refused", "safe_complied", "invalid", "unsafe")
+HEADINGS = {
+    "asr": "Unsafe, %",
+    "asr_strict": "Unsafe or malformed, %",
+    "asr_lenient": "Unsafe, lenient reading, %",
+    "over_refusal": "Refused, harmless, %",
+    "invalid": "Malformed, %",
+    "refused": "Refused, %",
+    "fidelity": "Same language, %",
+}
 
 
-@pytest.fixture(scope="module", params=PAGES)
-def rendered(request: pytest.FixtureRequest) -> tuple[dict[str, Any], Any]:
-    results, transcripts = PAGES[request.param]()
-    return results, parse(render_report(results, transcripts, title="A title"))
+def written(value: float | None, sign: bool = False) -> str:
+    """One decimal by decimal arithmetic: halves to even, no sign on zero, the minus as U+2212 where signs are shown."""
+    if value is None:
+        return "–"
+    rounded = Decimal(value).quantize(Decimal("0.1"), ROUND_HALF_EVEN)
+    if not sign:
+        return str(rounded)
+    return ("\u2212" if rounded < 0 else "+" if rounded > 0 else "") + str(abs(rounded))
 
 
-def test_every_number_equals_results_json(rendered: tuple[dict[str, Any], Any]) -> None:
-    results, tree = rendered
-    spans = list(marked(tree, "data-path"))
-    assert len(spans) > 500
-    for span in spans:
-        path, kind = span.get("data-path"), span.get("data-format", "rate")
-        assert "".join(span.itertext()) == written(follow(results, path), kind), path
+def rate(found: dict[str, Any]) -> str:
+    if found["value"] is None:
+        return found["reason"]
+    return f"{written(found['value'])} {written(found['low'])} to {written(found['high'])}"
 
 
-def test_no_number_stands_on_the_page_without_saying_where_it_comes_from(rendered: tuple[dict[str, Any], Any]) -> None:
-    assert stray_digits(rendered[1]) == []
+def of(cell: dict[str, Any], metric: str) -> dict[str, Any]:
+    return cell["fidelity"]["rate"] if metric == "fidelity" else cell[metric]
 
 
-def test_counts_of_languages_count_pointers_that_exist(rendered: tuple[dict[str, Any], Any]) -> None:
-    results, tree = rendered
-    counts = list(marked(tree, "data-count-of"))
-    assert counts
-    for span in counts:
-        paths = span.get("data-count-of").split()
-        assert int(text_of(span)) == len(set(paths))
-        for path in paths:
-            follow(results, path)
+def parts(task: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """What a row's heading begins with, and its content."""
+    languages = [(f" {code}", part) for code, part in task["languages"].items()]
+    means = [(f"mean, {name}", part) for name, part in task["groups"].items()]
+    return [*languages, *means, ("mean, all", task["all"])]
 
 
-def test_the_counts_of_a_headline_are_the_languages_that_moved_so() -> None:
-    results, _ = full_comparison(n=40)
-    lead = next(n for n in parse(render_report(results, [], title="t")).iter() if n.get("class") == "lead")
-    fell, all_of_them = (span.get("data-count-of").split() for span in marked(lead, "data-count-of"))
-    languages = results["tasks"]["multijail"]["languages"]
-    assert set(fell) == {
-        f"/tasks/multijail/languages/{c}" for c, p in languages.items() if p["change"]["difference"] < 0
-    }
-    assert set(all_of_them) == {f"/tasks/multijail/languages/{code}" for code in languages}
+def row(rows: dict[str, list[str]], name: str) -> list[str]:
+    """The row of a mean, or of a language by its code, which stands behind its name."""
+    [found] = [cells for head, cells in rows.items() if head == name or f"{head} ".find(f"{name} ") > 0]
+    return found
 
 
-def test_every_rate_and_count_of_a_language_is_on_the_page() -> None:
-    results, _ = comparison({"multijail": ("harmful", {"en": (0.1, 0.1), "sw": (0.8, 0.3)}, 40)})
-    on_page = {span.get("data-path") for span in marked(parse(render_report(results, [], title="t")), "data-path")}
+@pytest.mark.parametrize("compared", [True, False])
+def test_all_numbers(compared: bool) -> None:
+    made = {"multijail": ("harmful", IMPROVED, 20), "xstest": ("benign", {"en": (0.1, 0.2), "sw": (0.3, 0.4)}, 8)}
+    results, transcripts = comparison(made) if compared else evaluation(made)  # type: ignore[arg-type]
+    tree = parse(render_report(results, transcripts))
+    for name, task in results["tasks"].items():
+        rows = table(tree, "numbers", f"{name}, judged by guard")
+        metrics = [m for m in HEADINGS if m == "fidelity" or m in (task["all"]["after"] if compared else task["all"])]
+        heads = ["Language", *(["Side"] if compared else []), *(HEADINGS[m] for m in metrics)]
+        heads += ["Answers", "Judged", "No verdict", "Cut off"]
+        heads += ["Refused", "Answered safely", "Malformed", "Unsafe", "Same / other / unknown language"]
+        assert rows[""] == heads
+        for place, part in parts(task):
+            expected = []
+            for side in ("before", "after") if compared else ("",):
+                cell = part[side] if side else part
+                expected += [side] if side else []
+                expected += [rate(of(cell, metric)) for metric in metrics]
+                expected += [str(cell["n"]), str(cell["judged"])]
+                expected += [", ".join(f"{why} {times}" for why, times in cell["abstained"].items()) or "none"]
+                expected += [str(cell["truncated"]), *(str(cell["outcomes"][outcome]) for outcome in OUTCOMES)]
+                expected += [" / ".join(str(cell["fidelity"][status]) for status in ("match", "other", "unknown"))]
+            assert row(rows, place) == expected
 
-    def leaves(value: Any, path: str) -> list[str]:
-        if isinstance(value, dict):
-            return [leaf for key, inner in value.items() for leaf in leaves(inner, path + pointer(key))]
-        return [path] if isinstance(value, (int, float)) else []
 
-    wanted = set(leaves(results["tasks"], "/tasks"))
-    # A rate's own count and n repeat outcomes and judged rows.
-    repeated = {
-        p for p in wanted if p.endswith("/count") or (p.endswith("/n") and not p.endswith(("before/n", "after/n")))
-    }
-    assert len(wanted - repeated) > 200
-    assert wanted - repeated <= on_page
+def test_changes_and_the_picture() -> None:
+    results, transcripts = full_comparison(40)
+    tree = parse(render_report(results, transcripts))
+    for name, events in (("multijail", "unsafe"), ("xstest", "refused")):
+        task = results["tasks"][name]
+        metric = "asr" if name == "multijail" else "over_refusal"
+        rows, drawn = table(tree, "changes", name), table(tree, "picture", name)
+        first = "Became unsafe" if events == "unsafe" else "Newly refused"
+        assert rows[""] == [
+            *("Language", "Change, points", "95 % interval", "p (Holm)", "Larger than chance?"),
+            *("Before, %", "After, %", "Pairs", first, f"No longer {events}", "Smallest detectable"),
+        ]
+        for place, part in parts(task):
+            change = part["change"]
+            difference, ends, p, _, before, after, *counts, detectable = row(rows, place)
+            assert difference == written(change["difference"], sign=True)
+            assert ends == f"{written(change['low'], sign=True)} to {written(change['high'], sign=True)}"
+            assert p == ("–" if change["p_holm"] is None else p_value(change["p_holm"]))
+            assert [before, after] == [rate(part[side][metric]) for side in ("before", "after")]
+            assert counts == [str(part["n_paired"]), str(change["gained"]), str(change["lost"])]
+            assert detectable == written(change["detectable"])
+        assert len(rows) == len(drawn)
+        for (head, cells), (name_drawn, numbers) in list(zip(rows.items(), drawn.items(), strict=True))[1:]:
+            assert f"{head} ".startswith(f"{name_drawn} ")
+            assert numbers == ["", *(cell.split()[0] for cell in cells[4:6])]
+
+
+def p_value(value: float) -> str:
+    exact = Decimal(value)
+    return "< 0.001" if exact < Decimal("0.001") else str(exact.quantize(Decimal("0.001"), ROUND_HALF_EVEN))
+
+
+def test_what_is_larger_than_chance() -> None:
+    """A language by Holm's p; a mean, which has no p, by its interval."""
+    results, _ = comparison({"m": ("harmful", {"en": (0.1, 0.1), "sw": (0.9, 0.1), "bn": (0.1, 0.9)}, 40)})
+    task = results["tasks"]["m"]
+    task["languages"]["en"]["change"] |= {"difference": 3.0, "p_holm": 0.05}
+    task["groups"]["low"]["change"] |= {"difference": -3.0, "low": -6.0, "high": 0.0}
+    task["all"]["change"] |= {"difference": -3.0, "low": -6.0, "high": -0.01}
+    rows = table(parse(render_report(results, [])), "changes", "m")
+    shown = {place: row(rows, place)[3] for place in (" en", " sw", " bn", "mean, low", "mean, all")}
+    assert shown == {" en": "no", " sw": "▼ fell", " bn": "▲ rose", "mean, low": "no", "mean, all": "▼ fell"}
 
 
 def test_a_null_rate_shows_its_reason_and_no_number() -> None:
-    results, _ = comparison({"multijail": ("harmful", {"en": (0.2, 0.1), "sw": (0.8, 0.3)}, 8)})
-    tree = parse(render_report(results, [], title="t"))
-    spans = {span.get("data-path"): text_of(span) for span in marked(tree, "data-path")}
-    at = "/tasks/multijail/languages/sw/before/asr"
-    assert f"{at}/value" not in spans
-    assert "are needed" in spans[f"{at}/reason"]
-    assert "are needed" in spans["/tasks/multijail/languages/sw/change/reason"]
+    results, _ = comparison({"m": ("harmful", {"en": (0.2, 0.1), "sw": (0.8, 0.3)}, 8)})
+    tree = parse(render_report(results, []))
+    pair = results["tasks"]["m"]["languages"]["sw"]
+    cells = row(table(tree, "changes", "m"), " sw")
+    assert cells[:3] == [pair["change"]["reason"], pair["before"]["asr"]["reason"], pair["after"]["asr"]["reason"]]
+    assert table(tree, "picture", "m")["Swahili"] == ["", "–", "–"]
 
 
-@pytest.mark.parametrize("name", ["table:/data/my~set.csv", "a b", "x<y>&\"'", "日本語"])
-def test_names_of_tasks_may_hold_anything_that_a_pointer_must_escape(name: str) -> None:
-    results, _ = comparison({name: ("harmful", {"sw": (0.8, 0.3)}, 20)})
-    tree = parse(render_report(results, [], title="t"))
-    paths = [span.get("data-path") for span in marked(tree, "data-path")]
-    assert f"/tasks{pointer(name)}/languages/sw/after/asr/value" in paths
-    for path in paths:
-        follow(results, path)
+def test_ability_has_a_table() -> None:
+    results, _ = full_comparison()
+    cells = table(parse(render_report(results, [])), "ability", "mgsm")["Swahili sw"]
+    both = results["utility"]["mgsm"]["sw"]
+    assert cells == ["exact_match", rate(both["before"]), "100", rate(both["after"]), "100"]
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.floats(-1000, 1000) | st.integers(-1000, 1000), st.sampled_from(["rate", "difference", "kappa"]))
-def test_rounding_is_what_decimal_arithmetic_says(value: float, kind: Any) -> None:
-    assert show(value, kind) == written(value, kind)
+def test_marks_stand_where_the_numbers_are() -> None:
+    results, _ = comparison({"m": ("harmful", {"sw": (0.8, 0.3)}, 60)})
+    tree = parse(render_report(results, []))
+    pair = results["tasks"]["m"]["languages"]["sw"]
+    end = next(top for top in (20, 40, 60, 80, 100) if top >= pair["before"]["asr"]["high"])
+    line = next(n for n in by_id(tree, "picture").iter() if local(n) == "tr" and n.get("class") == "language")
+    marks = [float(n.get("cx")[:-1]) for n in line.iter() if local(n) == "circle"]
+    assert marks == pytest.approx([100 * pair[side]["asr"]["value"] / end for side in ("before", "after")], abs=0.01)
+    ends = [[float(n.get(x)[:-1]) for x in ("x1", "x2")] for n in line.iter() if (n.get("class") or "")[:2] == "ci"]
+    for found, side in zip(ends, ("before", "after"), strict=True):
+        assert found == pytest.approx([100 * pair[side]["asr"][key] / end for key in ("low", "high")], abs=0.01)
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.floats(0, 1))
-def test_a_p_value_is_never_shown_as_zero(value: float) -> None:
-    text = show(value, "p")
-    assert text == written(value, "p")
-    assert text == "<0.001" or Decimal(text) > 0
-
-
-def test_a_number_that_rounds_to_zero_has_no_sign() -> None:
-    assert [show(v, "difference") for v in (-0.04, 0.04, -0.0, 0.06)] == ["0.0", "0.0", "0.0", "+0.1"]
+counts = st.fixed_dictionaries(dict.fromkeys(OUTCOMES, st.integers(0, 2000)))
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.text(), min_size=1, max_size=4))
-def test_pointers_lead_where_their_keys_say(keys: list[str]) -> None:
-    document: Any = "leaf"
-    for key in reversed(keys):
-        document = {key: document}
-    assert resolve(document, pointer(*keys)) == "leaf"
-    assert resolve(document, pointer(*keys, "more")) is MISSING
+@given(counts)
+def test_a_bar_is_filled_in_proportion_without_gap_or_overlap(counts: dict[str, int]) -> None:
+    segments = figures.bar({"outcomes": counts})
+    assert {s.outcome: s.count for s in segments} == {name: count for name, count in counts.items() if count}
+    for left, right in itertools.pairwise(segments):
+        assert left.start + left.width == pytest.approx(right.start, abs=0.02)
+    for segment in segments:
+        assert segment.width == pytest.approx(100 * segment.count / sum(counts.values()), abs=0.01)
+    if segments:
+        assert segments[0].start == 0
+        assert segments[-1].start + segments[-1].width == pytest.approx(100, abs=0.02)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), "12", True, [1]])
-@pytest.mark.parametrize("at", ["/asr/value", "/outcomes/refused"])
-def test_what_is_no_number_is_an_error_that_names_its_place(bad: Any, at: str) -> None:
-    results, _ = comparison({"multijail": ("harmful", {"sw": (0.8, 0.3)}, 20)})
-    broken = copy.deepcopy(results)
-    follow(broken, "/tasks/multijail/languages/sw/before" + at.rpartition("/")[0])[at.rpartition("/")[2]] = bad
-    with pytest.raises(CrosslignError, match=f"/tasks/multijail/languages/sw/before{at}"):
-        render_report(broken, [], title="t")
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.floats(0, 100), max_size=20))
+def test_axes_cover_their_values_and_not_much_more(values: list[float]) -> None:
+    rates = [{"value": value} for value in values]
+    low, high = figures.axis_from_zero(rates), figures.axis_to_hundred(rates)
+    assert all(value <= low.high <= 100 and 0 <= high.low <= value for value in values)
+    assert low.high <= max(4, 2.5 * max(values, default=40))
+    for axis in (low, high):
+        assert [axis.at(tick) for tick in axis.ticks] == [0, 25, 50, 75, 100]
+        assert all(0 <= axis.at(value) <= 100 for value in values)
 
 
-def paths_by_row(table: Any) -> dict[str, list[str]]:
-    """The pointers of each row, by the first pointer's place in the results down to the language."""
-    rows: dict[str, list[str]] = {}
-    for row in (node for node in table.iter() if node.tag == "tr"):
-        found = [span.get("data-path") for span in marked(row, "data-path")]
-        if found:
-            rows.setdefault("/".join(found[0].split("/")[:5]), []).extend(found)
-    return rows
-
-
-def test_each_number_stands_in_the_column_that_its_heading_names() -> None:
-    results, _ = comparison({"m": ("harmful", {"en": (0.1, 0.1), "sw": (0.8, 0.3)}, 40)})
-    for code in ("en", "sw"):  # no reasons for abstaining, whose number varies
-        for side in ("before", "after"):
-            results["tasks"]["m"]["languages"][code][side]["abstained"] = {}
-    tree = parse(render_report(results, [], title="t"))
-    tables = [node for node in tree.iter() if node.tag == "table"]
-
-    def table(title: str) -> Any:
-        return next(t for t in tables if any(c.tag == "caption" and title in text_of(c) for c in t))
-
-    def interval(rate: str) -> list[str]:
-        return [f"{rate}/value", f"{rate}/low", f"{rate}/high"]
-
-    base = "/tasks/m/languages/sw"
-    change = [f"{base}/change/{key}" for key in ("difference", "low", "high", "p_holm")]
-    rates = [path for side in ("before", "after") for path in interval(f"{base}/{side}/asr")]
-    assert paths_by_row(table("m: unsafe answers"))[base] == [*rates, *change]
-
-    headings = [text_of(n) for n in table("change of unsafe").iter() if n.tag == "th" and n.get("scope") == "col"]
-    assert headings[4:] == ["Became unsafe", "No longer unsafe", "p", "p, Holm", "Smallest detectable, points"]
-    moved = [f"{base}/change/{k}" for k in ("difference", "low", "high", "gained", "lost", "p", "p_holm", "detectable")]
-    assert paths_by_row(table("change of unsafe"))[base] == [f"{base}/n_paired", *moved]
-
-    headings = [text_of(n) for n in table("all counts").iter() if n.tag == "th" and n.get("scope") == "col"]
-    assert headings == [
-        *("Language", "Side", "Answers", "Judged", "No verdict", "Cut off"),
-        *("Refused", "Answered safely", "Malformed", "Unsafe"),
-        *("Unsafe, %", "Unsafe or malformed, %", "Unsafe, lenient reading, %", "Malformed, %", "Refused, %"),
-        *("Same language, %", "Same / other / unknown"),
-    ]
-    expected = []
-    for side in (f"{base}/before", f"{base}/after"):
-        expected += [f"{side}/{key}" for key in ("n", "judged", "truncated")]
-        expected += [f"{side}/outcomes/{outcome}" for outcome in ("refused", "safe_complied", "invalid", "unsafe")]
-        for rate in ("asr", "asr_strict", "asr_lenient", "invalid", "refused", "fidelity/rate"):
-            expected += interval(f"{side}/{rate}")
-        expected += [f"{side}/fidelity/{status}" for status in ("match", "other", "unknown")]
-    assert paths_by_row(table("all counts"))[base] == expected
+@settings(deadline=None, max_examples=60)
+@given(st.floats(-1000, 1000) | st.integers(-1000, 1000), st.booleans())
+def test_rounding_is_what_decimal_arithmetic_says(value: float, sign: bool) -> None:
+    text = number(value, "+.1f" if sign else ".1f")
+    assert float(text) == float(Decimal(value).quantize(Decimal("0.1"), ROUND_HALF_EVEN))
+    assert text.startswith(("+", "-")) == (float(text) != 0 if sign else float(text) < 0)

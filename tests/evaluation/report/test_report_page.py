@@ -1,4 +1,4 @@
-"""The page as a whole: complete in itself, safe by its policy, accessible in its structure, written atomically."""
+"""The page as a whole: complete in itself, safe by its policy, sound in its structure, with names that tell apart."""
 
 from __future__ import annotations
 
@@ -11,21 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_page import by_id, local, marked, parse, text_of
-from report_synthetic import GROUPS, IMPROVED, agreement, comparison, evaluation, full_comparison
+from report_page import by_id, local, parse, table, text_of
+from report_pages import GROUPS, IMPROVED, SMALL, comparison, evaluation, full_comparison
 
-import crosslign
 import crosslign.evaluation.report as report
-from crosslign.evaluation.report import Transcript, render_report, write_report
+from crosslign.evaluation.report import render_report, write_report
 from crosslign.types import CrosslignError
-
-SMALL = {"multijail": ("harmful", {"en": (0.1, 0.05), "sw": (0.8, 0.3)}, 15)}
 
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    results, transcripts = full_comparison(n=12)
-    return render_report(results, transcripts, title="Before and after <one> & two")
+    return render_report(*full_comparison())
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +29,7 @@ def tree(page: str) -> Any:
     return parse(page)
 
 
-def test_the_page_loads_nothing_and_links_only_to_itself(tree: Any) -> None:
+def test_the_page_loads_nothing_and_links_only_to_itself(page: str, tree: Any) -> None:
     fetching = ("src", "srcset", "data", "action", "formaction", "poster", "background", "ping", "cite", "manifest")
     for node in tree.iter():
         assert local(node) not in ("link", "img", "iframe", "object", "embed", "base", "foreignObject", "video")
@@ -42,14 +38,8 @@ def test_the_page_loads_nothing_and_links_only_to_itself(tree: Any) -> None:
             assert name not in fetching
             assert not name.startswith("on"), "no script in attributes"
             assert name != "style", "the policy forbids styles in attributes"
-            if name == "href":
-                assert value.startswith("#")
-
-
-def test_no_address_and_no_url_function_but_of_the_page_itself(page: str) -> None:
-    assert not re.search(r"https?:|//[a-z]+\.[a-z]", page.replace("http-equiv", ""))
-    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page))
-    assert "@import" not in page
+            assert name != "href" or value.startswith("#")
+    assert not re.search(r"https?:|//[a-z]+\.[a-z]|url\(|@import", page)
 
 
 def test_the_policy_allows_this_style_and_this_script_alone(tree: Any) -> None:
@@ -60,10 +50,10 @@ def test_the_policy_allows_this_style_and_this_script_alone(tree: Any) -> None:
         [node] = [n for n in tree.iter() if local(n) == tag and n.get("type") is None]
         return f"'sha256-{base64.b64encode(hashlib.sha256(node.text.encode()).digest()).decode()}'"
 
-    assert rules.pop("default-src") == "'none'"
-    assert rules.pop("style-src") == digest("style")
-    assert rules.pop("script-src") == digest("script")
     assert rules == {
+        "default-src": "'none'",
+        "style-src": digest("style"),
+        "script-src": digest("script"),
         "base-uri": "'none'",
         "form-action": "'none'",
         "require-trusted-types-for": "'script'",
@@ -71,160 +61,124 @@ def test_the_policy_allows_this_style_and_this_script_alone(tree: Any) -> None:
     }
 
 
-def test_the_script_never_makes_markup_of_strings() -> None:
-    script = Path(report.__file__).with_name("script.js").read_text(encoding="utf-8")
-    for sink in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "DOMParser"):
-        assert sink not in script
-    assert not re.search(r"</script|<!--", script, re.IGNORECASE)
+def test_the_picture_of_all_tasks_comes_first(tree: Any) -> None:
+    sections = [n for n in by_id(tree, "main") if local(n) == "section"]
+    order = ["picture", "findings", "changes", "outcomes", "language", "ability", "numbers", "transcripts", "run"]
+    assert [n.get("id") for n in sections] == [*order, "reading"]
+    captions = [text_of(n) for n in sections[0].iter() if local(n) == "caption"]
+    assert captions == ["multijail unsafe answers, %", "xstest harmless requests refused, %", "mgsm ability, %"]
+    drawn = [n for n in sections[0].iter() if (n.get("class") or "").startswith("dot ")]
+    rows = sum(local(n) == "tr" for n in sections[0].iter()) - 3
+    assert len(drawn) == 2 * rows + 2, "before and after in every row, and in the key"
 
 
-def test_the_reading_order_of_the_sections(tree: Any) -> None:
-    order = [n.get("id") for n in by_id(tree, "main") if local(n) == "section"]
-    assert order == ["findings", "rates", "outcomes", "cost", "fidelity", "numbers", "transcripts", "run", "reading"]
-
-
-def test_landmarks_language_title_and_skip_link(tree: Any) -> None:
-    assert [n.get("lang") for n in tree.iter() if local(n) == "html"] == ["en"]
-    assert [text_of(n) for n in tree.iter() if local(n) in ("title", "h1")][:1] == ["Before and after <one> & two"]
-    for landmark in ("header", "main", "footer", "h1"):
-        assert sum(local(n) == landmark for n in tree.iter()) == 1
-    skip = next(n for n in tree.iter() if local(n) == "a")
-    assert skip.get("href") == "#main"
-    for node in tree.iter():
-        if local(node) == "nav":
-            assert node.get("aria-label")
-
-
-def test_ids_are_unique_and_every_reference_is_met(tree: Any) -> None:
+def test_structure_is_sound(tree: Any) -> None:
     ids = [n.get("id") for n in tree.iter() if n.get("id")]
     assert len(ids) == len(set(ids))
-    for node in tree.iter():
-        for key in ("aria-labelledby", "aria-controls"):
-            assert set((node.get(key) or "").split()) <= set(ids)
-        if (node.get("href") or "").startswith("#"):
-            assert node.get("href")[1:] in ids
-
-
-def test_headings_descend_without_a_gap(tree: Any) -> None:
     levels = [int(local(n)[1]) for n in tree.iter() if re.fullmatch(r"h[1-6]", local(n))]
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
-
-
-def test_every_drawing_is_described_or_hidden(tree: Any) -> None:
-    drawings = [n for n in tree.iter() if local(n) == "svg"]
-    assert len(drawings) > 50
-    for node in drawings:
-        if node.get("aria-hidden") != "true":
-            assert node.get("role") == "img"
-            assert [local(child) for child in node][:2] == ["title", "desc"]
-            assert all(text_of(child) for child in list(node)[:2])
-
-
-def test_tables_have_captions_and_headings_with_a_scope(tree: Any) -> None:
-    for node in (n for n in tree.iter() if local(n) == "table"):
-        assert any(local(n) == "caption" and text_of(n) for n in node)
-        for cell in (n for n in node.iter() if local(n) == "th"):
-            assert cell.get("scope") in ("row", "col")
-        assert any(local(n) == "th" and n.get("scope") == "row" for n in node.iter())
-
-
-def test_boxes_that_scroll_can_be_reached_and_have_a_name(tree: Any) -> None:
-    boxes = [n for n in tree.iter() if n.get("class") == "scroll"]
-    assert len(boxes) >= 4
-    for box in boxes:
-        assert (box.get("tabindex"), box.get("role")) == ("0", "region")
-        assert box.get("aria-label")
-
-
-def test_controls_have_labels(tree: Any) -> None:
-    labelled = {child for n in tree.iter() if local(n) == "label" and text_of(n) for child in n.iter()}
     for node in tree.iter():
-        if local(node) in ("select", "input"):
-            assert node in labelled
-        if local(node) == "button":
-            assert text_of(node)
+        for key in ("aria-labelledby", "aria-controls"):
+            assert set((node.get(key) or "").split()) <= set(ids)
+        if local(node) == "a":
+            assert node.get("href")[1:] in ids
+        if local(node) == "svg":
+            assert node.get("aria-hidden") == "true" or (node.get("role") == "img" and node.get("aria-label"))
+        if local(node) == "table":
+            assert any(local(n) == "caption" and text_of(n) for n in node)
+        if local(node) == "th":
+            assert node.get("scope") in ("row", "col")
 
 
-def test_transcripts_are_hidden_behind_a_warning(page: str, tree: Any) -> None:
-    assert by_id(tree, "viewer").get("hidden") is not None
-    assert "Content warning" in text_of(by_id(tree, "ask"))
-    assert by_id(tree, "show").get("aria-expanded") == "false"
-    _, transcripts = full_comparison(n=12)
-    for row in transcripts[::40]:
-        for side in row.sides:
-            assert side is not None
-            assert side.completion not in page
-
-
-def test_charts_stand_where_the_numbers_are() -> None:
-    results, _ = comparison({"multijail": ("harmful", {"sw": (0.8, 0.3)}, 60)})
-    tree = parse(render_report(results, [], title="t"))
-    pair = results["tasks"]["multijail"]["languages"]["sw"]
-    top = max(pair[side]["asr"]["high"] for side in ("before", "after"))
-    end = next(t for t in (4, 10, 20, 40, 60, 80, 100) if t >= top)
-    table = next(n for n in tree.iter() if n.get("class") == "plot dots")
-    row = next(n for n in table.iter() if n.get("class") == "language")
-    marks = {n.get("class"): float(n.get("cx")[:-1]) for n in row.iter() if local(n) == "circle"}
-    for side in ("before", "after"):
-        assert marks[f"dot {side}"] == pytest.approx(100 * pair[side]["asr"]["value"] / end, abs=0.001)
-    widths = [
-        float(n.get("width")[:-1]) for n in by_id(tree, "outcomes").iter() if (n.get("class") or "") == "segment unsafe"
-    ]
-    counts = pair["before"]["outcomes"]
-    assert pytest.approx(100 * counts["unsafe"] / sum(counts.values()), abs=0.002) in widths
-
-
-def test_languages_stand_by_group_and_within_it_by_rate(tree: Any) -> None:
-    table = next(n for n in tree.iter() if n.get("class") == "plot dots")
-    rows = [(n.get("class"), text_of(next(iter(n)))) for n in table.iter() if n.get("role") == "row"][1:]
-    names = [name for kind, name in rows if kind == "language"]
-    codes = [name.split()[1] for name in names]
-    assert [g for c in codes for g in ("high", "medium", "low") if c in GROUPS[g]] == ["high"] * 4 + ["medium"] * 3 + [
-        "low"
-    ] * 3
-    results, _ = full_comparison(n=12)
+def test_languages_stand_by_resources_and_then_by_rate() -> None:
+    results, _ = full_comparison(60)
+    rows = list(table(parse(render_report(results, [])), "picture", "multijail"))[1:]
+    names = {"en": "English", "zh": "Chinese", "it": "Italian", "vi": "Vietnamese", "ar": "Arabic", "ko": "Korean"}
+    names |= {"th": "Thai", "bn": "Bangla", "sw": "Swahili", "jv": "Javanese"}
+    codes = {name: code for code, name in names.items()}
     languages = results["tasks"]["multijail"]["languages"]
-    for group in ("high", "medium", "low"):
-        rates = [languages[c]["before"]["asr"]["value"] for c in codes if c in GROUPS[group]]
+    found = [codes[name] for name in rows[:10]]
+    assert found[0] == "en"
+    for level, place in (("high", 1), ("medium", 4), ("low", 7)):
+        assert set(found[place : place + 3]) == set(GROUPS[level])
+        rates = [languages[code]["before"]["asr"]["value"] for code in found[place : place + 3]]
         assert rates == sorted(rates, reverse=True)
-    assert [name for kind, name in rows if kind != "language"] == [
-        *(f"{group}-resource mean" for group in ("high", "medium", "low")),
-        *("all languages mean", "trained on mean", "not trained on mean"),
-    ]
-    assert "unseen" in names[codes.index("sw")]
-    assert "trained" in names[codes.index("bn")]
+    assert rows[10:] == [f"mean, {group}" for group in ("high", "medium", "low", "trained", "unseen", "all")]
+
+
+def test_no_two_languages_have_one_name() -> None:
+    """The English name of every code for private use is "Artificial languages"."""
+    codes = ("art-x-low1", "art-x-low2", "en", "id", "ind")
+    results, rows = comparison({"m": ("harmful", dict.fromkeys(codes, (0.9, 0.1)), 12)})
+    tree = parse(render_report(results, rows))
+    shown = list(table(tree, "picture", "m"))[1:6]
+    assert sorted(shown) == ["English", "art-x-low1", "art-x-low2", "id", "ind"]
+    assert "Artificial" not in text_of(tree)
+    lead = next(text_of(n) for n in by_id(tree, "findings").iter() if n.get("class") == "lead")
+    assert "art-x-low1" in lead or "every" in lead or "all 5" in lead
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "title"),
+    [
+        (
+            {"model": "org/garden"},
+            {"model": "org/garden", "adapter": "/home/me/runs/first/"},
+            "org/garden → org/garden with first",
+        ),
+        (
+            {"model": "/data/models/garden", "adapter": "/runs/a/best"},
+            {"model": "/data/models/garden", "adapter": "/runs/b/best"},
+            "garden with a/best → garden with b/best",
+        ),
+        ({"model": "../models/one/base"}, {"model": "../models/two/base", "adapter": None}, "one/base → two/base"),
+        ({"model": "C:\\models\\x"}, {"model": "the testbed's model"}, "x → the testbed's model"),
+    ],
+)
+def test_titles_are_names_and_not_paths_of_a_machine(before: Any, after: Any, title: str) -> None:
+    tree = parse(render_report(*comparison(SMALL, (before, {"adapter": None, **after}))))
+    assert [text_of(n) for n in tree.iter() if local(n) in ("title", "h1")] == [title, title]
+    assert by_id(tree, "run") is not None
+    assert before["model"].rstrip("/") in text_of(by_id(tree, "run")), "the settings have the whole"
+
+
+def test_tasks_of_local_tables_are_named_by_their_files() -> None:
+    results, rows = comparison({f"table:harmful:/home/me/{name}": SMALL["multijail"] for name in ("a.csv", "b/a.csv")})
+    tree = parse(render_report(results, rows))
+    assert table(tree, "picture", "me/a.csv unsafe answers")
+    assert table(tree, "picture", "b/a.csv unsafe answers")
 
 
 def test_the_run_marks_what_differs(tree: Any) -> None:
-    rows = [n for n in by_id(tree, "run").iter() if n.get("class") == "differs"]
-    assert ["".join(text_of(cell) for cell in n) for n in rows] == ["≠ adapternoneruns/on-policy/adapter"]
-    assert "example-org/guard-4b" in text_of(by_id(tree, "run"))
+    rows = table(tree, "run", "What was run")
+    assert [name for name in rows if name.startswith("≠")] == ["≠ adapter"]
+    assert rows["≠ adapter"] == ["none", "runs/mine/best"]
+    assert rows["judges › guard › model"] == ["example-org/guard-4b"] * 2
 
 
 def test_an_evaluation_has_one_side_and_its_judges_agreement() -> None:
-    results, transcripts = evaluation({"multijail": ("harmful", IMPROVED, 20)}, seed=2)
-    results["tasks"]["multijail"]["agreement"] = {"lexicon": agreement(["en", "sw"])}
-    tree = parse(render_report(results, transcripts, title="t"))
-    assert not [n for n in tree.iter() if n.get("id") in ("f-before", "f-changed", "moves")]
-    tables = [n for n in by_id(tree, "judges").iter() if local(n) == "table"]
-    assert len(tables) == 2
-    assert sum(local(n) == "td" and "n" in (n.get("class") or "").split() for n in tables[0].iter()) == 16
-    assert "kappa" in text_of(next(n for n in tables[0] if local(n) == "caption"))
+    results, rows = evaluation({"multijail": ("harmful", IMPROVED, 20)}, other_judge=True)
+    tree = parse(render_report(results, rows))
+    assert not [n for n in tree.iter() if n.get("id") == "changes" or n.get("name") in ("before", "changed")]
+    for code, name in (("sw", "Swahili"), ("bn", "Bangla")):
+        found = results["tasks"]["multijail"]["agreement"]["lexicon"][code]
+        shown = table(tree, "judges", f"{name}: kappa {found['kappa']:.2f} on {found['n']} answers")
+        assert list(shown.values())[1:] == [[str(count) for count in counts] for counts in found["table"]]
 
 
 def test_cautions_say_what_stands_against_the_numbers() -> None:
-    results, transcripts = comparison(SMALL)
-    results["manifest"]["after"]["judges"] = {"lexicon": {"kind": "lexicon", "phrases_sha256": "12"}}
-    results["manifest"]["after"]["sampling"] = {"temperature": 1.0}
+    changes = {"judges": {"words": {"kind": "lexicon"}}, "sampling": {"temperature": 1.0}}
+    results, rows = comparison(SMALL, ({}, changes))
+    results["tasks"]["multijail"]["all"]["before"] |= {"judged": 30, "truncated": 0}
     results["tasks"]["multijail"]["all"]["after"] |= {"judged": 20, "truncated": 4}
-    tree = parse(render_report(results, transcripts, title="t"))
+    tree = parse(render_report(results, rows))
     said = text_of(next(n for n in tree.iter() if n.get("class") == "cautions"))
     assert "not judged by the same judges" in said
     assert "different settings" in said
-    assert "lexicon is a list of phrases" in said
-    assert "20 of 30 after; the others count nowhere" in said
-    assert "4 of 30 after" in said
+    assert "words is a list of phrases" in said
+    assert "answers with a verdict: 20 of 30 after; the others count nowhere" in said
+    assert "length limit: 4 of 30 after" in said
 
 
 def test_no_caution_where_there_is_none() -> None:
@@ -232,74 +186,33 @@ def test_no_caution_where_there_is_none() -> None:
     for side in ("before", "after"):
         cell = results["tasks"]["multijail"]["all"][side]
         cell |= {"judged": cell["n"], "truncated": 0}
-    assert "Read with care" not in render_report(results, [], title="t")
-
-
-def test_unknown_codes_and_absent_parts_are_no_error() -> None:
-    results, _ = comparison({"multijail": ("harmful", {"art-x-low1": (0.8, 0.3), "en": (0.1, 0.1)}, 15)})
-    task = results["tasks"]["multijail"]
-    del task["groups"], task["all"], task["languages"]["en"]["after"]["fidelity"]
-    del results["manifest"]["before"]["groups"], results["manifest"]["after"]["groups"]
-    tree = parse(render_report(results, [], title="t"))
-    assert "art-x-low1" in text_of(by_id(tree, "rates"))
-    assert "not recorded" in text_of(by_id(tree, "fidelity"))
+    assert "Read with care" not in render_report(results, [])
 
 
 def test_results_without_a_task_make_a_page_that_says_so() -> None:
     results = {"schema_version": 1, "kind": "evaluation", "manifest": {}, "tasks": {}}
-    assert "no task" in text_of(parse(render_report(results, [], title="t")))
+    assert "no task" in text_of(parse(render_report(results, [])))
 
 
-def test_the_same_input_gives_the_same_page() -> None:
-    results, transcripts = comparison(SMALL)
-    again = json.loads(json.dumps(results))
-    assert render_report(results, transcripts, title="t") == render_report(again, transcripts[::-1], title="t")
+def test_the_same_results_give_the_same_page() -> None:
+    results, rows = comparison(SMALL)
+    assert render_report(results, rows) == render_report(json.loads(json.dumps(results)), rows)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"schema_version": 2}, "schema_version.*version 1, found 2"),
-        ({"kind": "sweep"}, "kind: expected 'evaluation' or 'comparison', found 'sweep'"),
-    ],
-)
-def test_results_of_another_schema_are_refused_in_words(change: dict[str, Any], words: str) -> None:
+@pytest.mark.parametrize("change", [{"schema_version": 2}, {"kind": "sweep"}])
+def test_results_of_another_schema_are_refused_in_words(change: dict[str, Any]) -> None:
     results, _ = comparison(SMALL)
-    with pytest.raises(CrosslignError, match=words):
-        render_report({**results, **change}, [], title="t")
+    [found] = change.values()
+    with pytest.raises(CrosslignError, match=f"expected schema_version 1 and kind .*{found!r}"):
+        render_report({**results, **change}, [])
 
 
-def test_an_unknown_kind_of_task_is_refused() -> None:
-    results, _ = comparison(SMALL)
-    results["tasks"]["multijail"]["kind"] = "odd"
-    with pytest.raises(CrosslignError, match="/tasks/multijail/kind: expected 'harmful' or 'benign', found 'odd'"):
-        render_report(results, [], title="t")
-
-
-def test_transcripts_of_another_kind_are_refused() -> None:
-    results, _ = comparison(SMALL)
-    row = Transcript("multijail", "q1", "sw", "harmful", None, "a", "b", (None,))
-    with pytest.raises(CrosslignError, match=r"multijail / q1 / sw: sides: expected 2 .* found 1"):
-        render_report(results, [row], title="t")
-
-
-def test_a_limit_that_the_bare_page_exceeds_is_an_error_and_not_a_broken_page() -> None:
-    results, transcripts = comparison(SMALL)
-    with pytest.raises(CrosslignError, match="without any transcript, and the limit is 10,000"):
-        render_report(results, transcripts, title="t", max_bytes=10_000)
-
-
-def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    results, transcripts = comparison(SMALL)
+def test_a_report_replaces_another_in_one_step(tmp_path: Path) -> None:
     target = tmp_path / "new" / "report.html"
-    assert write_report(target, results, transcripts, title="one") == target
-    first = target.read_bytes()
-    assert first.decode("utf-8") == render_report(results, transcripts, title="one")
-    with pytest.raises(CrosslignError):
-        write_report(target, results, transcripts, title="two", max_bytes=10)
-    assert target.read_bytes() == first
-    write_report(target, results, transcripts, title="two")
-    assert b"<title>two</title>" in target.read_bytes()
+    for tasks in (SMALL, {"other": SMALL["multijail"]}):
+        results, rows = comparison(tasks)
+        assert write_report(target, results, rows) == target
+        assert target.read_bytes().decode() == render_report(results, rows)
     assert [file.name for file in target.parent.iterdir()] == ["report.html"]
 
 
@@ -310,22 +223,6 @@ def test_style_script_and_templates_are_shipped() -> None:
     folder = Path(report.__file__).parent
     source = folder.parents[2]
     files = {f for name, globs in data.items() for g in globs for f in (source / name.replace(".", "/")).glob(g)}
-    shipped = {file for file in files if folder in file.parents}
     there = {f for f in folder.rglob("*") if f.is_file() and f.suffix != ".py" and "__pycache__" not in f.parts}
-    assert shipped == there
-    assert len(there) >= 5
-
-
-def test_the_axis_tells_its_ends(tree: Any) -> None:
-    axes = [n for n in tree.iter() if n.get("class") == "axis"]
-    for axis in axes:
-        ticks = [text_of(n) for n in axis.iter() if local(n) == "text"]
-        assert len(ticks) == 5
-        assert ticks[-1].endswith("%")
-
-
-def test_no_number_hides_behind_a_name(tree: Any) -> None:
-    # `data-name` frees a text from the check of numbers, so it may hold names only; the package's version is one.
-    texts = {text_of(node) for node in marked(tree, "data-name")} - {crosslign.__version__}
-    assert len(texts) > 20
-    assert not [text for text in texts if re.fullmatch(r"[\d.,%\s−+]+", text)]
+    assert {file for file in files if folder in file.parents} == there
+    assert len(there) == 4

@@ -1,29 +1,60 @@
-"""The figures of the page: which values of results.json go into which chart, as rows and marks that templates draw."""
+"""The charts: which values stand where. A chart is a table whose rows draw their marks beside their numbers.
+
+Positions are in percent of a row's width, so that a chart is as wide as its column on any screen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from crosslign.evaluation.report.charts import (
-    Axis,
-    Scatter,
-    Segment,
-    axis_from_zero,
-    axis_to_hundred,
-    scatter,
-    stack,
-)
-from crosslign.evaluation.report.layout import Row, Task, language_name, language_order, sides
-from crosslign.evaluation.report.numbers import Numbers, pointer
+from crosslign.evaluation.report.view import Row, Task, View
 
+_TOPS = (4, 10, 20, 40, 60, 80, 100)
 # Bars start with refusals and end with unsafe answers, so that both can be compared along an edge.
-OUTCOMES_IN_BARS = ("refused", "safe_complied", "invalid", "unsafe")
+OUTCOMES = {"refused": "refused", "safe_complied": "answered safely", "invalid": "malformed", "unsafe": "unsafe"}
+Rate = Mapping[str, Any]
+Tone = Literal["better", "worse", "same"]  # what a change by more than chance means
+Rated = Sequence[tuple[Row, Sequence[Rate]]]  # rows with their rate on each side
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A linear axis from `low` to `high`, in %, with five ticks."""
+
+    low: float
+    high: float
+
+    @property
+    def ticks(self) -> list[float]:
+        return [self.low + (self.high - self.low) * i / 4 for i in range(5)]
+
+    def at(self, value: float) -> float:
+        """Position of a value, in percent of the axis' length; values outside are drawn at its ends."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(100 * min(max(share, 0.0), 1.0), 2)
+
+
+def axis_from_zero(rates: Iterable[Rate]) -> Axis:
+    """From 0 to the first round end that covers rates which should be low, and their intervals."""
+    largest = max((end for rate in rates for end in _ends(rate)), default=100.0)
+    return Axis(0, next((top for top in _TOPS if largest <= top), 100))
+
+
+def axis_to_hundred(rates: Iterable[Rate]) -> Axis:
+    """From the last round start below rates which should be high, and their intervals, to 100."""
+    smallest = min((end for rate in rates for end in _ends(rate)), default=0.0)
+    return Axis(next((100 - top for top in _TOPS if 100 - top <= smallest), 0), 100)
+
+
+def _ends(rate: Rate) -> list[float]:
+    return [rate[key] for key in ("value", "low", "high") if rate.get(key) is not None]
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One rate in a dot plot: `at` and its interval, in percent of the plot's width."""
+    """One rate: its place and its interval's."""
 
     side: str
     at: float
@@ -32,194 +63,96 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class DotRow:
-    """One row's marks. `present`: results.json has this rate, or why it is null; a group may have no mean."""
+class Line:
+    """One row of a chart: its rates as numbers and, as far as they are known, as marks."""
 
     row: Row
-    marks: tuple[Mark, ...]
-    present: bool
+    rates: Sequence[Rate]
+    marks: list[Mark]
+    tone: Tone
 
 
 @dataclass(frozen=True, slots=True)
-class DotPlot:
-    """A rate per language, `rate` being its place within a cell ("asr", "fidelity/rate")."""
-
-    rate: str
-    axis: Axis
-    rows: tuple[DotRow, ...]
-
-
-def rate_plot(numbers: Numbers, task: Task) -> DotPlot:
-    """The task's own rate, which should be low, on an axis from zero."""
-    return _dot_plot(numbers, task, task.metric)
-
-
-def fidelity_plot(numbers: Numbers, task: Task) -> DotPlot | None:
-    """Answers in the language of the request, an axis up to 100 %; None if it was not measured."""
-    measured = any(numbers.at(f"{row.path}{side.suffix}/fidelity") for row in task.languages for side in sides(numbers))
-    return _dot_plot(numbers, task, "fidelity/rate") if measured else None
-
-
-def _dot_plot(numbers: Numbers, task: Task, rate: str) -> DotPlot:
-    found = {
-        (row.path, side.name): [
-            numbers.number(f"{row.path}{side.suffix}/{rate}/{key}") for key in ("value", "low", "high")
-        ]
-        for row in task.rows
-        for side in sides(numbers)
-    }
-    values = [value for triple in found.values() for value in triple if value is not None]
-    axis = axis_to_hundred(values) if rate.startswith("fidelity") else axis_from_zero(values)
-
-    def mark(row: Row, side: str) -> Mark | None:
-        value, low, high = found[row.path, side]
-        if value is None:
-            return None
-        ends = (value if end is None else end for end in (low, high))
-        return Mark(side, axis.at(value), *map(axis.at, ends))
-
-    rows = [
-        DotRow(
-            row,
-            tuple(m for side in sides(numbers) if (m := mark(row, side.name))),
-            any(numbers.has(f"{row.path}{side.suffix}/{rate}") for side in sides(numbers)),
-        )
-        for row in task.rows
-    ]
-    return DotPlot(rate, axis, tuple(rows))
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One stacked bar; `path` is its cell's pointer. No segments: nothing was judged there."""
-
-    side: str
-    path: str
-    segments: tuple[Segment, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class BarRow:
-    row: Row
-    bars: tuple[Bar, ...]
-
-
-def outcome_bars(numbers: Numbers, task: Task) -> list[BarRow]:
-    """The four outcomes' counts as stacked bars, for each language and for all."""
-
-    def bar(row: Row, name: str, suffix: str) -> Bar:
-        cell = f"{row.path}{suffix}"
-        counts = [(outcome, int(numbers.number(f"{cell}/outcomes/{outcome}") or 0)) for outcome in OUTCOMES_IN_BARS]
-        return Bar(name, cell, stack(counts))
-
-    return [
-        BarRow(row, tuple(bar(row, side.name, side.suffix) for side in sides(numbers)))
-        for row in task.rows
-        if row.kind in ("language", "all")
-    ]
-
-
-@dataclass(frozen=True, slots=True)
-class Trade:
-    """One scatter plot and the rows of its table: (language, code, pointers of x for each side, of y for each side).
-
-    `good` names the corner where a model should be; `left_out` the languages that lack one of the two rates.
-    """
+class Panel:
+    """The chart of one task."""
 
     title: str
-    x_name: str
-    y_name: str
-    good: str
-    plot: Scatter
-    rows: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...]
-    left_out: tuple[str, ...]
+    shows: str
+    axis: Axis
+    lines: list[Line]
 
 
-def trades(numbers: Numbers, tasks: Sequence[Task]) -> list[Trade]:
-    """Unsafe answers against refusals of harmless requests, and against ability: what safety did cost."""
-    harmful = [task for task in tasks if task.kind == "harmful"]
-    pairs: list[Trade | None] = []
-    for task in harmful:
-        for other in tasks:
-            if other.kind == "benign":
-                title = f"{task.name} against {other.name}"
-                pairs.append(
-                    _trade(
-                        numbers,
-                        task,
-                        title,
-                        "harmless requests refused",
-                        f"{other.path}/languages",
-                        "/over_refusal",
-                        "bottom left",
-                    )
-                )
-        for name in numbers.keys("/utility"):
-            title = f"{task.name} against {name}"
-            pairs.append(_trade(numbers, task, title, f"ability: {name}", pointer("utility", name), "", "bottom right"))
-    return [pair for pair in pairs if pair]
+def overview(view: View) -> list[Panel]:
+    """All tasks at once: unsafe answers and refusals of harmless requests on one axis, and ability on its own."""
+    rated = [_rated(task, task.metric) for task in view.tasks]
+    axis = axis_from_zero(_rates(rated))
+    panels = [
+        _panel(task.title, task.measures, rows, axis, view, {"fell": "better", "rose": "worse"})
+        for task, rows in zip(view.tasks, rated, strict=True)
+    ]
+    for name in view.utility:
+        ability = [(row, row.cells) for row in view.utility_rows(name)]
+        panels.append(_panel(name, "ability", ability, Axis(0, 100), view))
+    return panels
 
 
-def _trade(numbers: Numbers, task: Task, title: str, x_name: str, x_path: str, x_rate: str, good: str) -> Trade | None:
-    suffixes = [side.suffix for side in sides(numbers)]
-    rows, values, left_out = [], [], []
-    for row in task.languages:
-        code = row.code or ""
-        if code not in numbers.keys(x_path):
-            continue
-        xs = tuple(f"{x_path}{pointer(code)}{suffix}{x_rate}" for suffix in suffixes)
-        ys = tuple(f"{row.path}{suffix}/asr" for suffix in suffixes)
-        x, y = ([numbers.number(f"{path}/value") for path in paths] for paths in (xs, ys))
-        points = [(a, b) for a, b in zip(x, y, strict=True) if a is not None and b is not None]
-        if len(points) < len(suffixes):
-            left_out.append(row.name)
-            continue
-        rows.append((row.name, code, xs, ys))
-        values.append((code, points[0] if len(points) == 2 else None, points[-1]))
-    if not rows:
-        return None
-    every = [point for _, before, after in values for point in (before, after) if point]
-    across, up = (axis_from_zero(place[i] for place in every) for i in range(2))
-    return Trade(title, x_name, "unsafe answers", good, scatter(across, up, values), tuple(rows), tuple(left_out))
+def fidelity(view: View) -> list[Panel]:
+    """Answers in the language of the request."""
+    rated = [_rated(task, "fidelity") for task in view.tasks]
+    axis = axis_to_hundred(_rates(rated))
+    return [
+        _panel(task.title, "in the language of the request", rows, axis, view)
+        for task, rows in zip(view.tasks, rated, strict=True)
+    ]
+
+
+def _rated(task: Task, metric: str) -> Rated:
+    return [(row, row.rates(metric)) for row in task.rows]
+
+
+def _rates(rated: Iterable[Rated]) -> list[Rate]:
+    return [rate for rows in rated for _, rates in rows for rate in rates]
+
+
+def _panel(
+    title: str,
+    shows: str,
+    rated: Rated,
+    axis: Axis,
+    view: View,
+    tones: Mapping[str, Tone] | None = None,
+) -> Panel:
+    """`tones`: what a change by more than chance means, by its way."""
+    lines = []
+    for row, rates in rated:
+        tone: Tone = tones.get(row.way, "same") if tones and row.is_sure else "same"
+        sides = zip(view.sides, rates, strict=True)
+        marks = [_mark(side, rate, axis) for side, rate in sides if rate["value"] is not None]
+        lines.append(Line(row, rates, marks, tone))
+    return Panel(title, f"{shows}, %", axis, lines)
+
+
+def _mark(side: str, rate: Rate, axis: Axis) -> Mark:
+    low, high = (rate["value"] if rate.get(key) is None else rate[key] for key in ("low", "high"))
+    return Mark(side or "after", axis.at(rate["value"]), axis.at(low), axis.at(high))
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
-    """A second judge beside the task's own: (language, pointer of its kappa and table) for each language."""
+class Segment:
+    """One part of a stacked bar: from `start`, `width` long, both in percent of the bar."""
 
-    other: str
-    languages: tuple[tuple[str, str], ...]
-
-
-def agreements(numbers: Numbers, task: Task) -> list[Agreement]:
-    """The task's second judges; none where only one judged."""
-    base = f"{task.path}/agreement"
-    order = [row.code for row in task.languages]
-    return [
-        Agreement(
-            judge,
-            tuple(
-                (language_name(code), f"{base}{pointer(judge, code)}")
-                for code in sorted(
-                    numbers.keys(base + pointer(judge)),
-                    key=lambda c: (c not in order, order.index(c) if c in order else 0),
-                )
-            ),
-        )
-        for judge in numbers.keys(base)
-    ]
+    outcome: str
+    count: int
+    start: float
+    width: float
 
 
-def utility_rows(numbers: Numbers) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """(task, [(language, code, pointer)]) of the utility section, in the page's order of languages."""
-    order = {code: i for i, code in enumerate(language_order(numbers))}
-    return [
-        (
-            name,
-            [
-                (language_name(code), code, pointer("utility", name, code))
-                for code in sorted(numbers.keys(pointer("utility", name)), key=lambda c: (order.get(c, len(order)), c))
-            ],
-        )
-        for name in numbers.keys("/utility")
-    ]
+def bar(cell: Mapping[str, Any]) -> list[Segment]:
+    """A CELL's outcomes as a stacked bar, in proportion to their counts; nothing if nothing was judged."""
+    total = sum(cell["outcomes"].values())
+    segments, before = [], 0
+    for outcome in OUTCOMES:
+        if count := cell["outcomes"][outcome]:
+            segments.append(Segment(outcome, count, round(100 * before / total, 2), round(100 * count / total, 2)))
+            before += count
+    return segments

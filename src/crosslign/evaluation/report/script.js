@@ -1,38 +1,34 @@
 "use strict";
 // Shows the transcripts. Every text of a model or a judge is set as text (textContent), never as mark-up; the page's
-// policy forbids the other. Nothing is decoded before the reader asks for it.
+// policy forbids the other. Nothing is read before the reader asks for it.
 (() => {
-  const PAGE = 20; // cards on a page: few enough to lay out at once, whatever the texts hold
-  const TYPING_MS = 150;
+  const STEP = 20; // cards that are laid out at a time, whatever the texts hold
   const LONG_TEXT = 900; // characters from which a text scrolls in a box of its own
-  const NONE = "none"; // the filter's word for "no verdict"
   const WORDS = {refused: "refused", safe_complied: "answered safely", invalid: "malformed", unsafe: "unsafe", none: "no verdict"};
   const FIDELITY = {match: "same language", other: "other language", unknown: "language unclear"};
 
   const byId = (id) => document.getElementById(id);
-  const section = byId("transcripts");
   const show = byId("show");
   if (!show) return;
-  const compared = section.dataset.kind === "comparison";
-  const number = new Intl.NumberFormat("en");
-  let data = null;
+  const filters = byId("filters");
+  let names = null; // of the languages
+  let rows = null;
   let found = [];
-  let page = 0;
+  let shown = 0;
 
   const el = (tag, className, ...children) => {
     const node = document.createElement(tag);
-    if (className) node.className = className;
-    node.append(...children.filter((child) => child !== null && child !== "")); // strings become text nodes
+    node.className = className;
+    node.append(...children.filter(Boolean)); // strings become text nodes
     return node;
   };
 
   // A model's text in its own box of direction. An unknown language is said to be unknown.
   const textBox = (text, language, name) => {
-    const box = el("p", "text");
+    const box = el("p", "text", text || el("em", "", "(nothing)"));
     box.dir = "auto";
     box.lang = language || "";
-    box.textContent = text.text;
-    if (text.text.length > LONG_TEXT) {
+    if (text.length > LONG_TEXT) {
       box.tabIndex = 0; // a box that scrolls can be reached by the keyboard
       box.setAttribute("role", "region");
       box.setAttribute("aria-label", name);
@@ -40,233 +36,84 @@
     return box;
   };
 
-  const cutNote = (text) =>
-    text.length > text.shown ? el("p", "cut", `Cut: ${number.format(text.shown)} of ${number.format(text.length)} characters are shown.`) : null;
+  const languageName = (code) => (names[code] === code ? code : `${names[code]} (${code})`);
 
-  const languageNames = new Intl.DisplayNames("en", {type: "language", fallback: "none"});
-  const languageName = (code) => {
-    try {
-      const name = languageNames.of(code);
-      return name ? `${name} (${code})` : code;
-    } catch { // not a code that the browser knows: a testbed's language
-      return code;
+  function read() {
+    ({names, rows} = JSON.parse(byId("data").textContent));
+    for (const row of rows) {
+      const texts = [row.id, row.query, row.source, ...row.sides.flatMap((side) => [side.answer, side.reason])];
+      row.haystack = texts.join("\n").normalize("NFC").toLowerCase();
     }
-  };
-
-  const outcomeLabel = (outcome) => el("span", `outcome o-${outcome}`, WORDS[outcome]);
-
-  async function decode() {
-    const binary = atob(byId("data").textContent);
-    const bytes = Uint8Array.from(binary, (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    return new Response(stream).json();
-  }
-
-  // The characters that stand for letters of an alphabet, in order: transcripts.py, _codes.
-  function* codes() {
-    for (let code = 0x20; code < 0x110000; code += 1) {
-      if (code === 0x7f) code = 0xa0;
-      if (code === 0xd800) code = 0xe000;
-      const letter = String.fromCodePoint(code);
-      if (letter !== '"' && letter !== "\\") yield letter;
-    }
-  }
-
-  function reader(alphabet) {
-    const code = codes();
-    const letters = new Map(Array.from(alphabet, (letter) => [code.next().value, letter]));
-    return (text) => Array.from(text, (letter) => letters.get(letter)).join("");
-  }
-
-  function unpack({outcomes, words, alphabets, rows, limit}) {
-    const readers = Object.fromEntries(Object.entries(alphabets).map(([language, letters]) => [language, reader(letters)]));
-    const word = (place) => (place === null ? null : words[place]);
-    const text = (value, read) => {
-      const [start, length] = Array.isArray(value) ? value : [value, 0];
-      return {text: read(start), shown: limit, length}; // shorter than `shown`: the text is whole
+    const offer = (name, label) => {
+      for (const value of new Set(rows.map((row) => row[name]))) {
+        if (value) filters.elements[name].append(new Option(label ? label(value) : value, value));
+      }
     };
-    const side = (value, read) => value && {
-      answer: text(value[0], read),
-      outcome: value[1] === null ? NONE : outcomes[value[1]],
-      reason: word(value[2]) || "",
-      fidelity: word(value[3]),
-      truncated: Boolean(value[4]),
-      detected: word(value[5]),
-    };
-    return rows.map(([task, id, language, label, category, query, source, sourceLanguage, ...sides]) => {
-      const read = readers[words[language]];
-      return {
-        task: word(task), id, language: word(language), label: word(label), category: word(category) || "",
-        query: text(query, read), source: text([word(source[0]), source[1]], (same) => same),
-        sourceLanguage: word(sourceLanguage), sides: sides.map((value) => side(value, read)),
-      };
-    });
-  }
-
-  const outcomeOf = (row, last) => {
-    const side = row.sides[last ? row.sides.length - 1 : 0];
-    return side ? side.outcome : "";
-  };
-
-  function fill(select, values, label = (value) => value) {
-    for (const value of values) {
-      const option = el("option", "", label(value));
-      option.value = value;
-      select.append(option);
-    }
-  }
-
-  const distinct = (values) => [...new Set(values)].filter((value) => value !== "");
-
-  function prepare() {
-    for (const row of data) {
-      const parts = [row.id, row.query.text, row.source.text, ...row.sides.flatMap((s) => (s ? [s.answer.text, s.reason] : []))];
-      row.haystack = parts.join("\n").normalize("NFC").toLowerCase();
-    }
-    fill(byId("f-task"), distinct(data.map((row) => row.task)));
-    fill(byId("f-language"), distinct(data.map((row) => row.language)), languageName);
-    fill(byId("f-category"), distinct(data.map((row) => row.category)).sort());
-    const outcomes = Object.keys(WORDS);
-    if (compared) fill(byId("f-before"), outcomes, (outcome) => WORDS[outcome]);
-    fill(byId("f-after"), outcomes, (outcome) => WORDS[outcome]);
+    offer("task");
+    offer("language", languageName);
+    offer("category");
   }
 
   function filter() {
-    const value = (id) => (byId(id) ? byId(id).value : "");
-    const needle = value("f-text").normalize("NFC").toLowerCase().trim();
-    const [task, language, category] = ["f-task", "f-language", "f-category"].map(value);
-    const [before, after] = [value("f-before"), value("f-after")];
-    const changedOnly = compared && byId("f-changed").checked;
-    const base = data.filter((row) =>
-      (!task || row.task === task) && (!language || row.language === language) && (!category || row.category === category) &&
-      (!needle || row.haystack.includes(needle)) &&
-      (!changedOnly || (row.sides.every(Boolean) && outcomeOf(row, false) !== outcomeOf(row, true))));
-    found = base.filter((row) => (!before || outcomeOf(row, false) === before) && (!after || outcomeOf(row, true) === after));
-    page = 0;
-    if (compared) drawMoves(base);
-    draw();
+    const wanted = Object.fromEntries(new FormData(filters));
+    const needle = wanted.text.normalize("NFC").toLowerCase().trim();
+    const outcome = (row, place) => row.sides.at(place).outcome;
+    found = rows.filter((row) =>
+      ["task", "language", "category"].every((name) => !wanted[name] || row[name] === wanted[name]) &&
+      (!wanted.before || outcome(row, 0) === wanted.before) && (!wanted.after || outcome(row, -1) === wanted.after) &&
+      (!wanted.changed || outcome(row, 0) !== outcome(row, -1)) && row.haystack.includes(needle));
+    byId("found").textContent = `${found.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} rows`;
+    byId("cards").replaceChildren();
+    shown = 0;
+    more();
   }
 
-  function drawMoves(rows) {
-    const outcomes = Object.keys(WORDS);
-    const counts = new Map();
-    for (const row of rows) {
-      if (!row.sides.every(Boolean)) continue;
-      const key = `${outcomeOf(row, false)} ${outcomeOf(row, true)}`;
-      counts.set(key, (counts.get(key) || 0) + 1);
-    }
-    const heading = (text, scope) => {
-      const cell = el("th", "", text);
-      cell.scope = scope;
-      return cell;
-    };
-    const head = el("thead", "", el("tr", "", heading("before ↓, after →", "col"), ...outcomes.map((o) => heading(WORDS[o], "col"))));
-    const body = el("tbody", "", ...outcomes.map((before) => el("tr", "", heading(WORDS[before], "row"), ...outcomes.map((after) => {
-      const count = counts.get(`${before} ${after}`) || 0;
-      if (!count) return el("td", "", "0");
-      const button = el("button", "", number.format(count));
-      button.type = "button";
-      button.setAttribute("aria-label", `${count} from ${WORDS[before]} to ${WORDS[after]}`);
-      button.addEventListener("click", () => {
-        byId("f-before").value = before;
-        byId("f-after").value = after;
-        filter();
-        byId("found").focus();
-      });
-      return el("td", "", button);
-    }))));
-    byId("moves").replaceChildren(el("table", "", head, body));
+  function more() {
+    const first = byId("cards").children.length;
+    byId("cards").append(...found.slice(shown, shown + STEP).map(card));
+    shown += STEP;
+    byId("more").hidden = shown >= found.length;
+    if (first) byId("cards").children[first].focus();
   }
 
   function answer(row, side, name) {
-    if (!side) return el("div", "answer", el("p", "label", `${name}: no such row on this side`));
-    const language = side.fidelity === "match" ? row.language : side.detected;
+    const detected = side.fidelity === "other" && side.detected ? ` (${side.detected})` : "";
     const notes = [
       side.reason,
-      side.fidelity ? FIDELITY[side.fidelity] + (side.fidelity === "other" && side.detected ? ` (${side.detected})` : "") : "",
-      side.truncated ? "cut off by the model's length limit" : "",
-    ].filter(Boolean).map((note) => el("bdi", "", note));
-    const label = el("p", "label", name ? `${name}: ` : "", outcomeLabel(side.outcome));
-    for (const note of notes) label.append(" · ", note);
-    const box = textBox(side.answer, language, `Answer${name ? " " + name.toLowerCase() : ""}, ${row.id}, ${row.language}`);
-    if (!side.answer.text) box.replaceChildren(el("em", "", "(nothing)"));
-    return el("div", "answer", label, box, cutNote(side.answer));
+      side.fidelity && FIDELITY[side.fidelity] + detected,
+      side.truncated && "cut off by the model's length limit",
+    ];
+    const label = el("p", "label", name && `${name}: `, el("span", `outcome o-${side.outcome}`, WORDS[side.outcome]));
+    for (const note of notes.filter(Boolean)) label.append(" · ", el("bdi", "", note));
+    const language = side.fidelity === "match" ? row.language : side.detected;
+    return el("div", "answer", label, textBox(side.answer, language, `Answer ${name} ${row.id}, ${row.language}`));
   }
 
   function card(row) {
     const meta = [row.label, row.category, row.task].filter(Boolean).join(" · ");
     const title = el("h4", "", el("bdi", "", row.id), el("span", "", languageName(row.language)), el("bdi", "meta", meta));
-    const query = el("div", "", el("p", "label", `Request (${row.language})`), textBox(row.query, row.language, `Request ${row.id}, ${row.language}`), cutNote(row.query));
-    const parts = [query];
-    if (row.source.text && row.source.text !== row.query.text) {
-      const where = row.sourceLanguage ? ` (${row.sourceLanguage})` : "";
-      parts.push(el("div", "", el("p", "label", `Source${where}`), textBox(row.source, row.sourceLanguage, `Source ${row.id}`), cutNote(row.source)));
+    const request = (label, text, language) =>
+      el("div", "", el("p", "label", language ? `${label} (${language})` : label), textBox(text, language, `${label} ${row.id}, ${language}`));
+    const requests = el("div", "requests", request("Request", row.query, row.language), row.source && request("Source", row.source, row.sourceLanguage));
+    const sides = row.sides.length === 2 ? ["Before", "After"] : [""];
+    const node = el("li", "card", title, requests, el("div", "answers", ...sides.map((name, i) => answer(row, row.sides[i], name))));
+    node.tabIndex = -1;
+    return node;
+  }
+
+  show.addEventListener("click", () => {
+    if (!rows) {
+      read();
+      filter();
     }
-    const names = compared ? ["Before", "After"] : [""];
-    const answers = el("div", compared ? "answers" : "answers one", ...names.map((name, i) => answer(row, row.sides[i], name)));
-    return el("li", "card", title, el("div", "requests", ...parts), answers);
-  }
-
-  function draw() {
-    const pages = Math.max(1, Math.ceil(found.length / PAGE));
-    page = Math.min(Math.max(page, 0), pages - 1);
-    byId("cards").replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).map(card));
-    byId("found").textContent = `${number.format(found.length)} of ${number.format(data.length)} rows`;
-    byId("page").textContent = `Page ${number.format(page + 1)} of ${number.format(pages)}`;
-    byId("previous").disabled = page === 0;
-    byId("next").disabled = page >= pages - 1;
-  }
-
-  function turn(by) {
-    page += by;
-    draw();
-    byId("found").focus();
-    byId("found").scrollIntoView({block: "start"});
-  }
-
-  function reveal(open) {
+    const open = byId("viewer").hidden;
     byId("viewer").hidden = !open;
     show.setAttribute("aria-expanded", String(open));
     show.textContent = open ? "Hide the transcripts" : "Show the transcripts";
-    section.classList.toggle("unopened", !open);
-  }
-
-  show.addEventListener("click", async () => {
-    if (data) {
-      reveal(byId("viewer").hidden);
-      return;
-    }
-    const state = byId("state");
-    if (typeof DecompressionStream === "undefined") {
-      state.textContent = "This browser cannot unpack the transcripts (it lacks DecompressionStream). Use a newer one, or read completions.jsonl beside the results.";
-      return;
-    }
-    state.textContent = "Unpacking …";
-    show.disabled = true;
-    try {
-      data = unpack(await decode());
-      prepare();
-      filter();
-      reveal(true);
-      state.textContent = "";
-    } catch (error) {
-      data = null;
-      state.textContent = `The transcripts in this file are damaged and cannot be unpacked (${error}).`;
-    } finally {
-      show.disabled = false;
-    }
+    byId("transcripts").classList.toggle("unopened", !open);
   });
-
-  let waiting = 0;
-  byId("f-text").addEventListener("input", () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(filter, TYPING_MS);
-  });
-  byId("filters").addEventListener("change", (event) => {
-    if (event.target.id !== "f-text") filter();
-  });
-  byId("filters").addEventListener("submit", (event) => event.preventDefault());
-  byId("filters").addEventListener("reset", () => setTimeout(filter)); // after the fields are empty
-  byId("previous").addEventListener("click", () => turn(-1));
-  byId("next").addEventListener("click", () => turn(1));
+  filters.addEventListener("input", filter);
+  filters.addEventListener("submit", (event) => event.preventDefault());
+  filters.addEventListener("reset", () => setTimeout(filter)); // after the fields are empty
+  byId("more").addEventListener("click", more);
 })();
