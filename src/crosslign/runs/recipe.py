@@ -52,6 +52,22 @@ def load_recipe(path: str | Path, arguments: Sequence[str] = ()) -> RunConfig:
     return parse_config(override(read_recipe(path), arguments), str(path))
 
 
+def configuration(recipe: str | Path | Mapping[str, Any], changes: Mapping[str, Any]) -> RunConfig:
+    """A recipe file, or the mapping itself, with changes laid over it, checked."""
+    if isinstance(recipe, Mapping):
+        return parse_config(merged(recipe, changes), "recipe")
+    return parse_config(merged(read_recipe(recipe), changes), str(recipe))
+
+
+def merged(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`changes` laid over `raw`, mappings key by key."""
+    result = dict(raw)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
 def override(raw: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
     """Lay command-line flags (`--section.key value` or `--section.key=value`) over a recipe.
 
@@ -109,7 +125,7 @@ def parse_config(raw: Mapping[str, Any], where: str = "configuration") -> RunCon
     return parse_section(RunConfig, raw, where)
 
 
-def parse_section(section: type[AnySection], raw: Mapping[str, Any], where: str) -> AnySection:
+def parse_section(section: type[AnySection], raw: Any, where: str) -> AnySection:
     """Check a mapping and make it a section. Raises CrosslignError that lists every mistake with its key."""
     try:
         return section.model_validate(raw)

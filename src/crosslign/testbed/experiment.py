@@ -14,7 +14,7 @@ from crosslign.models import ModelSource, load_model
 from crosslign.runs.config import RunConfig
 from crosslign.runs.folder import RunFolder
 from crosslign.runs.prepare import model_source, prepare
-from crosslign.runs.recipe import parse_config
+from crosslign.runs.recipe import merged, parse_config
 from crosslign.runs.train import train
 from crosslign.storage import write_atomically
 from crosslign.testbed.cache import BaseSpec, base_model
@@ -93,7 +93,7 @@ def alignment_config(
             "use_cpu": True,
         },
     }
-    return parse_config(_merged(raw, alignment.changes), "testbed")
+    return parse_config(merged(raw, alignment.changes), "testbed")
 
 
 def aligned_model(config: RunConfig) -> Any:
@@ -158,12 +158,3 @@ def run_experiment(
     experiment = Experiment(replies, float(record["seconds"]), output_dir)
     write_atomically(output_dir / RESULTS, json.dumps(experiment.results(), indent=2) + "\n")
     return experiment
-
-
-def _merged(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`changes` laid over `raw`, mappings key by key."""
-    result = dict(raw)
-    for key, value in changes.items():
-        old = result.get(key)
-        result[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return result
