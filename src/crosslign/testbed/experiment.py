@@ -93,7 +93,7 @@ def alignment_config(
             "use_cpu": True,
         },
     }
-    return parse_config(_merged(raw, alignment.changes), "testbed")
+    return parse_config(merged(raw, alignment.changes), "testbed")
 
 
 def aligned_model(config: RunConfig) -> Any:
@@ -160,10 +160,10 @@ def run_experiment(
     return experiment
 
 
-def _merged(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`changes` laid over `raw`, mappings key by key."""
     result = dict(raw)
     for key, value in changes.items():
         old = result.get(key)
-        result[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
