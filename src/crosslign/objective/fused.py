@@ -81,17 +81,8 @@ def fused_weighted_divergence(
     options = Options(divergence, weighting, top_k, temperature, beta)
     mask = mask.bool()
     rows, teacher_rows = _valid(student_hidden, mask), _valid(teacher_hidden.detach(), mask)
-    job = _Job(
-        student,
-        teacher,
-        teacher_rows,
-        mask,
-        options,
-        chunk_tokens,
-        sequences,
-        Precision.of(rows),
-        torch.is_grad_enabled(),
-    )
+    precision, gradients = Precision.of(rows), torch.is_grad_enabled()
+    job = _Job(student, teacher, teacher_rows, mask, options, chunk_tokens, sequences, precision, gradients)
     return WeightedDivergence(*_FusedDivergence.apply(rows, student.weight, student.bias, job))
 
 
@@ -145,9 +136,11 @@ class _FusedDivergence(torch.autograd.Function):
 
 
 def _evaluated(ctx: Any, rows: Tensor, job: _Job) -> _Evaluation:
+    evaluation = _Evaluation(rows, job, *(needed and job.gradients for needed in ctx.needs_input_grad[:3]))
     # Types are chosen explicitly.
     with torch.autocast(rows.device.type, enabled=False):
-        return _Evaluation(rows, job, *(needed and job.gradients for needed in ctx.needs_input_grad[:3]))
+        evaluation.run()
+    return evaluation
 
 
 def _kernel(job: _Job, most: int) -> Callable[[Tensor, Tensor], Measured]:
@@ -161,11 +154,10 @@ def _kernel(job: _Job, most: int) -> Callable[[Tensor, Tensor], Measured]:
 
 
 class _Evaluation:
-    """The chunk loop.
+    """The chunk loop, and what it fills.
 
     Fields:
         divergences, weights: `[n]`, of the valid tokens; weights before normalisation.
-        gradients: of the rows, the head's weight and its bias; None for what is not wanted.
     """
 
     def __init__(self, rows: Tensor, job: _Job, for_rows: bool, for_weight: bool, for_bias: bool) -> None:
@@ -173,11 +165,11 @@ class _Evaluation:
         self.rows, self.teacher_rows = rows.to(self.precision.operand), job.teacher_rows.to(self.precision.operand)
         count, (vocabulary, width) = len(rows), job.student.weight.shape
         itemsize, self.for_head = self.precision.result.itemsize, for_weight or for_bias
-        size = job.chunk_tokens or tokens_in_budget(
+        most = job.chunk_tokens or tokens_in_budget(
             vocabulary, itemsize, rows.device, floor=vocabulary * width * itemsize if for_weight else 0
         )
         lengths = job.mask.sum(-1).tolist()
-        plan = whole_sequences(lengths, size) if self.for_head else [[p] for p in pieces(count, size)]
+        self.plan = whole_sequences(lengths, most) if self.for_head else [[p] for p in pieces(count, most)]
 
         def new(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=self.precision.result, device=rows.device)
@@ -186,30 +178,34 @@ class _Evaluation:
         self.rows_gradient = new(count, width).zero_() if for_rows else None
         # As large as the head: not zeroed, but written by the first product, if there is one.
         self.weight_gradient = new(vocabulary, width) if for_weight else None
-        if self.weight_gradient is not None and not plan:
+        if self.weight_gradient is not None and not self.plan:
             self.weight_gradient.zero_()
         self.bias_gradient = new(vocabulary).zero_() if for_bias else None
         self.sequence = job.mask.nonzero()[:, 0]
         self.totals = new(len(lengths)).zero_()  # of each sequence's weights
         self.row_factor = new(count)
-        measure = _kernel(job, max((p.stop - p.start for group in plan for p in group), default=0))
-        first = True
-        for group in plan:
+
+    @property
+    def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Of the rows, the head's weight and its bias; None for what is not wanted."""
+        return self.rows_gradient, self.weight_gradient, self.bias_gradient
+
+    def run(self) -> None:
+        measure = _kernel(self.job, max((p.stop - p.start for group in self.plan for p in group), default=0))
+        for group in self.plan:
             for span in group:
                 measured = measure(self.rows[span], self.teacher_rows[span])
                 self.divergences[span], self.weights[span] = measured.divergence, measured.weight
                 self.totals.index_add_(0, self.sequence[span], self.weights[span])
-            if not (for_rows or self.for_head):
+            if self.rows_gradient is None and not self.for_head:
                 continue
             for span in group:
                 if len(group) > 1:
                     measured = measure(self.rows[span], self.teacher_rows[span])
-                self._add_gradients(span, measured, first)
-                first = False
+                self._add_gradients(span, measured)
         if self.rows_gradient is not None:
             factor = (self._share(slice(None)) * self.row_factor)[:, None]
             self.rows_gradient.mul_(factor).masked_fill_(factor == 0, 0)
-        self.gradients = self.rows_gradient, self.weight_gradient, self.bias_gradient
 
     def _share(self, span: slice) -> Tensor:
         """`a_t / B`; 0 in a sequence whose weights are all 0."""
@@ -217,7 +213,7 @@ class _Evaluation:
         total = torch.where(total > 0, total, torch.inf) * divisor(self.job.mask, self.job.sequences)
         return self.weights[span] / total
 
-    def _add_gradients(self, span: slice, measured: Measured, first: bool) -> None:
+    def _add_gradients(self, span: slice, measured: Measured) -> None:
         head = self.job.student
         # From the softmax's logits, z / temperature, to the linear layer's output.
         factor = measured.factor * (head.scale / self.job.options.temperature)
@@ -235,6 +231,6 @@ class _Evaluation:
             if spread:
                 g.masked_fill_(token[:, None] == 0, 0)
             if self.weight_gradient is not None and rows is not None:
-                self.precision.add_product(self.weight_gradient[columns], g.t(), rows, first=first)
+                self.precision.add_product(self.weight_gradient[columns], g.t(), rows, first=span.start == 0)
             if self.bias_gradient is not None:
                 self.bias_gradient[columns] += token @ g
