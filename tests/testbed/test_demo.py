@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -158,9 +156,9 @@ def test_terminal_text_says_what_is_shown_and_what_it_is_not() -> None:
     assert "no evidence about a large model" in text
 
 
-def test_help_teaches() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "crosslign.cli", "demo", "--help"], capture_output=True, text=True, check=False
-    )
-    assert "crosslign demo --seed 3" in done.stdout
-    assert "docs/testbed.md" in done.stdout
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    said = capsys.readouterr().out
+    assert "crosslign demo --seed 3" in said
+    assert "docs/testbed.md" in said
