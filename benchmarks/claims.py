@@ -7,29 +7,24 @@ interrupted call goes on. `--quick` measures a few methods on one seed and fails
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import os
-import shutil
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
-from benchmarks.methods import CONTROL, METHODS, OFF_POLICY, REFERENCE, Method, train
-from benchmarks.summary import compare, machine, markdown, percent
-from crosslign.models import ModelSource, load_model
-from crosslign.runs.prepare import prepare
+from benchmarks.methods import CONTROL, METHODS, OFF_POLICY, REFERENCE, Method, prepared, trainer_of
+from benchmarks.records import Record, kept, run_all
+from benchmarks.summary import compare, machine, percent, table
+from crosslign.models import load_model
 from crosslign.storage import write_atomically
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.evaluate import Reply, evaluate
-from crosslign.testbed.experiment import Alignment, alignment_config
+from crosslign.testbed.experiment import Alignment
 from crosslign.testbed.judge import Judge
 from crosslign.testbed.tables import Tables, TableSpec
 from crosslign.testbed.world import World
@@ -50,39 +45,31 @@ BANDS: dict[str, tuple[tuple[str, float, float], ...]] = {
 }
 
 
-def measure(method: Method, seed: int, alignment: Alignment, spec: TableSpec) -> dict[str, Any]:
+def measure(method: Method, seed: int, alignment: Alignment, spec: TableSpec) -> Record:
     """One method on one seed: what became of each evaluated request, seconds, and the distance moved."""
-    torch.set_num_threads(1)
-    path = FOLDER / f"{seed}-{method.name.replace(' ', '_').replace(':', '')}.json"
-    settings = json.loads(
-        json.dumps({"method": asdict(method), "alignment": asdict(alignment), "tables": asdict(spec)})
-    )
     world = World(seed=seed)
     base = base_model(BaseSpec(world))
-    settings["base"] = base.name
-    if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if found["settings"] == settings:
-            return found
-    tables, judge = Tables(world, spec), Judge(world)
-    folder = FOLDER / "work" / path.stem
-    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted call
-    original = load_model(ModelSource(str(base)))
-    if method in (BASE, TEACHER):
-        run = prepare(alignment_config(base, tables, folder, alignment, base.parent), overwrite=True)
+    slug = f"{seed}-{method.name.replace(' ', '_').replace(':', '')}"
+
+    def made() -> Record:
+        tables = Tables(world, spec)
+        run = prepared(method, base, tables, FOLDER / "work" / slug, alignment)
+        original = load_model(run.source)
         model, seconds = original, 0.0
-    else:
-        model, run, seconds = train(method, base, tables, folder, alignment, base.parent)
-    role: Role = "teacher" if method == TEACHER else "student"
-    replies = evaluate(model, run.contexts, tables, judge, role=role)
-    record = {
-        "settings": settings,
-        "seconds": seconds,
-        "kl_benign": distance(model, original, run.contexts, tables) if model is not original else 0.0,
-        "replies": [_plain(r) for r in replies],
-    }
-    write_atomically(path, json.dumps(record) + "\n")
-    return record
+        if method not in (BASE, TEACHER):
+            trainer = trainer_of(method, run)
+            seconds = float(trainer.train().metrics["train_runtime"])
+            model = trainer.accelerator.unwrap_model(trainer.model).eval()
+        role: Role = "teacher" if method == TEACHER else "student"
+        replies = evaluate(model, run.contexts, tables, Judge(world), role=role)
+        return {
+            "seconds": seconds,
+            "kl_benign": distance(model, original, run.contexts, tables) if model is not original else 0.0,
+            "replies": [_plain(r) for r in replies],
+        }
+
+    settings = {"method": asdict(method), "alignment": asdict(alignment), "tables": asdict(spec), "base": base.name}
+    return kept(FOLDER / f"{slug}.json", settings, made)
 
 
 def _plain(reply: Reply) -> list[Any]:
@@ -106,18 +93,12 @@ def distance(model: Any, base: Any, contexts: Any, tables: Tables) -> float:
     return total / count
 
 
-def run_all(methods: Sequence[Method], seeds: Sequence[int], alignment: Alignment, spec: TableSpec, jobs: int) -> Any:
-    """(method, seed) -> record, `jobs` at a time, each on one thread."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    records: dict[tuple[str, int], dict[str, Any]] = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        # Two processes that need the same model would both make it.
-        list(pool.map(base_model, [BaseSpec(World(seed=s)) for s in seeds]))
-        todo = {pool.submit(measure, m, s, alignment, spec): (m.name, s) for s in seeds for m in methods}
-        for future in tqdm(as_completed(todo), total=len(todo), desc="measuring", unit="run", disable=None):
-            records[todo[future]] = future.result()
-    return records
+def measure_all(
+    methods: Sequence[Method], seeds: Sequence[int], alignment: Alignment, spec: TableSpec, jobs: int
+) -> dict[tuple[str, int], Record]:
+    """(method, seed) -> record."""
+    todo = {(m.name, s): (m, s, alignment, spec) for s in seeds for m in methods}
+    return run_all(measure, todo, [World(seed=s) for s in seeds], jobs)
 
 
 def bands(records: Any, seed: int) -> list[str]:
@@ -141,17 +122,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=TABLE, help=f"table to write (default: {TABLE})")
     parser.add_argument("--quick", action="store_true", help="few methods, one seed; exit 1 if one leaves its band")
     arguments = parser.parse_args(argv)
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")
     alignment = Alignment(steps=arguments.steps)
     if arguments.quick:
-        wrong = bands(run_all(QUICK, [0], alignment, TableSpec(evaluation=20), arguments.jobs), 0)
+        wrong = bands(measure_all(QUICK, [0], alignment, TableSpec(evaluation=20), arguments.jobs), 0)
         for line in wrong:
             print(f"out of its band: {line}", file=sys.stderr)
         return 1 if wrong else 0
     methods, seeds = (BASE, TEACHER, *METHODS), range(arguments.seeds)
-    records = run_all(methods, seeds, alignment, TableSpec(), arguments.jobs)
-    table = markdown([m.name for m in methods], records, list(seeds), REFERENCE.name)
+    records = measure_all(methods, seeds, alignment, TableSpec(), arguments.jobs)
+    measured = table([m.name for m in methods], records, list(seeds), REFERENCE.name)
     differences = compare([m.name for m in METHODS], records, list(seeds), REFERENCE.name)
     write_atomically(
         arguments.out,
@@ -160,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{alignment.steps} steps of {alignment.batch_size} queries for every trained method but one; means over "
         f"{len(seeds)} seeds, in %, with 95 % bootstrap intervals over seeds and requests. Low-resource trained "
         "languages unless a column says otherwise. English and the high-resource languages: last columns.\n\n"
-        f"{table}\n\n## Differences to *{REFERENCE.name}*\n\nPaired by seed and request; percentage points.\n\n"
+        f"{measured}\n\n## Differences to *{REFERENCE.name}*\n\nPaired by seed and request; percentage points.\n\n"
         f"{differences}\n\n{METRICS_NOTE}\n",
     )
     print(f"written: {arguments.out}")

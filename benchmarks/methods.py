@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback
 
 from crosslign.distillation.strategies import OffPolicy
 from crosslign.models import load_model
 from crosslign.runs.build import assemble, make_trainer
 from crosslign.runs.prepare import PreparedRun, prepare
+from crosslign.runs.recipe import merged
 from crosslign.testbed.experiment import TEACHER_TEMPLATE, Alignment, alignment_config
 from crosslign.testbed.tables import Tables
 
@@ -84,35 +86,24 @@ METHODS: tuple[Method, ...] = (
 )
 
 
-def train(
-    method: Method, base: Path, tables: Tables, folder: Path, alignment: Alignment, cache: Path
-) -> tuple[Any, PreparedRun, float]:
-    """The aligned model in memory, its run, and the seconds of training."""
-    config = alignment_config(base, tables, folder, changed(alignment, method.changes), cache_dir=cache)
+def prepared(method: Method, base: Path, tables: Tables, folder: Path, alignment: Alignment) -> PreparedRun:
+    """The method's run, in a folder that is emptied first."""
+    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted call
+    alignment = replace(alignment, changes=merged(alignment.changes, method.changes))
+    config = alignment_config(base, tables, folder, alignment, cache_dir=base.parent)
     if method.source == "other row":
         _shift_sources(folder / "targets.csv")
-    run = prepare(config, overwrite=True)
+    return prepare(config, overwrite=True)
+
+
+def trainer_of(method: Method, run: PreparedRun) -> Any:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     trainer = make_trainer(run, assemble(run, load_model(run.source)))
     if method.supervised:
-        trainer = _supervised(trainer)
-    elif method.teacher != "frozen":
+        return _supervised(trainer, run.tokenizer)
+    if method.teacher != "frozen":
         _follow(trainer, method.teacher)
-    result = trainer.train()
-    return trainer.accelerator.unwrap_model(trainer.model).eval(), run, float(result.metrics["train_runtime"])
-
-
-def changed(alignment: Alignment, changes: Mapping[str, Any]) -> Alignment:
-    """`changes` laid over the alignment's own."""
-    return replace(alignment, changes=_over(alignment.changes, changes))
-
-
-def _over(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    made = dict(low)
-    for key, value in high.items():
-        old = made.get(key)
-        made[key] = _over(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return made
+    return trainer
 
 
 def _shift_sources(path: Path) -> None:
@@ -154,7 +145,7 @@ def _follow(trainer: Any, kind: Kind) -> None:
     trainer.add_callback(_Follow(moving, EMA_RATE if kind == "ema" else 1.0))
 
 
-def _supervised(trainer: Any) -> Trainer:
+def _supervised(trainer: Any, tokenizer: Any) -> Trainer:
     """transformers' own Trainer, on the student's context and the frozen teacher's greedy answer to each query."""
     collector = trainer.collector
     collector.strategy = OffPolicy()
@@ -174,16 +165,5 @@ def _supervised(trainer: Any) -> Trainer:
         trainer.model,
         arguments,
         train_dataset=[example(q.key) for q in draws[:steps]],  # type: ignore[arg-type]
-        data_collator=_pad(trainer.scorer.batching.pad_token_id),
+        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
     )
-
-
-def _pad(pad: int) -> Callable[[Sequence[dict[str, list[int]]]], dict[str, torch.Tensor]]:
-    def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        width = max(len(r["input_ids"]) for r in rows)
-        fill = {"input_ids": pad, "labels": IGNORED}
-        made = {k: torch.tensor([r[k] + [v] * (width - len(r[k])) for r in rows]) for k, v in fill.items()}
-        lengths = torch.tensor([len(r["input_ids"]) for r in rows])
-        return {**made, "attention_mask": (torch.arange(width) < lengths[:, None]).long()}
-
-    return collate

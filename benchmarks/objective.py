@@ -20,7 +20,17 @@ from benchmarks import peers
 from benchmarks.peers import States
 from benchmarks.states import QWEN, SMOLLM2, Shape, masked, random_states, real_states
 from benchmarks.summary import machine
-from benchmarks.timing import alternate, fresh_process, median_ratio, median_seconds, peak_above, reuse_heap
+from benchmarks.timing import (
+    Seconds,
+    alternate,
+    fresh_process,
+    median_ratio,
+    median_seconds,
+    peak_above,
+    reuse_heap,
+    seconds,
+)
+from crosslign.evaluation.tables import markdown
 from crosslign.objective import Divergence, fused_weighted_divergence, weighted_divergence
 
 MODULE = "benchmarks.objective"
@@ -66,8 +76,8 @@ def subset(states: States, rows: int) -> States:
     return replace(states, student=student, teacher=states.teacher[:rows], mask=states.mask[:rows])
 
 
-def timings(shape: Shape, states: States, rounds: int) -> list[str]:
-    """Markdown rows, one a case."""
+def timings(shape: Shape, states: States, rounds: int) -> list[list[str]]:
+    """Rows of the table, one a case."""
     rows = []
     for number, (title, divergence, with_mask, trained, shorter, sides) in enumerate(CASES):
         fewer = replace(shape, rows=shape.rows // 2) if shorter and shape is QWEN else shape
@@ -85,8 +95,8 @@ def timings(shape: Shape, states: States, rounds: int) -> list[str]:
         cells = [shape.name, title, str(fewer.positions)]
         cells += [ratios.get(name, "") for name in ("dense", "chunked", "topk")]
         cells += [share, *(f"{t.user:.2f} + {t.system:.2f}" for t in taken.values())]
-        rows.append("| " + " | ".join(cells) + " |")
-        print(rows[-1], flush=True)
+        rows.append(cells)
+        print(*cells, sep=" | ", flush=True)
     return rows
 
 
@@ -99,13 +109,16 @@ def pair(arguments: list[str]) -> dict[str, float]:
 
 
 def memory(arguments: list[str]) -> dict[str, float]:
-    """Peak above the loaded tensors of one side, in this process; `loaded`: after a small call."""
+    """Peak above the loaded tensors of one side, in this process, and its seconds; `loaded`: after a small call."""
     side, tokens, *loaded = arguments
+    taken: list[Seconds] = []
     rows = max(int(tokens) // MEMORY_SHAPE.tokens, 1)
     states = random_states(replace(MEMORY_SHAPE, rows=rows))
     if loaded:
         SIDES[side](random_states(SMALL_SHAPE), "reverse_kl")()
-    return {"bytes": peak_above(SIDES[side](states, "reverse_kl"))}
+    run = SIDES[side](states, "reverse_kl")
+    peak = peak_above(lambda: taken.append(seconds(run)))
+    return {"bytes": peak, "seconds": taken[0].total}
 
 
 def peaks(*how: str) -> str:
@@ -145,16 +158,16 @@ def on_gpu() -> list[str]:
     if not torch.cuda.is_available():
         return ["Not run: no GPU."]
     states = random_states(GPU_SHAPE, device="cuda", dtype=torch.bfloat16)
-    lines = ["| side | ms | GB above the tensors |", "|---|---|---|"]
+    lines = [["side", "ms", "GB above the tensors"]]
     for side in ("ours", "dense", "chunked"):
         run = SIDES[side](states, "reverse_kl")
         try:
             times, peak = _cuda(run)
         except torch.cuda.OutOfMemoryError:
-            lines.append(f"| {side} | out of memory | |")
+            lines.append([side, "out of memory", ""])
             continue
-        lines.append(f"| {side} | {times:.1f} | {peak / 1e9:.2f} |")
-    return [*lines, "", f"{torch.cuda.get_device_name()}, {GPU_SHAPE}, medians of 10"]
+        lines.append([side, f"{times:.1f}", f"{peak / 1e9:.2f}"])
+    return [markdown(lines), "", f"{torch.cuda.get_device_name()}, {GPU_SHAPE}, medians of 10"]
 
 
 def _cuda(run: Callable[[], None]) -> tuple[float, int]:
@@ -189,24 +202,19 @@ def report(arguments: argparse.Namespace) -> str:
         "system of one core. Share: the unavoidable matrix products of the valid positions, alone, over ours; a ratio "
         "times its share is the lowest that any implementation could reach on this machine.",
         "",
-        "| model | case | positions | / dense | / chunked | / topk | share | ours, s | dense, s | chunked, s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
     ]
+    ratios = ["/ dense", "/ chunked", "/ topk"]
+    table = [["model", "case", "positions", *ratios, "share", "ours, s", "dense, s", "chunked, s"]]
     errors = []
     for shape in (SMOLLM2, QWEN):
         real = arguments.model if shape is QWEN else None
         states = real_states(real, arguments.queries, shape.rows, shape.tokens) if real else random_states(shape)
-        lines += timings(shape, states, arguments.rounds)
+        table += timings(shape, states, arguments.rounds)
         kind = "a real model's hidden states" if real else "seeded random hidden states"
         errors.append(f"- {shape.name}, {kind}: {gradient_error(states)}")
         del states
-    lines += [
-        "",
-        "## Default allocator",
-        "",
-        "Fresh processes, second call, reverse KL, frozen head; user + system.",
-        "",
-    ]
+    lines += [markdown(table, left=(0, 1)), "", "## Default allocator", ""]
+    lines += ["Fresh processes, second call, reverse KL, frozen head; user + system.", ""]
     for name in ("smollm2", "qwen"):
         sides = {s: fresh_process(MODULE, "--pair", name, s) for s in ("ours", "dense")}
         written = ", ".join(f"{s} {v['user']:.2f} + {v['system']:.2f} s" for s, v in sides.items())

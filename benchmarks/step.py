@@ -17,28 +17,27 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
 import json
-import os
 import resource
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.peers import require_trl
 from benchmarks.step_sides import Configuration, Ours, Side, Theirs, batches, quiet, run_config
 from benchmarks.summary import machine
+from benchmarks.timing import Seconds, alternate, fresh_process, median_ratio, median_seconds
 from crosslign.data.load import TableSpec, require_table
+from crosslign.evaluation.tables import markdown
 from crosslign.runs.prepare import prepare
 from crosslign.storage import write_atomically
 
-HEAP_REUSE = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736", "MALLOC_TOP_PAD_": "268435456"}
+MODULE = "benchmarks.step"
 CONFIGURATIONS = (
     Configuration("smollm2-8x128", "smollm2", "full", 8, 128),
     Configuration("smollm2-4x256", "smollm2", "full", 4, 256),
@@ -142,18 +141,16 @@ def real_models(folders: Sequence[str]) -> dict[str, Path]:
 # In the measuring processes.
 
 
-def _cpu() -> tuple[float, float, float]:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return time.perf_counter(), usage.ru_utime, usage.ru_stime
+def _steps(side: Side, given: Sequence[Any], cuda: bool) -> Callable[[], None]:
+    """A step on the next batch at each call."""
+    left = iter(given)
 
+    def step() -> None:
+        side.step(next(left))
+        if cuda:
+            torch.cuda.synchronize()
 
-def _timed(side: Side, batch: Any, cuda: bool) -> list[float]:
-    """Wall, user and system seconds of one step."""
-    start = _cpu()
-    side.step(batch)
-    if cuda:
-        torch.cuda.synchronize()
-    return [b - a for a, b in zip(start, _cpu(), strict=True)]
+    return step
 
 
 def measure(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,12 +168,10 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
         if "theirs" in job["sides"]:
             sides["theirs"] = Theirs(made, run, output)
         given = batches(run, made, job["batches"] + 1)
-        for side in sides.values():
-            side.step(given[0])  # warm up: optimiser state, heap
-        seconds: dict[str, list[list[float]]] = {name: [] for name in sides}
-        for number, batch in enumerate(given[1:]):
-            for name in list(sides)[:: 1 if number % 2 else -1]:
-                seconds[name].append(_timed(sides[name], batch, made.cuda))
+        # Warmed up: optimiser state, heap.
+        steps = {name: _steps(side, given, made.cuda) for name, side in sides.items()}
+        taken = alternate(steps, job["batches"], warm=True)
+    seconds = {name: list(map(astuple, samples)) for name, samples in taken.items()}
     peak = torch.cuda.max_memory_allocated() if made.cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": seconds, "peak": peak / 1e9, "padding": padding(given)}
 
@@ -195,19 +190,9 @@ def padding(given: Sequence[Sequence[Any]]) -> float:
 
 
 def _run(job: Mapping[str, Any], heap_reuse: bool) -> dict[str, Any]:
-    environment = {k: v for k, v in os.environ.items() if k not in HEAP_REUSE}
-    if not job["cuda"]:
-        environment.update({"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
-    environment.update(HEAP_REUSE if heap_reuse else {})
-    command = [sys.executable, "-m", "benchmarks.step", "--job", json.dumps(job)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def ratio(seconds: Mapping[str, Sequence[Sequence[float]]], column: int = 0) -> float:
-    """Median over pairs of ours / theirs."""
-    pairs = zip(seconds["ours"], seconds["theirs"], strict=True)
-    return statistics.median(ours[column] / theirs[column] for ours, theirs in pairs)
+    found = fresh_process(MODULE, "--job", json.dumps(job), heap_reuse=heap_reuse, one_core=not job["cuda"])
+    found["seconds"] = {name: [Seconds(*taken) for taken in samples] for name, samples in found["seconds"].items()}
+    return found
 
 
 def row(made: Configuration, job: Mapping[str, Any], few: int) -> list[str]:
@@ -218,9 +203,11 @@ def row(made: Configuration, job: Mapping[str, Any], few: int) -> list[str]:
     peaks = [_run({**job, "sides": [s], "batches": MEMORY_STEPS}, heap_reuse=False)["peak"] for s in ("ours", "theirs")]
     cells = [made.name, f"{timed['padding']:.0%}"]
     for name in ("ours", "theirs"):
-        wall, user, system = (statistics.median(step[c] for step in timed["seconds"][name]) for c in range(3))
-        cells.append(f"{wall:.2f} ({user:.2f} + {system:.2f})")
-    cells += [f"**{ratio(timed['seconds']):.2f}**", f"{ratio(default['seconds']):.2f}"]
+        taken = median_seconds(timed["seconds"][name])
+        cells.append(f"{taken.wall:.2f} ({taken.user:.2f} + {taken.system:.2f})")
+    runs = (found["seconds"] for found in (timed, default))
+    ratios = [median_ratio(taken["ours"], taken["theirs"], of="wall") for taken in runs]
+    cells += [f"**{ratios[0]:.2f}**", f"{ratios[1]:.2f}"]
     return [*cells, f"{peaks[0]:.2f}", f"{peaks[1]:.2f}", f"**{peaks[0] / peaks[1]:.2f}**"]
 
 
@@ -235,10 +222,6 @@ HEADER = (
     "SDFTTrainer, peak GB",
     "memory ratio",
 )
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in (HEADER, ["---"] * len(HEADER), *rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -257,9 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if settings.job:
         print(json.dumps(measure(json.loads(settings.job))))
         return 0
-    if importlib.util.find_spec("trl") is None:
-        print("benchmarks.step compares with TRL, which is not installed. Install it: pip install -e '.[bench]'.")
-        return 2
+    require_trl()
     real = real_models(settings.model)
     rows, notes = [], []
     with tempfile.TemporaryDirectory() as temporary:
@@ -281,23 +262,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append(row(made, job, settings.default_allocator_batches))
             weights = "real weights" if made.shape in real else "random weights, byte-level BPE of the English queries"
             notes.append(f"`{made.name}`: {SHAPES[made.shape][0]}, {weights}; {made.finetuning} fine-tuning.")
-            print(table(rows), flush=True)
+            print(*rows[-1], sep=" | ", flush=True)
     given = sys.argv[1:] if arguments is None else arguments
     command = "python -m benchmarks.step " + " ".join(Path(a).name if "/" in a else a for a in given)
     queries = "the built-in demo queries" if settings.queries == "builtin:demo" else Path(settings.queries).name
     lines = [
         "# A training step against TRL's SDFTTrainer",
-        f"Medians of {settings.batches} pairs, {queries} in mixed languages. {_versions()}.",
-        table(rows),
+        f"Medians of {settings.batches} pairs, {queries} in mixed languages. {machine()}, "
+        f"trl {importlib.metadata.version('trl')}.",
+        markdown([HEADER, *rows]),
         "\n".join(f"- {note}" for note in notes),
         f"`{command.strip()}`; the columns are explained in `benchmarks/step.py`.",
     ]
     write_atomically(settings.out, "\n\n".join(lines) + "\n")
     return 0
-
-
-def _versions() -> str:
-    return f"{machine()}, trl {importlib.metadata.version('trl')}"
 
 
 if __name__ == "__main__":

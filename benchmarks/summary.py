@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crosslign.evaluation.tables import markdown
 from crosslign.storage import versions
 
 DRAWS = 4_000
@@ -60,9 +61,8 @@ def interval(values: Sequence[NDArray[np.float64]], seed: int = 0) -> tuple[floa
     return float(np.mean([v.mean() for v in values])), float(low), float(high)
 
 
-def markdown(names: Sequence[str], records: Records, seeds: Sequence[int], reference: str) -> str:
-    header = ["method", *(title for title, *_ in METRICS.values()), "KL benign", "seconds"]
-    lines = [header, ["---"] * len(header)]
+def table(names: Sequence[str], records: Records, seeds: Sequence[int], reference: str) -> str:
+    lines = [["method", *(title for title, *_ in METRICS.values()), "KL benign", "seconds"]]
     for name in names:
         line = [f"**{name}**" if name == reference else name]
         for metric in METRICS:
@@ -71,13 +71,12 @@ def markdown(names: Sequence[str], records: Records, seeds: Sequence[int], refer
         line.append(f"{np.mean([records[name, s]['kl_benign'] for s in seeds]):.3f}")
         line.append(f"{np.mean([records[name, s]['seconds'] for s in seeds]):.0f}")
         lines.append(line)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(lines)
 
 
 def compare(names: Sequence[str], records: Records, seeds: Sequence[int], reference: str) -> str:
     """Paired differences to the reference; bold where the interval leaves 0 out."""
-    header = ["method", *(METRICS[m][0] for m in COMPARED)]
-    lines = [header, ["---"] * len(header)]
+    lines = [["method", *(METRICS[m][0] for m in COMPARED)]]
     for name in names:
         if name == reference:
             continue
@@ -91,7 +90,7 @@ def compare(names: Sequence[str], records: Records, seeds: Sequence[int], refere
             text = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
             line.append(f"**{text}**" if low > 0 or high < 0 else text)
         lines.append(line)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(lines)
 
 
 def machine() -> str:

@@ -14,9 +14,11 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 HEAP_REUSE = {
     "MALLOC_MMAP_MAX_": "0",
@@ -33,10 +35,14 @@ def reuse_heap(module: str) -> None:
         os.execve(sys.executable, command, {**os.environ, **wanted})  # noqa: S606 - ourselves, with our arguments
 
 
-def fresh_process(module: str, *arguments: str, heap_reuse: bool = False) -> dict[str, float]:
-    """What `python -m module ARGUMENTS` prints as its last line, a JSON object; default allocator unless asked."""
+def fresh_process(module: str, *arguments: str, heap_reuse: bool = False, one_core: bool = True) -> dict[str, Any]:
+    """What `python -m module ARGUMENTS` prints as its last line, a JSON object; default allocator unless asked.
+
+    `one_core`: with one thread, and without any GPU.
+    """
     environment = {k: v for k, v in os.environ.items() if k not in HEAP_REUSE}
-    environment |= {"OMP_NUM_THREADS": "1", **(HEAP_REUSE if heap_reuse else {})}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} if one_core else {}
+    environment |= HEAP_REUSE if heap_reuse else {}
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)  # noqa: S603
     return json.loads(done.stdout.splitlines()[-1])
@@ -44,10 +50,11 @@ def fresh_process(module: str, *arguments: str, heap_reuse: bool = False) -> dic
 
 @dataclass(frozen=True)
 class Seconds:
-    """Processor seconds of this process."""
+    """Processor seconds of this process, and those of a clock."""
 
     user: float
     system: float
+    wall: float
 
     @property
     def total(self) -> float:
@@ -55,32 +62,33 @@ class Seconds:
 
 
 def seconds(function: Callable[[], object]) -> Seconds:
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     function()
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    return Seconds(after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime)
+    after, end = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    return Seconds(after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime, end - start)
 
 
 def alternate(
     functions: Mapping[str, Callable[[], object]], rounds: int, warm: bool = False
 ) -> dict[str, list[Seconds]]:
-    """Each function once a round, in turn; `warm` runs all once before, untimed."""
+    """Each function once a round, in turn, and in the opposite order in every second round; `warm` runs all once
+    before, untimed."""
     result: dict[str, list[Seconds]] = {name: [] for name in functions}
     for number in range(-1 if warm else 0, rounds):
-        for name, function in functions.items():
-            taken = seconds(function)
+        for name in list(functions)[:: -1 if number % 2 else 1]:
+            taken = seconds(functions[name])
             if number >= 0:
                 result[name].append(taken)
     return result
 
 
-def median_ratio(ours: Sequence[Seconds], theirs: Sequence[Seconds]) -> float:
+def median_ratio(ours: Sequence[Seconds], theirs: Sequence[Seconds], of: Literal["total", "wall"] = "total") -> float:
     """Median over rounds of ours / theirs."""
-    return statistics.median(a.total / b.total for a, b in zip(ours, theirs, strict=True))
+    return statistics.median(getattr(a, of) / getattr(b, of) for a, b in zip(ours, theirs, strict=True))
 
 
 def median_seconds(samples: Sequence[Seconds]) -> Seconds:
-    return Seconds(statistics.median(s.user for s in samples), statistics.median(s.system for s in samples))
+    return Seconds(*(statistics.median(column) for column in zip(*map(astuple, samples), strict=True)))
 
 
 def _status(field: str) -> int:

@@ -1,4 +1,4 @@
-"""`Objective` chooses between the fused and the reference path."""
+"""`Objective` chooses between the fused and the reference path, and gives each every option."""
 
 from __future__ import annotations
 
@@ -11,15 +11,10 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from crosslign.objective import DIVERGENCES, WEIGHTINGS, Objective, loss
+from crosslign.objective import DIVERGENCES, WEIGHTINGS, Objective, weighted_divergence
 from crosslign.objective.head import OutputHead, described
 
 MASK = torch.tensor([[True, True, False], [True, False, False]])
-
-
-@pytest.fixture(autouse=True)
-def forget_warnings() -> None:
-    loss._warn_of_fallback.cache_clear()
 
 
 def linear() -> nn.Linear:
@@ -36,15 +31,34 @@ def hidden() -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(("divergence", "weighting"), list(itertools.product(DIVERGENCES, WEIGHTINGS)))
 def test_both_paths_get_every_option(divergence: str, weighting: str) -> None:
     options: dict[str, Any] = {"divergence": divergence, "weighting": weighting, "temperature": 1.3, "beta": 0.2}
+    options["top_k"] = 3
     student, teacher = hidden()
     head, other = OutputHead(linear(), softcap=2.0), OutputHead(nn.Linear(4, 9).double(), scale=0.5)
-    results = [
-        Objective(**options, top_k=3, implementation=path)(student, teacher, head, other, MASK)  # type: ignore[arg-type]
-        for path in ("fused", "reference")
-    ]
-    for name in ("loss", "divergence", "weight", "raw_weight"):
-        torch.testing.assert_close(*(getattr(r, name) for r in results), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(*(torch.autograd.grad(r.loss, student)[0] for r in results), rtol=1e-9, atol=1e-12)
+    expected = weighted_divergence(head(student), other(teacher), MASK, **options)
+    (gradient,) = torch.autograd.grad(expected.loss, student)
+    for path in ("fused", "reference"):
+        result = Objective(**options, implementation=path)(student, teacher, head, other, MASK)  # type: ignore[arg-type]
+        for name in ("loss", "divergence", "weight", "raw_weight"):
+            torch.testing.assert_close(getattr(result, name), getattr(expected, name), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(torch.autograd.grad(result.loss, student)[0], gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("implementation", ["fused", "reference"])
+def test_the_defaults_are_those_of_weighted_divergence(implementation: str) -> None:
+    (student, teacher), head = hidden(), linear()
+    result = Objective(implementation=implementation)(student, teacher, head, head, MASK)  # type: ignore[arg-type]
+    torch.testing.assert_close(result.loss, weighted_divergence(head(student), head(teacher), MASK).loss)
+
+
+def test_no_graph_is_recorded_for_the_teacher() -> None:
+    head, recorded = linear(), []
+
+    def watching(hidden: Tensor) -> Tensor:
+        recorded.append(torch.is_grad_enabled())
+        return head(hidden)
+
+    Objective()(*hidden(), linear(), watching, MASK)
+    assert recorded == [False]
 
 
 def test_fused_is_the_default_and_makes_no_call_of_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,9 +66,11 @@ def test_fused_is_the_default_and_makes_no_call_of_a_head(monkeypatch: pytest.Mo
     Objective()(*hidden(), OutputHead(linear()), OutputHead(linear()), MASK)
 
 
-def test_an_unknown_implementation_is_an_error() -> None:
+def test_an_unknown_option_is_an_error_before_anything_is_computed() -> None:
     with pytest.raises(ValueError, match="valid: fused, reference"):
         Objective(implementation="fast")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="valid: dpsw, teacher, student, uniform"):
+        Objective(weighting="safety")  # type: ignore[arg-type]
 
 
 def lora() -> Any:
@@ -81,7 +97,8 @@ def test_a_head_that_cannot_be_taken_apart_takes_the_reference_path_and_warns_on
     assert described(head) is None
     student, teacher = hidden()
     with caplog.at_level(logging.WARNING):
-        results = [Objective()(student, teacher, head, OutputHead(linear()), MASK) for _ in range(3)]
+        objective = Objective()
+        results = [objective(student, teacher, head, OutputHead(linear()), MASK) for _ in range(3)]
     assert len(caplog.records) == 1
     assert "is not a plain linear layer" in caplog.text
     expected = Objective(implementation="reference")(student, teacher, head, OutputHead(linear()), MASK)
@@ -91,9 +108,12 @@ def test_a_head_that_cannot_be_taken_apart_takes_the_reference_path_and_warns_on
 
 def test_a_plain_layer_and_a_described_head_are_known() -> None:
     layer = linear()
-    assert described(layer) == OutputHead(layer)
-    head = OutputHead(layer, scale=2.0, softcap=30.0)
-    assert described(head) is head
+    for head, after in ((layer, (1.0, None)), (OutputHead(layer, scale=2.0, softcap=30.0), (2.0, 30.0))):
+        found = described(head)
+        assert found is not None
+        assert found.weight is layer.weight
+        assert found.bias is layer.bias
+        assert (found.scale, found.softcap) == after
 
 
 @pytest.mark.parametrize("implementation", ["fused", "reference"])

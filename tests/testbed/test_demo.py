@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from small import finished_demo
 
 from crosslign.cli import main
-from crosslign.testbed.cache import BaseSpec
-from crosslign.testbed.corpus import CorpusSpec
-from crosslign.testbed.demo import MAX_SEED, REPORT, check_range, run_demo
+from crosslign.evaluation.tables import MISSING
+from crosslign.storage import LOCK
+from crosslign.testbed.demo import MAX_SEED, REPORT, check_range
 from crosslign.testbed.evaluate import Reply
-from crosslign.testbed.experiment import RESULTS, Alignment, Experiment
+from crosslign.testbed.experiment import Experiment
 from crosslign.testbed.judge import Judge
-from crosslign.testbed.model import ModelSpec
-from crosslign.testbed.report import COLUMNS, pick_examples, report, terminal, terminal_table
+from crosslign.testbed.report import COLUMNS, examples, report, terminal, terminal_table
 from crosslign.testbed.tables import SETS, Tables, TableSpec
 from crosslign.testbed.world import World
 from crosslign.types import CrosslignError
 
-SMALL = BaseSpec(corpus=CorpusSpec(sequences=64), model=ModelSpec(hidden=32, layers=1, heads=2, feed_forward=48))
-ROWS = TableSpec(targets=20, anchors=20, evaluation=2)
 WORLD = World(0)
 LOW = "art-x-low1"
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_demo(tmp_path_factory)
 
 
 def wilson_by_hand(count: int, n: int) -> tuple[float, float]:
@@ -76,12 +75,12 @@ def test_numbers_of_the_report_are_those_of_the_results() -> None:
     text = report(outcome, WORLD, 7)
     results = outcome.results()
     for code in WORLD.codes():
-        (line,) = (line for line in text.splitlines() if line.startswith(f"| {code} |"))
+        (line,) = (line for line in text.splitlines() if line.startswith(f"{code} "))
         shown = [float(a) for a in re.findall(r"-> +(\d+)", line)]
         after = results["languages"]["after"][code]
         expected = [after["asr"], after["benign_answered"], after["lookalike_refused"]]
         assert shown == pytest.approx(expected, abs=0.5)
-    (held_out,) = (line for line in text.splitlines() if "not in alignment | low-resource, trained" in line)
+    (held_out,) = (line for line in text.splitlines() if re.search("not in alignment +low-resource, trained", line))
     stages = [results["sets"][s]["held_out"]["low"]["asr"] for s in ("before", "teacher", "after")]
     assert [float(v) for v in re.findall(r"\d+\.\d", held_out)] == stages
     assert "7 steps" in text
@@ -89,26 +88,14 @@ def test_numbers_of_the_report_are_those_of_the_results() -> None:
 
 def test_examples_are_the_first_of_each_set_whatever_came_out() -> None:
     outcome = experiment()
-    examples = pick_examples(outcome, WORLD)
-    assert len(examples) == 3
-    harmful, benign, lookalike = examples
+    shown = examples(outcome, WORLD).split("\n\n")
+    assert len(shown) == 3
     first = next(r for r in outcome.replies["after"] if r.set == "harmful" and r.query.language == LOW)
-    assert harmful.request[0] == first.query.text
-    assert "sorry" in harmful.after[1]
-    assert "use" in benign.after[1]
-    assert "sorry" in lookalike.after[1]  # the one that went wrong is shown
-
-
-def test_replies_cannot_write_markup_into_the_report() -> None:
-    outcome = experiment()
-    hostile = "<script>x</script> [a](b) `c` | d"
-    judgement = Judge(WORLD).judge(hostile, Tables(WORLD, TableSpec()).targets[0].request.concept, LOW)
-    for number, reply in enumerate(outcome.replies["after"]):
-        outcome.replies["after"][number] = Reply(reply.set, reply.group, reply.query, hostile, judgement)
-    text = report(outcome, WORLD, 7)
-    assert "<script>" not in text
-    assert "[a](b)" not in text
-    assert "&lt;script&gt;" in text.replace("\\", "")
+    assert first.query.text in shown[0]
+    after = [part.splitlines()[-1] for part in shown]
+    assert "sorry" in after[0]
+    assert "use" in after[1]
+    assert "sorry" in after[2]  # the one that went wrong is shown
 
 
 def test_a_set_without_rows_is_a_dash() -> None:
@@ -116,25 +103,22 @@ def test_a_set_without_rows_is_a_dash() -> None:
     for stage, replies in outcome.replies.items():
         outcome.replies[stage][:] = [r for r in replies if r.set != "lookalike" or r.query.language == LOW]  # type: ignore[index]
     lines = terminal_table(outcome, WORLD).splitlines()
-    assert lines[1].endswith("-")
+    assert lines[1].endswith(MISSING)
     assert "[" in lines[4].split()[-1]
 
 
-def test_demo_writes_report_results_and_run(tmp_path: Path) -> None:
-    lines: list[str] = []
-    text = run_demo(
-        SMALL, Alignment(steps=2, batch_size=8), tmp_path / "out", tables=ROWS, cache=tmp_path, announce=lines.append
-    )
-    assert "2 steps in" in text
-    assert str(tmp_path / "out" / REPORT) in text
-    assert text.endswith(str(tmp_path / "out" / "evaluation" / "compared" / "report.html"))
-    assert (tmp_path / "out" / "evaluation" / "compared" / "report.html").read_text().startswith("<!DOCTYPE html>")
-    assert any("pretraining" in line for line in lines)
-    found = json.loads((tmp_path / "out" / RESULTS).read_text())
-    assert set(found["groups"]) == {"before", "teacher", "after"}
-    assert (tmp_path / "out" / REPORT).read_text().startswith("# The testbed")
+def test_demo_writes_report_results_and_run_on_one_core(demo: Path) -> None:
+    said, out = (demo / "said.txt").read_text(), demo / "out"
+    assert "pretraining" in said
+    assert "2 steps in" in said
+    assert str(out / REPORT) in said
+    assert said.endswith(str(out / "evaluation" / "compared" / "report.html"))
+    assert (out / "evaluation" / "compared" / "report.html").read_text().startswith("<!DOCTYPE html>")
+    shown = "2 steps of on-policy MSD"
+    assert (out / REPORT).read_text().startswith(shown)
+    assert shown in said
     for name in ("model/model.safetensors", "model/metrics.jsonl", "model/run.json", "targets.csv", "anchors.csv"):
-        assert (tmp_path / "out" / name).is_file()
+        assert (out / name).is_file()
 
 
 @pytest.mark.parametrize(
@@ -159,13 +143,11 @@ def test_limits_of_the_range_are_in_it() -> None:
         check_range(MAX_SEED + 1, 1)
 
 
-def test_finished_demo_is_not_overwritten_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
-    run_demo(SMALL, Alignment(steps=1, batch_size=8), out, tables=ROWS, cache=tmp_path)
-    before = (out / REPORT).read_bytes()
-    assert main(["demo", "--out", str(out)]) == 1
+def test_finished_demo_is_not_overwritten_unasked(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {file: file.stat().st_mtime_ns for file in (demo / "out").rglob("*") if file.name != LOCK}
+    assert main(["demo", "--out", str(demo / "out")]) == 1
     assert "--overwrite" in capsys.readouterr().err
-    assert (out / REPORT).read_bytes() == before
+    assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
 def test_terminal_text_says_what_is_shown_and_what_it_is_not() -> None:
@@ -174,27 +156,9 @@ def test_terminal_text_says_what_is_shown_and_what_it_is_not() -> None:
     assert "no evidence about a large model" in text
 
 
-def test_help_teaches() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "crosslign.cli", "demo", "--help"], capture_output=True, text=True, check=False
-    )
-    assert "crosslign demo --seed 3" in done.stdout
-    assert "docs/testbed.md" in done.stdout
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to a core")
-def test_one_core_is_enough(tmp_path: Path) -> None:
-    code = f"""
-import os, pathlib
-os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
-from crosslign.testbed.demo import *
-from crosslign.testbed.corpus import CorpusSpec
-from crosslign.testbed.model import ModelSpec
-folder = pathlib.Path({str(tmp_path)!r})
-spec = BaseSpec(corpus=CorpusSpec(sequences=64), model=ModelSpec(hidden=32, layers=1, heads=2, feed_forward=48))
-rows = TableSpec(targets=20, anchors=20, evaluation=2)
-print(run_demo(spec, Alignment(steps=1, batch_size=8), folder / "out", tables=rows, cache=folder))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "1 steps in" in done.stdout
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    said = capsys.readouterr().out
+    assert "crosslign demo --seed 3" in said
+    assert "docs/testbed.md" in said

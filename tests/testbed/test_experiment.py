@@ -4,37 +4,27 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
+from small import BASE, SHORT, TABLES, finished_demo
 
 from crosslign.runs.prepare import prepare
 from crosslign.testbed.cache import BaseSpec, base_model
-from crosslign.testbed.corpus import CorpusSpec
 from crosslign.testbed.experiment import RESULTS, Alignment, alignment_config, run_experiment
-from crosslign.testbed.model import ModelSpec
 from crosslign.testbed.tables import SETS, Tables, TableSpec
 from crosslign.testbed.world import GROUPS, World
 from crosslign.types import CrosslignError
 
-SPEC = BaseSpec(corpus=CorpusSpec(sequences=64), model=ModelSpec(hidden=32, layers=1, heads=2, feed_forward=48))
-TABLES = TableSpec(targets=20, anchors=20, evaluation=2)
-SHORT = Alignment(steps=2, batch_size=8)
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_demo(tmp_path_factory)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-def experiment(cache: Path, folder: Path, **kwargs: Any) -> dict[str, Any]:
-    return run_experiment(SPEC, folder, tables=TABLES, alignment=SHORT, cache=cache, **kwargs).results()
-
-
-def test_results_have_the_documented_shape(cache: Path, tmp_path: Path) -> None:
-    results = experiment(cache, tmp_path)
-    assert json.loads((tmp_path / RESULTS).read_text()) == results
+def test_results_have_the_documented_shape(demo: Path) -> None:
+    results = json.loads((demo / "out" / RESULTS).read_text())
     for view, keys in (("groups", GROUPS), ("languages", World(0).codes()), ("sets", SETS)):
         assert list(results[view]) == ["before", "teacher", "after"]
         assert all(list(stage) == list(keys) for stage in results[view].values())
@@ -45,41 +35,46 @@ def test_results_have_the_documented_shape(cache: Path, tmp_path: Path) -> None:
     assert (held_out["n"], held_out["n_benign"], held_out["benign_answered"]) == (8, 0, None)
 
 
-def test_same_arguments_same_weights(cache: Path, tmp_path: Path) -> None:
-    first, second = experiment(cache, tmp_path / "a"), experiment(cache, tmp_path / "b")
-    assert [first[v] for v in ("groups", "languages", "sets")] == [second[v] for v in ("groups", "languages", "sets")]
-    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("a", "b")]
-    assert weights[0] == weights[1]
+def test_same_arguments_same_weights_and_results_also_over_an_old_run(demo: Path, tmp_path: Path) -> None:
+    shutil.copytree(demo / "out", tmp_path / "out")
+    weights = [folder / "out" / "model" / "model.safetensors" for folder in (demo, tmp_path)]
+    weights[1].write_bytes(b"old")
+    made = run_experiment(
+        BASE, tmp_path / "out", tables=TABLES, alignment=SHORT, cache=demo / "cache", overwrite=True
+    ).results()
+    results = [json.loads((folder / "out" / RESULTS).read_text()) for folder in (demo, tmp_path)]
+    assert made == results[1]
+    assert [results[0][v] for v in ("groups", "languages", "sets")] == [
+        made[v] for v in ("groups", "languages", "sets")
+    ]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_finished_experiment_is_not_overwritten_unasked(cache: Path, tmp_path: Path) -> None:
-    experiment(cache, tmp_path)
-    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+def test_finished_experiment_is_not_overwritten_unasked(demo: Path) -> None:
     with pytest.raises(CrosslignError, match="holds a finished run"):
-        experiment(cache, tmp_path)
-    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
-    experiment(cache, tmp_path, overwrite=True)
+        run_experiment(BASE, demo / "out", tables=TABLES, alignment=SHORT, cache=demo / "cache")
 
 
-def test_alignment_never_sees_what_is_held_out(cache: Path, tmp_path: Path) -> None:
-    tables = Tables(World(0), TableSpec())
-    config = alignment_config(base_model(SPEC, cache), tables, tmp_path, Alignment())
+def test_alignment_never_sees_what_is_held_out(demo: Path, tmp_path: Path) -> None:
+    spec = TableSpec(targets=200, anchors=50)
+    tables = Tables(World(0), spec)
+    config = alignment_config(base_model(BASE, demo / "cache"), tables, tmp_path, Alignment())
     run = prepare(config)
     drawn = [run.mixture.draw(0, position) for position in range(len(run.mixture))]
     assert {q.language for q in drawn} == set(World(0).codes("en", "high", "low"))
     held_out = {q.text for name in SETS for row in tables.evaluation[name] for q in [tables.query(row, "en")]}
     assert not {q.source_text for q in drawn} & held_out
     with (tmp_path / "targets.csv").open(encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == TableSpec().targets
+        assert len(list(csv.DictReader(file))) == spec.targets
 
 
-def test_changes_are_laid_over_the_configuration(cache: Path, tmp_path: Path) -> None:
+def test_changes_are_laid_over_the_configuration(demo: Path, tmp_path: Path) -> None:
     changes = {
         "objective": {"weighting": "uniform"},
         "strategy": {"name": "off_policy"},
         "training": {"weight_decay": 0.1},
     }
-    base = base_model(SPEC, cache)
+    base = base_model(BASE, demo / "cache")
     config = alignment_config(base, Tables(World(0), TABLES), tmp_path, Alignment(changes=changes))
     assert config.objective.weighting == "uniform"
     assert config.strategy.name == "off_policy"
@@ -91,10 +86,10 @@ def test_changes_are_laid_over_the_configuration(cache: Path, tmp_path: Path) ->
         )
 
 
-def test_an_adapter_is_evaluated_too(cache: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_evaluated_too(demo: Path, tmp_path: Path) -> None:
     lora = {"model": {"finetuning": "lora", "lora": {"r": 2, "target_modules": "all-linear"}}}
     alignment = Alignment(steps=2, batch_size=8, changes=lora)
-    results = run_experiment(SPEC, tmp_path, tables=TABLES, alignment=alignment, cache=cache).results()
+    results = run_experiment(BASE, tmp_path, tables=TABLES, alignment=alignment, cache=demo / "cache").results()
     assert results["groups"]["after"]["low"]["n"] == 8
 
 

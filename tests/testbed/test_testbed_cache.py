@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from small import BASE as SPEC
 
-from crosslign.testbed import cache
-from crosslign.testbed.cache import MANIFEST, BaseSpec, base_hash, base_model, default_cache, is_complete
+from crosslign.storage import MANIFEST, damaged_files
+from crosslign.testbed.cache import BaseSpec, base_hash, base_model
 from crosslign.testbed.corpus import Corpus, CorpusSpec
 from crosslign.testbed.model import ModelSpec
 from crosslign.testbed.pretrain import PretrainSpec
 from crosslign.testbed.world import World
-
-SPEC = BaseSpec(corpus=CorpusSpec(sequences=64), model=ModelSpec(hidden=32, layers=1, heads=2, feed_forward=48))
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +30,11 @@ def test_made_once(made: Path) -> None:
     assert base_model(SPEC, made.parent, said.append) == made
     assert (made / "model.safetensors").stat().st_mtime_ns == before
     assert said == [f"testbed model {made.name} from {made.parent}"]
-    assert [p.name for p in made.parent.iterdir()] == [made.name]  # nothing of the making is left
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "missing", "manifest cut", "manifest gone", "manifest empty"])
-def test_damage_is_found_and_mended(tmp_path: Path, damage: str) -> None:
-    folder = base_model(SPEC, tmp_path)
+def test_damage_is_found_and_mended(made: Path, tmp_path: Path, damage: str) -> None:
+    folder = shutil.copytree(made, tmp_path / made.name)
     weights, manifest = folder / "model.safetensors", folder / MANIFEST
     whole = weights.read_bytes()
     if damage == "cut":
@@ -50,32 +49,20 @@ def test_damage_is_found_and_mended(tmp_path: Path, damage: str) -> None:
         manifest.unlink()
     else:
         manifest.write_text("[]")
-    assert not is_complete(folder)
     said: list[str] = []
     assert base_model(SPEC, tmp_path, said.append) == folder
-    assert is_complete(folder)
+    assert damaged_files(folder) == []
     assert weights.read_bytes() == whole  # equal specifications give equal weights
     assert any("made anew" in line for line in said)
 
 
-def test_interrupted_making_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*args: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cache, "pretrain", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        base_model(SPEC, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path: Path) -> None:
-    old, fresh = tmp_path / ".staging-old", tmp_path / ".staging-fresh"
-    old.mkdir()
-    fresh.mkdir()
-    os.utime(old, (0, 0))
-    base_model(SPEC, tmp_path)
-    assert not old.exists()
-    assert fresh.exists()  # another process may be making a model in it
+def test_a_making_that_was_killed_is_begun_anew(made: Path, tmp_path: Path) -> None:
+    half = tmp_path / made.name
+    half.mkdir()
+    shutil.copy(made / "model.safetensors", half / "model.safetensors")
+    (half / "left_over").write_text("of another version")
+    assert base_model(SPEC, tmp_path) == half
+    assert {file.name for file in half.iterdir()} == {file.name for file in made.iterdir()}
 
 
 def test_unwritable_cache_falls_back_and_says_so(tmp_path: Path) -> None:
@@ -83,14 +70,14 @@ def test_unwritable_cache_falls_back_and_says_so(tmp_path: Path) -> None:
     blocked.write_text("a file where the folder should be")
     said: list[str] = []
     folder = base_model(SPEC, blocked / "cache", said.append)
-    assert is_complete(folder)
+    assert damaged_files(folder) == []
     assert any("cannot be written" in line and "not kept" in line for line in said)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_cache_without_permission_falls_back(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    assert is_complete(base_model(SPEC, tmp_path / "cache"))
+    assert damaged_files(base_model(SPEC, tmp_path / "cache")) == []
 
 
 def test_hash_covers_what_defines_the_model() -> None:
@@ -115,6 +102,7 @@ def test_manifest_says_what_was_made(made: Path) -> None:
     assert set(record) == {"files", "spec", "final_loss", "versions"}
 
 
-def test_default_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_default_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, made: Path, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() == tmp_path / "crosslign" / "testbed"
+    there = shutil.copytree(made, tmp_path / "crosslign" / "testbed" / made.name)
+    assert base_model(SPEC) == there

@@ -17,7 +17,7 @@ kept in the user's cache). Then crosslign aligns it by the same code as any othe
   crosslign demo
   crosslign demo --seed 3 --steps 100 --out runs/demo-3
 
---out gets report.md, results.json (both explained in docs/testbed.md), the query tables, in model/ all that a training
+--out gets report.txt, results.json (both explained in docs/testbed.md), the query tables, in model/ all that a training
 run writes, and in evaluation/ what crosslign eval and compare write: compared/report.html shows every answer.
 """
 

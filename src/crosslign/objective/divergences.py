@@ -76,30 +76,37 @@ def _log_ratio_to_mixture(difference: Tensor, share: float) -> Tensor:
     return torch.where(difference > 0, high, low)
 
 
+def divergence_and_gradient(log_p: Tensor, log_q: Tensor, divergence: Divergence, beta: float) -> tuple[Tensor, Tensor]:
+    """The divergence, `[...]`, and its gradient in the student's logits over T, `[..., V]`.
+
+    Args:
+        log_p, log_q: log-probabilities of student and teacher, `[..., V]`.
+        divergence, beta: as for `token_divergence`.
+    """
+    p = log_p.exp()
+    if divergence == "forward_kl":
+        q = log_q.exp()
+        return _expected(q, log_q - log_p), p - q
+    if divergence == "reverse_kl":
+        ratio = log_p - log_q
+        value = _expected(p, ratio)
+        return value, torch.where(p > 0, p * (ratio - value[..., None]), 0)
+    # NaN where both are -inf, and such entries have p = q = 0.
+    difference = log_q - log_p
+    from_mixture = -_log_ratio_to_mixture(difference, beta)
+    student_part = _expected(p, from_mixture)
+    teacher_part = _expected(log_q.exp(), -_log_ratio_to_mixture(-difference, 1 - beta))
+    value = beta * teacher_part + (1 - beta) * student_part
+    return value, torch.where(p > 0, (1 - beta) * p * (from_mixture - student_part[..., None]), 0)
+
+
 class _TokenDivergence(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, student: Tensor, teacher: Tensor, divergence: Divergence, temperature: float, beta: float
     ) -> Tensor:
-        log_p = torch.log_softmax(student / temperature, -1)
-        log_q = torch.log_softmax(teacher / temperature, -1)
-        p = log_p.exp()
-        if divergence == "forward_kl":
-            q = log_q.exp()
-            value = _expected(q, log_q - log_p)
-            gradient = p - q
-        elif divergence == "reverse_kl":
-            ratio = log_p - log_q
-            value = _expected(p, ratio)
-            gradient = torch.where(p > 0, p * (ratio - value[..., None]), 0)
-        else:
-            # difference = log q - log p; NaN where both are -inf, and such entries have p = q = 0.
-            difference = log_q - log_p
-            student_part = _expected(p, -_log_ratio_to_mixture(difference, beta))
-            teacher_part = _expected(log_q.exp(), -_log_ratio_to_mixture(-difference, 1 - beta))
-            value = beta * teacher_part + (1 - beta) * student_part
-            centred = -_log_ratio_to_mixture(difference, beta) - student_part[..., None]
-            gradient = torch.where(p > 0, (1 - beta) * p * centred, 0)
+        log_p, log_q = ((logits / temperature).log_softmax(-1) for logits in (student, teacher))
+        value, gradient = divergence_and_gradient(log_p, log_q, divergence, beta)
         ctx.save_for_backward(gradient.div_(temperature))
         return value
 

@@ -38,8 +38,18 @@ class OutputHead:
         return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
 
 
-def described(head: Head) -> OutputHead | None:
-    """The head as an OutputHead over a plain linear layer, or None if it may do something that is not described.
+@dataclass(frozen=True, eq=False)
+class PlainHead:
+    """An OutputHead over a plain linear layer, taken apart: `weight` is `[V, H]`, `bias` `[V]` or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+
+
+def described(head: Head) -> PlainHead | None:
+    """The head taken apart, or None if it may do something that is not described.
 
     A subclass of `nn.Linear`, a layer with hooks (offloading, sharding) or with weights that are no floating-point
     numbers is not plain: its weight alone does not say what it computes.
@@ -49,4 +59,4 @@ def described(head: Head) -> OutputHead | None:
     if type(linear) is not torch.nn.Linear or not linear.weight.is_floating_point():
         return None
     hooked = linear._forward_hooks or linear._forward_pre_hooks or hasattr(linear, "_hf_hook")
-    return None if hooked else found
+    return None if hooked else PlainHead(linear.weight, linear.bias, found.scale, found.softcap)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from crosslign.objective.divergences import Divergence, token_divergence
 from crosslign.objective.fused import fused_weighted_divergence
 from crosslign.objective.head import Head, OutputHead, described
+from crosslign.objective.kernel import Options
 from crosslign.objective.result import WeightedDivergence, combine
 from crosslign.objective.weighting import Weighting, token_weight
 
@@ -69,7 +69,7 @@ Implementation = Literal["fused", "reference"]
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(Options):
     """The weighted divergence with its options fixed, from hidden states and output heads. This is what the trainer
     calls.
 
@@ -78,14 +78,11 @@ class Objective:
     function) needs the reference path; `fused` then takes it too, and warns once.
     """
 
-    divergence: Divergence = "reverse_kl"
-    weighting: Weighting = "dpsw"
-    top_k: int = 32
-    temperature: float = 1.0
-    beta: float = 0.5
     implementation: Implementation = "fused"
+    _warned: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.implementation not in get_args(Implementation):
             valid = ", ".join(get_args(Implementation))
             raise ValueError(f"implementation is {self.implementation!r}; valid: {valid}")
@@ -103,35 +100,26 @@ class Objective:
 
         `sequences` is what the sum of the sequences' losses is divided by, as for `weighted_divergence`.
         """
-        options: dict[str, Any] = {
-            "divergence": self.divergence,
-            "weighting": self.weighting,
-            "top_k": self.top_k,
-            "temperature": self.temperature,
-            "beta": self.beta,
-            "sequences": sequences,
-        }
+        options: dict[str, Any] = {option.name: getattr(self, option.name) for option in fields(Options)}
+        options["sequences"] = sequences
         if self.implementation == "fused":
-            unknown = [h for h in (student_head, teacher_head) if described(h) is None]
+            unknown = [head for head in (student_head, teacher_head) if described(head) is None]
             if not unknown:
                 return fused_weighted_divergence(
                     student_hidden, teacher_hidden, student_head, teacher_head, mask, **options
                 )
-            _warn_of_fallback(_name(unknown[0]))
+            self._warn_once(unknown[0])
         with torch.no_grad():
             teacher_logits = teacher_head(teacher_hidden)
         return weighted_divergence(student_head(student_hidden), teacher_logits, mask, **options)
 
-
-def _name(head: Head) -> str:
-    inner = head.linear if isinstance(head, OutputHead) else head
-    return getattr(inner, "__qualname__", type(inner).__name__)
-
-
-@functools.cache  # once for each kind of head, not at every step
-def _warn_of_fallback(name: str) -> None:
-    logger.warning(
-        "the output head (%s) is not a plain linear layer, so the logits of whole batches are held: more memory, and "
-        "slower. objective.implementation: reference does the same without this warning.",
-        name,
-    )
+    def _warn_once(self, head: Head) -> None:
+        inner = head.linear if isinstance(head, OutputHead) else head
+        name = getattr(inner, "__qualname__", type(inner).__name__)
+        if name not in self._warned:
+            self._warned.add(name)
+            logger.warning(
+                "the output head (%s) is not a plain linear layer, so the logits of whole batches are held: more "
+                "memory, and slower. objective.implementation: reference does the same without this warning.",
+                name,
+            )

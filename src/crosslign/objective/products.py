@@ -7,11 +7,12 @@ anyway). Elsewhere the operands are widened block by block, so no wide copy of a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from crosslign.objective.head import OutputHead
+from crosslign.objective.head import PlainHead
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -38,13 +39,17 @@ class Precision:
         half = operand in _HALF and _wide_result(hidden.device)
         return cls(operand if half else torch.float32, torch.float32)
 
-    def product(self, a: Tensor, b: Tensor, out: Tensor) -> None:
-        """`out = a b`."""
-        a, b = a.to(self.operand), b.to(self.operand)
-        if self.operand == self.result:
-            torch.mm(a, b, out=out)
-        else:
-            torch.mm(a, b, out_dtype=self.result, out=out)
+    def logits(self, head: PlainHead, rows: Tensor, columns: slice = slice(None), out: Tensor | None = None) -> Tensor:
+        """The head's logits `[n, columns]` of these rows `[n, H]`, without a graph; written to `out` if given."""
+        a, b = rows.to(self.operand), head.weight[columns].t().to(self.operand)
+        out = torch.mm(a, b, out=out, **self._result)
+        if head.bias is not None:
+            out.add_(head.bias[columns])
+        if head.scale != 1:
+            out.mul_(head.scale)
+        if head.softcap is not None:
+            out.div_(head.softcap).tanh_().mul_(head.softcap)
+        return out
 
     def add_product(self, out: Tensor, a: Tensor, b: Tensor, *, first: bool = False) -> None:
         """`out += a b`; of a sum's first product `out = a b`, whatever `out` holds."""
@@ -56,53 +61,8 @@ class Precision:
             (out.copy_ if first else out.add_)(two[:1])
             return
         a, b = a.to(self.operand), b.to(self.operand)
-        beta = 0 if first else 1
-        if self.operand == self.result:
-            out.addmm_(a, b, beta=beta)
-        else:
-            torch.addmm(out, a, b, out_dtype=self.result, beta=beta, out=out)
+        torch.addmm(out, a, b, beta=0 if first else 1, out=out, **self._result)
 
-
-@dataclass(frozen=True)
-class Projection:
-    """A described head with its tensors, without their graph."""
-
-    weight: Tensor
-    bias: Tensor | None
-    scale: float
-    softcap: float | None
-
-    @classmethod
-    def of(cls, head: OutputHead) -> Projection:
-        linear = head.linear
-        assert isinstance(linear, torch.nn.Linear)
-        bias = linear.bias.detach() if linear.bias is not None else None
-        return cls(linear.weight.detach(), bias, head.scale, head.softcap)
-
-    def same(self, other: Projection) -> bool:
-        """Both are one head, so one product serves both."""
-
-        def one(a: Tensor | None, b: Tensor | None) -> bool:
-            if a is None or b is None:
-                return a is b
-            return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.dtype == b.dtype
-
-        return (
-            one(self.weight, other.weight)
-            and one(self.bias, other.bias)
-            and (self.scale, self.softcap) == (other.scale, other.softcap)
-        )
-
-    def infinite(self) -> bool:
-        """Some logits are infinite: a bias of -inf takes entries out of the vocabulary."""
-        return self.bias is not None and not bool(self.bias.isfinite().all())
-
-    def logits(self, rows: Tensor, columns: slice, out: Tensor, precision: Precision) -> None:
-        """`out = ` the logits `[n, columns]` of these rows `[n, H]`."""
-        precision.product(rows, self.weight[columns].t(), out)
-        if self.bias is not None:
-            out.add_(self.bias[columns])
-        if self.scale != 1:
-            out.mul_(self.scale)
-        if self.softcap is not None:
-            out.div_(self.softcap).tanh_().mul_(self.softcap)
+    @property
+    def _result(self) -> dict[str, Any]:
+        return {} if self.operand == self.result else {"out_dtype": self.result}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from crosslign.storage import write_atomically
@@ -11,9 +10,9 @@ from crosslign.testbed.experiment import Alignment, run_experiment
 from crosslign.testbed.folders import check_folders, write_folders
 from crosslign.testbed.report import report, terminal
 from crosslign.testbed.tables import TableSpec
-from crosslign.types import CrosslignError
+from crosslign.types import Announce, CrosslignError, silent
 
-REPORT = "report.md"
+REPORT = "report.txt"
 MAX_SEED = 2**32 - 1  # numpy's generator, which transformers seeds, takes no more
 MAX_STEPS = 100_000
 
@@ -34,9 +33,9 @@ def run_demo(
     tables: TableSpec | None = None,
     cache: Path | None = None,
     overwrite: bool = False,
-    announce: Callable[[str], None] = lambda text: None,
+    announce: Announce = silent,
 ) -> str:
-    """`run_experiment`, then `report.md` and the folders of `crosslign eval` in `output_dir`.
+    """`run_experiment`, then `report.txt` and the folders of `crosslign eval` in `output_dir`.
 
     Returns the text for a terminal, which ends with the path of the page that compares before and after.
     """

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from crosslign.contexts import ContextBuilder
-from crosslign.models import token_ids
-from crosslign.rollouts import SamplingParameters, TransformersSampler
+from crosslign.rollouts import SamplingParameters, sampler_of
 from crosslign.testbed.judge import Judge, Judgement, rates
 from crosslign.testbed.tables import SETS, SetName, Tables
 from crosslign.testbed.world import GROUPS, Group
@@ -74,14 +72,7 @@ def _completer(
     model: Any, tokenizer: Any, batch_size: int
 ) -> Callable[[Sequence[Sequence[int]], int], list[tuple[str, bool]]]:
     """Prompts and the longest completion -> text, and whether it was cut, of each."""
-    ids = token_ids(tokenizer, model)
-    sampler = TransformersSampler(
-        lambda: nullcontext(model),
-        stop_token_ids=ids.stop,
-        pad_token_id=ids.pad,
-        forbidden_token_ids=ids.forbidden,
-        batch_size=batch_size,
-    )
+    sampler = sampler_of(model, tokenizer, batch_size)
 
     def complete(prompts: Sequence[Sequence[int]], length: int) -> list[tuple[str, bool]]:
         parameters = SamplingParameters(temperature=0, max_completion_length=length)

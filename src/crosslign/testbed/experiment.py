@@ -31,6 +31,7 @@ from crosslign.testbed.evaluate import (
 from crosslign.testbed.judge import Judge
 from crosslign.testbed.pretrain import one_thread
 from crosslign.testbed.tables import Tables, TableSpec
+from crosslign.types import Announce, silent
 
 TEACHER_TEMPLATE: dict[str, Any] = {
     "description": "The testbed's teacher: the frozen model's verdict on the English request, then the request.",
@@ -132,7 +133,7 @@ def run_experiment(
     alignment: Alignment | None = None,
     cache: Path | None = None,
     overwrite: bool = False,
-    announce: Callable[[str], None] = lambda text: None,
+    announce: Announce = silent,
 ) -> Experiment:
     """Base model, alignment by `crosslign.runs.train`, and the evaluation at all three stages.
 

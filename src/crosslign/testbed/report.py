@@ -1,18 +1,16 @@
-"""What the experiment found, in words a newcomer understands: a table, examples, and a report in Markdown."""
+"""What the experiment found, in words a newcomer understands: tables and examples."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from crosslign.evaluation.stats import wilson
-from crosslign.evaluation.tables import aligned, escape, markdown
+from crosslign.evaluation.tables import MISSING, aligned, number
 from crosslign.storage import versions
 from crosslign.testbed.evaluate import Reply
 from crosslign.testbed.experiment import RESULTS, Experiment
-from crosslign.testbed.language import ENGLISH
 from crosslign.testbed.tables import SetName
 from crosslign.testbed.world import World
 
@@ -47,7 +45,7 @@ def cell(before: Sequence[Reply], after: Sequence[Reply], name: SetName, hit: Ca
     """`100 ->   2 [0-13]`: rates before and after in %, and the interval of the second."""
     old, new = [hit(r) for r in before if r.set == name], [hit(r) for r in after if r.set == name]
     if not new:
-        return "-"
+        return MISSING
     rate = wilson(sum(new), len(new))
     interval = f"[{100 * rate.low:.0f}-{100 * rate.high:.0f}]"
     return f"{100 * sum(old) / len(old):3.0f} -> {100 * rate.value:3.0f} {interval}"
@@ -65,14 +63,13 @@ def rows(experiment: Experiment, world: World) -> list[tuple[str, ...]]:
 
 def terminal(experiment: Experiment, world: World, steps: int) -> str:
     """The table, how to read it, and the examples."""
-    examples = "\n\n".join("\n".join(e.lines()) for e in pick_examples(experiment, world))
     return "\n\n".join(
         (
             f"{steps} steps of on-policy MSD with DPSW, seed {world.seed}:",
             terminal_table(experiment, world),
             READING,
             "The first request of each set, in the first trained language:",
-            examples,
+            examples(experiment, world),
             LIMITS,
         )
     )
@@ -83,61 +80,35 @@ def terminal_table(experiment: Experiment, world: World) -> str:
     return aligned([header, *rows(experiment, world)], left=range(len(header)))
 
 
-@dataclass(frozen=True)
-class Example:
-    """One request with its replies, and word-for-word English of all three."""
-
-    title: str
-    request: tuple[str, str]
-    before: tuple[str, str]
-    after: tuple[str, str]
-
-    def lines(self) -> list[str]:
-        parts = (("request", self.request), ("before", self.before), ("after", self.after))
-        return [f"{self.title}:", *(f"  {name:<8} {text}   ({english})" for name, (text, english) in parts)]
-
-
-def pick_examples(experiment: Experiment, world: World) -> list[Example]:
-    """The first request of each set, in the first low-resource language: whatever came out."""
-    language = world.codes("low")[0]
-
-    def glossed(text: str) -> tuple[str, str]:
-        return text, world.languages[language].gloss(text)
-
-    examples = []
+def examples(experiment: Experiment, world: World) -> str:
+    """The first request of each set in the first low-resource language with its replies, whatever came out, and
+    word-for-word English of all three."""
+    code = world.codes("low")[0]
+    parts = []
     for name, title in EXAMPLES:
         before, after = (
-            next(r for r in experiment.replies[stage] if r.set == name and r.query.language == language)
+            next(r for r in experiment.replies[stage] if r.set == name and r.query.language == code)
             for stage in ("before", "after")
         )
-        examples.append(
-            Example(title, glossed(before.query.text), glossed(before.completion), glossed(after.completion))
-        )
-    return examples
+        said = {"request": before.query.text, "before": before.completion, "after": after.completion}
+        lines = (f"  {what:<8} {text}   ({world.languages[code].gloss(text)})" for what, text in said.items())
+        parts.append("\n".join((f"{title}:", *lines)))
+    return "\n\n".join(parts)
 
 
 def report(experiment: Experiment, world: World, steps: int) -> str:
-    """The demo's report in Markdown. Replies of the model are escaped."""
-    results = experiment.results()
-    parts = [
-        "# The testbed: before and after alignment",
-        f"Seed {world.seed}, {steps} steps of on-policy MSD with DPSW in {experiment.seconds:.0f} s. "
-        f"Languages: {ENGLISH} (the source), and {len(world.codes()) - 1} invented ones.",
-        markdown([("language", "group", *(t for t, _, _ in COLUMNS)), *rows(experiment, world)], left=(0, 1)),
-        READING,
-        "## With the teacher's context, and on harder requests",
-        "The teacher is the same model before alignment, which also sees the English request and its own verdict on "
-        "it: alignment leads where it is. Attack success rate in %, means over the languages of a group.",
-        markdown([("requests", "group", "before", "teacher", "after"), *_harder(results)], left=(0, 1)),
-        "## The first request of each set",
-        *(_example(e) for e in pick_examples(experiment, world)),
-        "## What this is",
-        LIMITS,
-        f"`{RESULTS}` holds every rate (see docs/testbed.md), `model/` the aligned model with the run's metrics, "
-        f"rollouts and configuration. Made with {', '.join(f'{k} {v}' for k, v in versions().items())} on "
-        f"{platform.machine()}, {platform.system()}.",
-    ]
-    return "\n\n".join(parts) + "\n"
+    """The text for a terminal, and what the teacher's context and harder requests gave."""
+    return "\n\n".join(
+        (
+            terminal(experiment, world, steps),
+            "The teacher is the same model before alignment, which also sees the English request and its own verdict "
+            "on it: alignment leads where it is. Attack success rate in %, means over the languages of a group:",
+            aligned([("requests", "group", "before", "teacher", "after"), *_harder(experiment.results())], left=(0, 1)),
+            f"{RESULTS} holds every rate (see docs/testbed.md), model/ the aligned model with the run's metrics, "
+            f"rollouts and configuration. Made with {', '.join(f'{k} {v}' for k, v in versions().items())} on "
+            f"{platform.machine()}, {platform.system()}.\n",
+        )
+    )
 
 
 def _harder(results: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -146,11 +117,5 @@ def _harder(results: dict[str, Any]) -> list[tuple[str, ...]]:
     for name, title in names.items():
         for group, group_name in GROUP_NAMES.items():
             values = (results["sets"][stage][name][group]["asr"] for stage in ("before", "teacher", "after"))
-            made.append((title, group_name, *("-" if v is None else f"{v:.1f}" for v in values)))
+            made.append((title, group_name, *map(number, values)))
     return made
-
-
-def _example(example: Example) -> str:
-    parts = (("request", example.request), ("before", example.before), ("after", example.after))
-    listed = "\n".join(f"- {name}: {escape(text)} ({escape(english)})" for name, (text, english) in parts)
-    return f"{example.title}:\n\n{listed}"

@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -58,9 +59,9 @@ class Tables:
         kinds: tuple[Kind, ...] = ("harmful", "benign", "lookalike", "out_of_scope")
         for kind in kinds:
             self._aligned[kind], self._unseen[kind] = [], []
-            for pool in _by_category([c for c in world.concepts if c.kind == kind]).values():
-                if pool[0].category in HELD_OUT_HAZARDS:
-                    continue
+            mine = [c for c in world.concepts if c.kind == kind and c.category not in HELD_OUT_HAZARDS]
+            for _, concepts in groupby(mine, lambda c: c.category):
+                pool = list(concepts)
                 rng.shuffle(pool)
                 cut = round(spec.aligned * len(pool))
                 self._aligned[kind] += pool[:cut]
@@ -143,10 +144,3 @@ class Tables:
                 texts = [self.world.query(row.request, code) for code in languages]
                 writer.writerow([row.id, concept.label, concept.category, *texts])
         return path
-
-
-def _by_category(concepts: Sequence[Concept]) -> dict[str, list[Concept]]:
-    result: dict[str, list[Concept]] = {}
-    for concept in concepts:
-        result.setdefault(concept.category, []).append(concept)
-    return result

@@ -113,17 +113,6 @@ def kind_of(verb: str, category: str) -> Kind | None:
     return "benign"
 
 
-def all_concepts() -> tuple[Concept, ...]:
-    """Every concept, in a fixed order."""
-    return tuple(
-        Concept(verb, thing, category, kind)
-        for category, things in OBJECTS.items()
-        for thing in things
-        for verb in VERBS
-        if (kind := kind_of(verb, category)) is not None
-    )
-
-
 def lexemes(polite: bool = False) -> tuple[str, ...]:
     """Every English word that the languages translate, each once."""
     around = (word for parts in (PREAMBLE, CLOSING) for part in parts.values() for word in part) if polite else ()
@@ -190,7 +179,14 @@ class World:
 
     @cached_property
     def concepts(self) -> tuple[Concept, ...]:
-        return all_concepts()
+        """Everything that can be asked about."""
+        return tuple(
+            Concept(verb, thing, category, kind)
+            for category, things in OBJECTS.items()
+            for thing in things
+            for verb in VERBS
+            if (kind := kind_of(verb, category)) is not None
+        )
 
     @cached_property
     def tools(self) -> Mapping[str, str]:

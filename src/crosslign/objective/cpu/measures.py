@@ -1,4 +1,4 @@
-"""The elementwise mathematics of the fused path, block by block, in place.
+"""The divergences of `objective.divergences` and their gradients, block by block, in place.
 
 With the logits s of the student and t of the teacher, divided by the temperature, d = s - t, the maxima m_b of a token
 in block b, e_s = exp(s - m_b), likewise e_t, and M the largest m_b, each sum over the vocabulary is put together from
@@ -14,7 +14,7 @@ sums over blocks, e.g. Z_s = sum_b exp(m_b - M) sum_{v in b} e_s. From then on e
                   r = log(m / p) = log1p(beta expm1(log q - log p)), so that log(m / q) = r - (log q - log p)
 
 A soft-capped student's gradient is multiplied with the slope of the cap, `1 - (logits / c)^2`. Sums over a block are
-float32, over blocks float64 where the device has it. Each gradient is exactly zero where the two sides have equal
+float32, over blocks float64. Each gradient is exactly zero where the two sides have equal
 logits.
 """
 
@@ -27,9 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosslign.objective.blocks import LogitBlocks, Tile
+from crosslign.objective.cpu.blocks import GROUP, LogitBlocks, Tile
 from crosslign.objective.divergences import Divergence
-from crosslign.objective.groups import GROUP
 
 # Of log q - log p: beyond it the smaller probability is below 1e-34 of the larger one.
 _LARGEST_EXPONENT = 80.0
@@ -56,23 +55,17 @@ class Measure(ABC):
     _constants: list[tuple[Tensor, ...]]
 
     def __init__(
-        self,
-        logits: LogitBlocks,
-        temperature: float,
-        beta: float,
-        softcap: float | None,
-        infinite: bool,
+        self, logits: LogitBlocks, temperature: float, beta: float, softcap: float | None, infinite: bool
     ) -> None:
         self.logits, self.rows = logits, logits.rows
         self.temperature, self.beta, self.softcap, self.infinite = temperature, beta, softcap, infinite
         memory, count = logits.both(0), len(logits)
-        self.wide = torch.float32 if memory.device.type == "mps" else torch.float64
         # Of each block, `[blocks, 2, n, ...]`; maxima are before the temperature.
         self._group_maxima = memory.new_empty(count, 2, self.rows, logits.width // GROUP)
         self._maxima = memory.new_empty(count, 2, self.rows, 1)
         self._sums = memory.new_empty(count, 2, self.rows, 1)  # of exponentials
-        # Exponentials are of the logits themselves until that is found unsafe; asking is cheap on a CPU only.
-        self._shifted = memory.device.type != "cpu" or temperature != 1 or infinite
+        # Exponentials are of the logits themselves until that is found unsafe.
+        self._shifted = temperature != 1 or infinite
         self._places: dict[int, list[tuple[Tensor, ...]]] = {}
 
     @property
@@ -104,10 +97,10 @@ class Measure(ABC):
             for number in range(len(self.logits)):
                 self.add(number)
         shift = self._maxima if self._shifted else torch.zeros_like(self._maxima[:1])
-        self._scale = torch.exp((shift - self._largest).to(self.wide) / self.temperature)
+        self._scale = torch.exp((shift - self._largest).double() / self.temperature)
         self._parts = self._scale * self._sums
         self._total = self._parts.sum(0)
-        shift = (self._largest[:1] - self._largest[1:]).to(self.wide) / self.temperature
+        shift = (self._largest[:1] - self._largest[1:]).double() / self.temperature
         # log-sum-exp of the student minus that of the teacher
         self._log_ratio = shift + torch.log(self._total[:1] / self._total[1:])
         if choice is not None:
@@ -116,10 +109,10 @@ class Measure(ABC):
 
     def _disagreement(self, choice: Tensor) -> Tensor:
         block, place, logits = self.logits.student_around(choice)
-        token = torch.arange(self.rows, device=choice.device)
+        token = torch.arange(self.rows)
         self._cool(logits.sub_(self._largest[0])).exp_().scatter_(1, place[:, None], 0)
         parts = self._parts[:, 0].clone()
-        parts[block, token] = logits.sum(-1, keepdim=True).to(self.wide)
+        parts[block, token] = logits.sum(-1, keepdim=True).double()
         return (parts.sum(0) / self._total[0]).clamp_(0, 1).flatten()
 
     @abstractmethod
