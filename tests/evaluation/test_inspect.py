@@ -81,7 +81,7 @@ class Recorder:
 
 
 def use(judge: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    monkeypatch.setattr(inspect_tasks, "_judge", lambda spec, url: (judge, Lock()))
+    monkeypatch.setattr(inspect_tasks, "shared_judge", lambda spec, url: (judge, Lock()))
     return judge
 
 
@@ -105,6 +105,9 @@ def test_rates_by_label_and_language(tmp_path: Path) -> None:
             "invalid_rate": 1 / 12,
             "invalid_rate_en": 1 / 6,
             "invalid_rate_sw": 0.0,
+            "invalid_stderr": 1 / 12,  # one row of six; deviations of 5/6 and -1/6: sqrt(5/6 * 6/5) / 12
+            "invalid_stderr_en": 1 / 6,
+            "invalid_stderr_sw": 0.0,
         }
     )
 

@@ -30,10 +30,11 @@ class Completer(Protocol):
 
 
 def completion_row(query: Query, completion: str, truncated: bool, **more: Any) -> Row:
-    return {**_described(query), "completion": completion, "truncated": truncated, **more}
+    return {**query_row(query), "completion": completion, "truncated": truncated, **more}
 
 
-def _described(query: Query) -> Row:
+def query_row(query: Query) -> Row:
+    """What a row says of its query; `query_of` reads it back."""
     return {
         "id": query.id,
         "language": query.language,
@@ -112,20 +113,19 @@ class SamplerCompleter:
         return self._identity
 
     def complete(self, queries: Sequence[Query], on_rows: OnRows) -> None:
-        """Raises CrosslignError, before anything is sampled, for a query whose context is too long."""
+        """Raises CrosslignError for a query whose context is too long; a student's before anything is sampled."""
         try:
-            lengths = {q.key: len(self._contexts.student(q).token_ids) for q in queries}
+            self._complete(queries, on_rows)
         except ContextOverflow as overflow:
             raise too_long(overflow) from overflow
+
+    def _complete(self, queries: Sequence[Query], on_rows: OnRows) -> None:
+        lengths = {q.key: len(self._contexts.student(q).token_ids) for q in queries}
         ordered = sorted(queries, key=lambda q: (-lengths[q.key], q.key))
         decode = self._contexts.tokenizer.decode
         for start in range(0, len(ordered), self._batch_size):
             batch = ordered[start : start + self._batch_size]
-            try:
-                contexts = self._make_context(batch)
-            except ContextOverflow as overflow:
-                raise too_long(overflow) from overflow
-            prompts = [c.token_ids for c in contexts]
+            prompts = [c.token_ids for c in self._make_context(batch)]
             # Not from the batch's number: a resumed call draws as one that was never interrupted.
             seed = derive_seed(self._seed, *(q.key for q in batch))
             completions = self._sampler.sample(prompts, self._parameters, seed=seed)
@@ -248,7 +248,7 @@ def _current(queries: Sequence[Query], rows: Mapping[str, Row]) -> dict[str, Row
     A query whose text has changed under the same id is another query.
     """
     return {
-        q.key: {**rows[q.key], **_described(q)}
+        q.key: {**rows[q.key], **query_row(q)}
         for q in queries
         if q.key in rows and rows[q.key].get("query") == q.text and "completion" in rows[q.key]
     }
