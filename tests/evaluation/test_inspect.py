@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
@@ -11,7 +12,8 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("inspect_ai", reason="an extra: pip install 'crosslign[inspect]'")
+if sys.version_info < (3, 11):
+    pytest.skip("inspect-ai wants Python 3.11", allow_module_level=True)
 
 import tomllib
 from inspect_ai import eval as inspect_eval

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 import task_files
 from task_files import text, write_parquet, write_rows
@@ -22,7 +23,6 @@ def write_list(path: Path, texts: list[str]) -> None:
     """A file of the authors' repository: one text a row, no header, with a byte-order mark here and there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".xlsx":
-        openpyxl = pytest.importorskip("openpyxl")
         book = openpyxl.Workbook()
         for one in texts:
             book.active.append([one])
@@ -105,7 +105,6 @@ def test_a_category_that_english_lacks_is_left_out_with_a_note(tmp_path: Path) -
 
 def test_a_file_for_each_language_with_a_header(tmp_path: Path) -> None:
     write_rows(tmp_path / "en.csv", [["prompt", "category"], ["a", "Insult"], ["b", "Insult"], ["c", "Mental Health"]])
-    openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
     for row in (["category", "text"], ["Insult", "A"], ["Insult", "B"], ["Mental_Health", "C"]):
         book.active.append(row)
