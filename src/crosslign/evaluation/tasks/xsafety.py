@@ -111,7 +111,7 @@ def _table(file: Path, notes: list[str], own: str | None = None) -> Texts:
         if not category or not said:
             nameless += 1
             continue
-        language = own or language_code(said, SPELLINGS, str(file), number, "language")
+        language = own or language_code(said, SPELLINGS, str(file), number)
         texts.setdefault(language, {}).setdefault(category, []).append(text_of(record.get(column)))
     if nameless:
         notes.append(f"{nameless} rows without a language or a category are left out.")
