@@ -31,7 +31,7 @@ from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.evaluate import Reply, evaluate
 from crosslign.testbed.experiment import Alignment, alignment_config
 from crosslign.testbed.judge import Judge
-from crosslign.testbed.tables import Tables, TableSpec
+from crosslign.testbed.tables import Tables, TableSizes
 from crosslign.testbed.world import World
 from crosslign.types import Role
 
@@ -50,7 +50,7 @@ BANDS: dict[str, tuple[tuple[str, float, float], ...]] = {
 }
 
 
-def measure(method: Method, seed: int, alignment: Alignment, spec: TableSpec) -> dict[str, Any]:
+def measure(method: Method, seed: int, alignment: Alignment, spec: TableSizes) -> dict[str, Any]:
     """One method on one seed: what became of each evaluated request, seconds, and the distance moved."""
     torch.set_num_threads(1)
     path = FOLDER / f"{seed}-{method.name.replace(' ', '_').replace(':', '')}.json"
@@ -106,7 +106,7 @@ def distance(model: Any, base: Any, contexts: Any, tables: Tables) -> float:
     return total / count
 
 
-def run_all(methods: Sequence[Method], seeds: Sequence[int], alignment: Alignment, spec: TableSpec, jobs: int) -> Any:
+def run_all(methods: Sequence[Method], seeds: Sequence[int], alignment: Alignment, spec: TableSizes, jobs: int) -> Any:
     """(method, seed) -> record, `jobs` at a time, each on one thread."""
     os.environ["OMP_NUM_THREADS"] = "1"
     records: dict[tuple[str, int], dict[str, Any]] = {}
@@ -145,12 +145,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TQDM_DISABLE", "1")
     alignment = Alignment(steps=arguments.steps)
     if arguments.quick:
-        wrong = bands(run_all(QUICK, [0], alignment, TableSpec(evaluation=20), arguments.jobs), 0)
+        wrong = bands(run_all(QUICK, [0], alignment, TableSizes(evaluation=20), arguments.jobs), 0)
         for line in wrong:
             print(f"out of its band: {line}", file=sys.stderr)
         return 1 if wrong else 0
     methods, seeds = (BASE, TEACHER, *METHODS), range(arguments.seeds)
-    records = run_all(methods, seeds, alignment, TableSpec(), arguments.jobs)
+    records = run_all(methods, seeds, alignment, TableSizes(), arguments.jobs)
     table = markdown([m.name for m in methods], records, list(seeds), REFERENCE.name)
     differences = compare([m.name for m in METHODS], records, list(seeds), REFERENCE.name)
     write_atomically(

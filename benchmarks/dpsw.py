@@ -35,7 +35,7 @@ from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.evaluate import by_group, evaluate
 from crosslign.testbed.experiment import Alignment, alignment_config
 from crosslign.testbed.judge import Judge
-from crosslign.testbed.tables import SetName, Tables, TableSpec
+from crosslign.testbed.tables import SetName, Tables, TableSizes
 from crosslign.testbed.world import World
 from crosslign.types import Rollout
 
@@ -120,7 +120,7 @@ def measure(case: Case, steps: int, every: int) -> dict[str, Any]:
             return found
     options = {"objective": {"weighting": case.weighting, "top_k": case.top_k}}
     alignment = Alignment(steps=steps, learning_rate=case.learning_rate, temperature=case.temperature)
-    tables = Tables(world, TableSpec())
+    tables = Tables(world, TableSizes())
     folder = FOLDER / "work" / case.slug
     shutil.rmtree(folder, ignore_errors=True)  # of an interrupted call
     run = build.prepare(

@@ -21,12 +21,12 @@ from crosslign.testbed.experiment import RESULTS, Alignment, Experiment
 from crosslign.testbed.judge import Judge
 from crosslign.testbed.model import ModelSpec
 from crosslign.testbed.report import COLUMNS, pick_examples, report, terminal, terminal_table
-from crosslign.testbed.tables import SETS, Tables, TableSpec
+from crosslign.testbed.tables import SETS, Tables, TableSizes
 from crosslign.testbed.world import World
 from crosslign.types import CrosslignError
 
 SMALL = BaseSpec(corpus=CorpusSpec(sequences=64), model=ModelSpec(hidden=32, layers=1, heads=2, feed_forward=48))
-ROWS = TableSpec(targets=20, anchors=20, evaluation=2)
+ROWS = TableSizes(targets=20, anchors=20, evaluation=2)
 WORLD = World(0)
 LOW = "art-x-low1"
 
@@ -38,9 +38,9 @@ def wilson_by_hand(count: int, n: int) -> tuple[float, float]:
     return tuple(100 * (middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))  # type: ignore[return-value]
 
 
-def experiment(tables: TableSpec | None = None) -> Experiment:
+def experiment(tables: TableSizes | None = None) -> Experiment:
     """A scripted outcome: before, all complies; after, all is right but for the first look-alike, which is refused."""
-    made, judge = Tables(WORLD, tables or TableSpec(evaluation=10)), Judge(WORLD)
+    made, judge = Tables(WORLD, tables or TableSizes(evaluation=10)), Judge(WORLD)
 
     def replies(stage: str) -> list[Reply]:
         said = []
@@ -102,7 +102,7 @@ def test_examples_are_the_first_of_each_set_whatever_came_out() -> None:
 def test_replies_cannot_write_markup_into_the_report() -> None:
     outcome = experiment()
     hostile = "<script>x</script> [a](b) `c` | d"
-    judgement = Judge(WORLD).judge(hostile, Tables(WORLD, TableSpec()).targets[0].request.concept, LOW)
+    judgement = Judge(WORLD).judge(hostile, Tables(WORLD, TableSizes()).targets[0].request.concept, LOW)
     for number, reply in enumerate(outcome.replies["after"]):
         outcome.replies["after"][number] = Reply(reply.set, reply.group, reply.query, hostile, judgement)
     text = report(outcome, WORLD, 7)
@@ -192,7 +192,7 @@ from crosslign.testbed.corpus import CorpusSpec
 from crosslign.testbed.model import ModelSpec
 folder = pathlib.Path({str(tmp_path)!r})
 spec = BaseSpec(corpus=CorpusSpec(sequences=64), model=ModelSpec(hidden=32, layers=1, heads=2, feed_forward=48))
-rows = TableSpec(targets=20, anchors=20, evaluation=2)
+rows = TableSizes(targets=20, anchors=20, evaluation=2)
 print(run_demo(spec, Alignment(steps=1, batch_size=8), folder / "out", tables=rows, cache=folder))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -14,12 +14,12 @@ from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.corpus import CorpusSpec
 from crosslign.testbed.experiment import RESULTS, Alignment, alignment_config, run_experiment
 from crosslign.testbed.model import ModelSpec
-from crosslign.testbed.tables import SETS, Tables, TableSpec
+from crosslign.testbed.tables import SETS, Tables, TableSizes
 from crosslign.testbed.world import GROUPS, World
 from crosslign.types import CrosslignError
 
 SPEC = BaseSpec(corpus=CorpusSpec(sequences=64), model=ModelSpec(hidden=32, layers=1, heads=2, feed_forward=48))
-TABLES = TableSpec(targets=20, anchors=20, evaluation=2)
+TABLES = TableSizes(targets=20, anchors=20, evaluation=2)
 SHORT = Alignment(steps=2, batch_size=8)
 
 
@@ -62,7 +62,7 @@ def test_finished_experiment_is_not_overwritten_unasked(cache: Path, tmp_path: P
 
 
 def test_alignment_never_sees_what_is_held_out(cache: Path, tmp_path: Path) -> None:
-    tables = Tables(World(0), TableSpec())
+    tables = Tables(World(0), TableSizes())
     config = alignment_config(base_model(SPEC, cache), tables, tmp_path, Alignment())
     run = build.prepare(config)
     drawn = [run.mixture.draw(0, position) for position in range(len(run.mixture))]
@@ -70,7 +70,7 @@ def test_alignment_never_sees_what_is_held_out(cache: Path, tmp_path: Path) -> N
     held_out = {q.text for name in SETS for row in tables.evaluation[name] for q in [tables.query(row, "en")]}
     assert not {q.source_text for q in drawn} & held_out
     with (tmp_path / "targets.csv").open(encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == TableSpec().targets
+        assert len(list(csv.DictReader(file))) == TableSizes().targets
 
 
 def test_changes_are_laid_over_the_configuration(cache: Path, tmp_path: Path) -> None:

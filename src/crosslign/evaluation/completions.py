@@ -221,16 +221,28 @@ def completions(
     missing = [q for q in queries if q.key not in done]
     if done:
         announce(f"{name}: {len(done)} of {len(queries)} completions are there already")
+    keys = [q.key for q in queries]
+    return keep_rows(file, done, keys, lambda keep: completer.complete(missing, keep), name=name, unit="completion")
+
+
+def keep_rows(
+    file: RowFile, done: dict[str, Row], keys: Sequence[str], make: Callable[[OnRows], None], *, name: str, unit: str
+) -> list[Row]:
+    """The rows of all keys in their order: those that are done, and those that `make` hands over.
+
+    The latter are kept in the file as they come, and a progress bar counts them.
+    """
+    missing = sum(key not in done for key in keys)
     if missing:
-        with tqdm(total=len(missing), desc=name, unit="completion", disable=None, delay=1) as bar:
+        with tqdm(total=missing, desc=name, unit=unit, disable=None, delay=1) as bar:
 
             def keep(rows: Sequence[Row]) -> None:
                 file.append(rows)
                 done.update((key_of(row), row) for row in rows)
                 bar.update(len(rows))
 
-            completer.complete(missing, keep)
-    return file.finish([q.key for q in queries], done)
+            make(keep)
+    return file.finish(keys, done)
 
 
 def pending(queries: Sequence[Query], identity: Mapping[str, Any], path: Path, *, overwrite: bool) -> list[Query]:

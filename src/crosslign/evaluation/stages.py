@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from tqdm.auto import tqdm
-
-from crosslign.evaluation.completions import Completer, completions, query_of
+from crosslign.evaluation.completions import Completer, OnRows, completions, keep_rows, query_of
 from crosslign.evaluation.fidelity import Fidelity, LanguageFidelity, Status
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.rates import JudgedRow, Kind
@@ -178,24 +176,27 @@ def judge_stage(rows: Sequence[Row], judge: Judge, folder: Path) -> list[Verdict
     # By row, so that languages added later do not ask for the verdicts of the others again.
     done = {key: row for key, row in file.start(replace=True).items() if row.get("seen") == seen.get(key)}
     missing = [row for row in rows if key_of(row) not in done]
-    with tqdm(total=len(missing), desc=f"{folder.name}: {judge.name}", unit="verdict", disable=None, delay=1) as bar:
+
+    def ask(keep: OnRows) -> None:
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
-            made = [
-                {"id": row["id"], "language": row["language"], **asdict(verdict), "seen": seen[key_of(row)]}
-                for row, verdict in zip(chunk, _ask(judge, chunk), strict=True)
-            ]
-            file.append(made)
-            done.update((key_of(row), row) for row in made)
-            bar.update(len(chunk))
-    return [verdict_of(row) for row in file.finish([key_of(row) for row in rows], done)]
+            keep(
+                [
+                    {"id": row["id"], "language": row["language"], **asdict(verdict), "seen": seen[key_of(row)]}
+                    for row, verdict in zip(chunk, _verdicts(judge, chunk), strict=True)
+                ]
+            )
+
+    name = f"{folder.name}: {judge.name}"
+    judged = keep_rows(file, done, [key_of(row) for row in rows], ask, name=name, unit="verdict")
+    return [verdict_of(row) for row in judged]
 
 
 def verdict_of(row: Row) -> Verdict:
     return Verdict(row["outcome"], row["reason"], row["lenient"], row["details"])
 
 
-def _ask(judge: Judge, rows: Sequence[Row]) -> list[Verdict]:
+def _verdicts(judge: Judge, rows: Sequence[Row]) -> list[Verdict]:
     """Rows that an endpoint refused to complete have no completion to judge."""
     asked = [row for row in rows if "rejected" not in row]
     items = [JudgeItem(query_of(row), row["completion"], row["truncated"]) for row in asked]
