@@ -205,18 +205,13 @@ class EndpointCompleter:
 def completions(
     queries: Sequence[Query],
     completer: Completer,
-    path: Path,
+    file: RowFile,
     *,
     name: str = "completions",
     overwrite: bool = False,
     announce: Callable[[str], None] = lambda text: None,
-    file: RowFile | None = None,
 ) -> list[Row]:
-    """The rows of all queries in their order, from the file where it has them. See `RowFile` for what is kept.
-
-    `file` replaces the one at `path` under the completer's identity, for names of its own.
-    """
-    file = file or RowFile(path, completer.identity())
+    """The rows of all queries in their order, from the file where it has them. See `RowFile` for what is kept."""
     done = _current(queries, file.start(replace=overwrite))
     missing = [q for q in queries if q.key not in done]
     if done:

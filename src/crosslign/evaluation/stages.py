@@ -110,7 +110,7 @@ def complete_tasks(evaluation: Evaluation, completer: Completer, announce: Annou
         rows[data.name] = completions(
             data.queries,
             completer,
-            evaluation.out / folder_name(data.name) / COMPLETIONS,
+            RowFile(evaluation.out / folder_name(data.name) / COMPLETIONS, completer.identity()),
             name=data.name,
             overwrite=evaluation.overwrite,
             announce=announce,

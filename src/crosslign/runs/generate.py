@@ -82,7 +82,7 @@ def generate(
         settings, lambda queries: _load(request, queries, make_contexts, settings, cache, announce)
     )
     rows = completions(
-        queries_of(tables, request.languages), completer, output, name=output.name, announce=announce, file=file
+        queries_of(tables, request.languages), completer, file, name=output.name, announce=announce
     )
     cache.path.unlink(missing_ok=True)
     return len(rows)
