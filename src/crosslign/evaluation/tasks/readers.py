@@ -117,7 +117,7 @@ class Wide:
     category: tuple[str, ...] = ("category",)
 
     def __call__(self, place: Place, source_language: str, languages: Sequence[str] | None) -> Reading:
-        file = place.only_file()
+        file = place.file()
         records, names = read_table(file)
         columns = self._columns(names)
         if source_language not in columns:
@@ -161,7 +161,7 @@ class Long:
     category: tuple[str, ...]
 
     def __call__(self, place: Place, source_language: str, languages: Sequence[str] | None) -> Reading:
-        file = place.only_file()
+        file = place.file()
         records, names = read_table(file)
         require_columns(file, names, (ID_COLUMN, "language", "prompt"))
         rows: dict[str, dict[str, object]] = {}

@@ -59,7 +59,7 @@ def read_xsafety(place: Place, source_language: str, languages: Sequence[str] | 
     notes: list[str] = []
     folder = place.path
     if folder is None or folder.is_file() or any((folder / name).is_file() for name in (TABLE, Path(TABLE).name)):
-        texts = _table(place.only_file(), notes)
+        texts = _table(place.file(), notes)
     else:
         texts = _folder(folder, place.task, notes)
     if source_language not in texts:
