@@ -26,7 +26,7 @@ from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.evaluate import Reply, evaluate
 from crosslign.testbed.experiment import Alignment
 from crosslign.testbed.judge import Judge
-from crosslign.testbed.tables import Tables, TableSpec
+from crosslign.testbed.tables import Tables, TableSizes
 from crosslign.testbed.world import World
 from crosslign.types import Role
 
@@ -45,7 +45,7 @@ BANDS: dict[str, tuple[tuple[str, float, float], ...]] = {
 }
 
 
-def measure(method: Method, seed: int, alignment: Alignment, spec: TableSpec) -> Record:
+def measure(method: Method, seed: int, alignment: Alignment, spec: TableSizes) -> Record:
     """One method on one seed: what became of each evaluated request, seconds, and the distance moved."""
     world = World(seed=seed)
     base = base_model(BaseSpec(world))
@@ -94,7 +94,7 @@ def distance(model: Any, base: Any, contexts: Any, tables: Tables) -> float:
 
 
 def measure_all(
-    methods: Sequence[Method], seeds: Sequence[int], alignment: Alignment, spec: TableSpec, jobs: int
+    methods: Sequence[Method], seeds: Sequence[int], alignment: Alignment, spec: TableSizes, jobs: int
 ) -> dict[tuple[str, int], Record]:
     """(method, seed) -> record."""
     todo = {(m.name, s): (m, s, alignment, spec) for s in seeds for m in methods}
@@ -124,12 +124,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     alignment = Alignment(steps=arguments.steps)
     if arguments.quick:
-        wrong = bands(measure_all(QUICK, [0], alignment, TableSpec(evaluation=20), arguments.jobs), 0)
+        wrong = bands(measure_all(QUICK, [0], alignment, TableSizes(evaluation=20), arguments.jobs), 0)
         for line in wrong:
             print(f"out of its band: {line}", file=sys.stderr)
         return 1 if wrong else 0
     methods, seeds = (BASE, TEACHER, *METHODS), range(arguments.seeds)
-    records = measure_all(methods, seeds, alignment, TableSpec(), arguments.jobs)
+    records = measure_all(methods, seeds, alignment, TableSizes(), arguments.jobs)
     measured = table([m.name for m in methods], records, list(seeds), REFERENCE.name)
     differences = compare([m.name for m in METHODS], records, list(seeds), REFERENCE.name)
     write_atomically(

@@ -31,7 +31,7 @@ from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.evaluate import by_group, evaluate
 from crosslign.testbed.experiment import Alignment
 from crosslign.testbed.judge import Judge
-from crosslign.testbed.tables import SetName, Tables, TableSpec
+from crosslign.testbed.tables import SetName, Tables, TableSizes
 from crosslign.testbed.world import World
 from crosslign.types import Rollout
 
@@ -116,7 +116,7 @@ def measure(case: Case, steps: int, every: int) -> Record:
     alignment = Alignment(steps=steps, learning_rate=case.learning_rate, temperature=case.temperature)
 
     def made() -> Record:
-        tables = Tables(world, TableSpec())
+        tables = Tables(world, TableSizes())
         run = prepared(method, base, tables, FOLDER / "work" / case.slug, alignment)
         original = load_model(run.source)
         trainer = trainer_of(method, run)

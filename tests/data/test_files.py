@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import openpyxl
 import pytest
 
 from crosslign.data.files import read_texts
@@ -15,7 +16,6 @@ HARD = ['one, "two"\tand', "সোমবার", "سؤال ١", "line one\nline 
 
 
 def write_sheet(path: Path, rows: list[list[object]]) -> Path:
-    openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
     for row in rows:
         book.active.append(row)
@@ -71,7 +71,6 @@ def test_a_list_of_texts_may_hold_nul_bytes(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_sheet_or_an_empty_one_is_told(tmp_path: Path) -> None:
-    pytest.importorskip("openpyxl")
     (tmp_path / "t.xlsx").write_bytes(b"en\na\n")
     for read in (read_texts, lambda path: read_records(TableSpec(str(path)))):
         with pytest.raises(CrosslignError, match=r"t\.xlsx: cannot be read as an Excel sheet: "):

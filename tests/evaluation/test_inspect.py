@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
@@ -11,7 +12,8 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("inspect_ai", reason="an extra: pip install 'crosslign[inspect]'")
+if sys.version_info < (3, 11):
+    pytest.skip("inspect-ai wants Python 3.11", allow_module_level=True)
 
 import tomllib
 from inspect_ai import eval as inspect_eval
@@ -81,7 +83,7 @@ class Recorder:
 
 
 def use(judge: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    monkeypatch.setattr(inspect_tasks, "_judge", lambda spec, url: (judge, Lock()))
+    monkeypatch.setattr(inspect_tasks, "shared_judge", lambda spec, url: (judge, Lock()))
     return judge
 
 
@@ -105,6 +107,9 @@ def test_rates_by_label_and_language(tmp_path: Path) -> None:
             "invalid_rate": 1 / 12,
             "invalid_rate_en": 1 / 6,
             "invalid_rate_sw": 0.0,
+            "invalid_stderr": 1 / 12,  # one row of six; deviations of 5/6 and -1/6: sqrt(5/6 * 6/5) / 12
+            "invalid_stderr_en": 1 / 6,
+            "invalid_stderr_sw": 0.0,
         }
     )
 

@@ -12,7 +12,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from judged import GROUPS, column, table
 
-from crosslign.evaluation.rates import cell
 from crosslign.evaluation.result_tables import to_csv, to_markdown
 from crosslign.evaluation.results import comparison_task, evaluation_task
 from crosslign.evaluation.tables import aligned, escape, short_names
@@ -117,7 +116,7 @@ class TestCsv:
 
 
 class TestMarkdown:
-    few = cell(column("sw", ["unsafe"] * 3), "harmful")
+    few = evaluation_task(column("sw", ["unsafe"] * 3), "harmful", "j", {}, 0)["languages"]["sw"]
 
     def test_evaluation(self, evaluation: dict[str, Any]) -> None:
         text = to_markdown(evaluation)

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from judged import GROUPS, column, judged, rows, table, verdicts
 
 from crosslign.evaluation import stats
-from crosslign.evaluation.rates import MIN_JUDGED, JudgedRow, cell
+from crosslign.evaluation.rates import MIN_JUDGED, JudgedRow
 from crosslign.evaluation.results import agreement, comparison_task, evaluation_task
 from crosslign.types import OUTCOMES, CrosslignError
 
@@ -23,6 +23,11 @@ few = settings(quick, max_examples=15)  # where each example compares several ti
 
 def evaluate(judged_rows: list[JudgedRow], kind: Any = "harmful", seed: int = 0) -> dict[str, Any]:
     return evaluation_task(judged_rows, kind, "lexicon", GROUPS, seed)
+
+
+def cell(judged_rows: list[JudgedRow], kind: Any = "harmful") -> dict[str, Any]:
+    """The CELL of rows in Swahili."""
+    return evaluate(judged_rows, kind)["languages"]["sw"]
 
 
 def compare(before: list[JudgedRow], after: list[JudgedRow], kind: Any = "harmful", seed: int = 0) -> dict[str, Any]:
@@ -79,7 +84,7 @@ class TestCell:
         assert set(rates(result)) == {"over_refusal", "invalid", "refused", "fidelity"}
 
     @quick
-    @given(st.integers(0, 12), st.integers(0, 30))
+    @given(st.integers(1, 12), st.integers(0, 30))
     def test_too_few_rows_say_so(self, few: int, abstained: int) -> None:
         asr = cell(column("sw", ["unsafe"] * few + [None] * abstained), "harmful")["asr"]
         if few < MIN_JUDGED:
@@ -108,6 +113,7 @@ class TestCell:
     @given(rows(languages=["sw"]))
     def test_abstentions_count_in_no_rate(self, part: list[JudgedRow]) -> None:
         decided = [row for row in part if row.verdict.outcome is not None]
+        assume(decided)
         with_all, without = rates(cell(part, "harmful")), rates(cell(decided, "harmful"))
         del with_all["fidelity"], without["fidelity"]  # of all rows, judged or not
         assert with_all == without

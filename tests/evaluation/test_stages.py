@@ -191,7 +191,7 @@ def test_pending_says_what_is_missing_and_changes_nothing(tmp_path: Path) -> Non
     some = queries("harmful")
     assert pending(some, {"a": 1}, path, overwrite=False) == some
     assert not path.exists()
-    completions(some[:10], Table(), path)
+    completions(some[:10], Table(), RowFile(path, Table().identity()))
     identity = Table().identity()
     before = sorted((p.name, p.read_bytes()) for p in tmp_path.iterdir())
     assert pending(some, identity, path, overwrite=False) == some[10:]
@@ -205,7 +205,7 @@ def test_a_file_of_unknown_origin_is_not_continued(tmp_path: Path) -> None:
     path = tmp_path / "completions.jsonl"
     path.write_text("mine")
     with pytest.raises(CrosslignError, match="does not say how it was made"):
-        completions(queries("harmful"), Table(), path)
+        completions(queries("harmful"), Table(), RowFile(path, {}))
     assert path.read_text() == "mine"
 
 

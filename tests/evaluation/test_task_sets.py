@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -35,24 +34,6 @@ def test_multijail_may_have_further_languages_in_a_file_of_ones_own(tmp_path: Pa
     data = load("multijail", write_rows(tmp_path / "m.csv", rows))
     assert data.languages == ("en", "sw", "am")  # "tags" and "url" are no languages here
     assert data.queries[0].category is None
-
-
-@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
-def test_every_format_gives_the_same_queries(tmp_path: Path, suffix: str) -> None:
-    expected = load("multijail", task_files.multijail(tmp_path))
-    with (tmp_path / "MultiJail.csv").open(encoding="utf-8-sig", newline="") as file:
-        records: list[dict[str, object]] = list(csv.DictReader(file))  # type: ignore[arg-type]
-    path = tmp_path / f"other.{suffix}"
-    if suffix == "jsonl":
-        write_lines(path, records)
-    elif suffix == "parquet":
-        write_parquet(path, records)
-    else:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(records[0]), delimiter="," if suffix == "csv" else "\t")
-            writer.writeheader()
-            writer.writerows(records)
-    assert load("multijail", path) == expected
 
 
 def test_another_source_language_gives_its_texts_as_source_texts(tmp_path: Path) -> None:

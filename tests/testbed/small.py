@@ -15,10 +15,10 @@ from crosslign.testbed.corpus import CorpusSpec
 from crosslign.testbed.demo import run_demo
 from crosslign.testbed.experiment import Alignment
 from crosslign.testbed.model import ModelSpec
-from crosslign.testbed.tables import TableSpec
+from crosslign.testbed.tables import TableSizes
 
 BASE = BaseSpec(corpus=CorpusSpec(sequences=64), model=ModelSpec(hidden=32, layers=1, heads=2, feed_forward=48))
-TABLES = TableSpec(targets=20, anchors=20, evaluation=2)
+TABLES = TableSizes(targets=20, anchors=20, evaluation=2)
 SHORT = Alignment(steps=2, batch_size=8)
 
 

@@ -17,7 +17,7 @@ from crosslign.testbed.evaluate import Reply
 from crosslign.testbed.experiment import Experiment
 from crosslign.testbed.judge import Judge
 from crosslign.testbed.report import COLUMNS, examples, report, terminal, terminal_table
-from crosslign.testbed.tables import SETS, Tables, TableSpec
+from crosslign.testbed.tables import SETS, Tables, TableSizes
 from crosslign.testbed.world import World
 from crosslign.types import CrosslignError
 
@@ -37,9 +37,9 @@ def wilson_by_hand(count: int, n: int) -> tuple[float, float]:
     return tuple(100 * (middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))  # type: ignore[return-value]
 
 
-def experiment(tables: TableSpec | None = None) -> Experiment:
+def experiment(tables: TableSizes | None = None) -> Experiment:
     """A scripted outcome: before, all complies; after, all is right but for the first look-alike, which is refused."""
-    made, judge = Tables(WORLD, tables or TableSpec(evaluation=10)), Judge(WORLD)
+    made, judge = Tables(WORLD, tables or TableSizes(evaluation=10)), Judge(WORLD)
 
     def replies(stage: str) -> list[Reply]:
         said = []

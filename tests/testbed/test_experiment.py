@@ -13,7 +13,7 @@ from small import BASE, SHORT, TABLES, finished_demo
 from crosslign.runs.prepare import prepare
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.experiment import RESULTS, Alignment, alignment_config, run_experiment
-from crosslign.testbed.tables import SETS, Tables, TableSpec
+from crosslign.testbed.tables import SETS, Tables, TableSizes
 from crosslign.testbed.world import GROUPS, World
 from crosslign.types import CrosslignError
 
@@ -56,7 +56,7 @@ def test_finished_experiment_is_not_overwritten_unasked(demo: Path) -> None:
 
 
 def test_alignment_never_sees_what_is_held_out(demo: Path, tmp_path: Path) -> None:
-    spec = TableSpec(targets=200, anchors=50)
+    spec = TableSizes(targets=200, anchors=50)
     tables = Tables(World(0), spec)
     config = alignment_config(base_model(BASE, demo / "cache"), tables, tmp_path, Alignment())
     run = prepare(config)

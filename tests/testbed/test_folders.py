@@ -17,18 +17,18 @@ from crosslign.testbed.evaluate import Reply
 from crosslign.testbed.experiment import Experiment
 from crosslign.testbed.folders import COMPARED, FOLDER, check_folders, write_folders
 from crosslign.testbed.judge import Judge
-from crosslign.testbed.tables import SETS, Tables, TableSpec
+from crosslign.testbed.tables import SETS, Tables, TableSizes
 from crosslign.types import CrosslignError
 
 ROWS = 10
 CODES = WORLD.codes()
-TABLES = Tables(WORLD, TableSpec(evaluation=ROWS))
+TABLES = Tables(WORLD, TableSizes(evaluation=ROWS))
 
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     """Beside what `experiment` scripts: after, some answers are garbled, in another language or cut."""
-    made = experiment(TableSpec(evaluation=ROWS))
+    made = experiment(TableSizes(evaluation=ROWS))
     judge, foreign = Judge(WORLD), {}
     for number, reply in enumerate(made.replies["after"]):
         foreign[reply.set, reply.query.id, reply.query.language] = reply.completion
@@ -126,7 +126,7 @@ def test_the_teacher_can_be_compared_too(outcome: Experiment, page: Path, tmp_pa
 
 def test_the_folders_are_made_anew(outcome: Experiment, page: Path, tmp_path: Path) -> None:
     """Another experiment in the same place leaves nothing of the first."""
-    made = experiment(TableSpec(evaluation=2))
+    made = experiment(TableSizes(evaluation=2))
     few = {stage: [r for r in replies if r.query.language == "en"] for stage, replies in made.replies.items()}
     first = Experiment(few, made.seconds, tmp_path)
     write_folders(first, WORLD, 1)

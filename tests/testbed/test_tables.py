@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from crosslign.data.load import TableSpec as FileSpec
-from crosslign.data.load import require_table
-from crosslign.testbed.tables import SETS, Tables, TableSpec
+from crosslign.data.load import TableSpec, require_table
+from crosslign.testbed.tables import SETS, Tables, TableSizes
 from crosslign.testbed.world import HELD_OUT_HAZARDS, World
 
 
 @pytest.fixture(scope="module")
 def tables() -> Tables:
-    return Tables(World(0), TableSpec())
+    return Tables(World(0), TableSizes())
 
 
 def test_shares(tables: Tables) -> None:
@@ -64,13 +63,13 @@ def test_every_category_is_in_alignment_about_as_often_as_in_the_world(tables: T
 
 def test_too_many_rows_is_an_error() -> None:
     with pytest.raises(ValueError, match="harmful rows are asked for"):
-        Tables(World(0), TableSpec(targets=5_000)).targets  # noqa: B018
+        Tables(World(0), TableSizes(targets=5_000)).targets  # noqa: B018
 
 
 def test_written_table_reads_back(tables: Tables, tmp_path: Path) -> None:
     languages = tables.world.codes("en", "low")
     path = tables.write(tmp_path / "targets.csv", tables.targets, languages)
-    read = require_table(FileSpec(str(path)), "en", None)
+    read = require_table(TableSpec(str(path)), "en", None)
     assert read.languages == languages
     assert not read.warnings
     assert list(read.queries()) == [tables.query(row, code) for row in tables.targets for code in languages]

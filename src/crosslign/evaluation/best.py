@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 
 Metric = Literal["worst_language_asr", "worst_language_asr_strict"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
-_CELL_METRIC: dict[Metric, str] = {"worst_language_asr": "asr", "worst_language_asr_strict": "asr_strict"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +53,8 @@ def candidate(step: int, results: Mapping[str, Any], criterion: Criterion) -> Ca
 
     A rate that is missing in one language makes `value` None: the maximum over the others could only look better.
     """
-    name = _CELL_METRIC[criterion.metric]
-    attacks = list(_rates(results, name, "harmful", languages=True))
+    metric = criterion.metric.removeprefix("worst_language_")
+    attacks = list(_rates(results, metric, "harmful", languages=True))
     refusals = list(_rates(results, "over_refusal", "benign", languages=False))
     broken = list(_rates(results, "invalid", None, languages=False))
     missing = [f"{place}: {_why(cell, rate)}" for place, cell, rate in (*attacks, *refusals, *broken)

@@ -28,10 +28,11 @@ class Completer(Protocol):
 
 
 def completion_row(query: Query, completion: str, truncated: bool, **more: Any) -> Row:
-    return {**_described(query), "completion": completion, "truncated": truncated, **more}
+    return {**query_row(query), "completion": completion, "truncated": truncated, **more}
 
 
-def _described(query: Query) -> Row:
+def query_row(query: Query) -> Row:
+    """What a row says of its query; `query_of` reads it back."""
     return {
         "id": query.id,
         "language": query.language,
@@ -98,20 +99,19 @@ class SamplerCompleter:
         return self._identity
 
     def complete(self, queries: Sequence[Query], on_rows: OnRows) -> None:
-        """Raises CrosslignError, before anything is sampled, for a query whose context is too long."""
+        """Raises CrosslignError for a query whose context is too long; a student's before anything is sampled."""
         try:
-            lengths = {q.key: len(self._contexts.student(q).token_ids) for q in queries}
+            self._complete(queries, on_rows)
         except ContextOverflow as overflow:
             raise too_long(overflow) from overflow
+
+    def _complete(self, queries: Sequence[Query], on_rows: OnRows) -> None:
+        lengths = {q.key: len(self._contexts.student(q).token_ids) for q in queries}
         ordered = sorted(queries, key=lambda q: (-lengths[q.key], q.key))
         decode = self._contexts.tokenizer.decode
         for start in range(0, len(ordered), self._batch_size):
             batch = ordered[start : start + self._batch_size]
-            try:
-                contexts = self._make_context(batch)
-            except ContextOverflow as overflow:
-                raise too_long(overflow) from overflow
-            prompts = [c.token_ids for c in contexts]
+            prompts = [c.token_ids for c in self._make_context(batch)]
             # Not from the batch's number: a resumed call draws as one that was never interrupted.
             seed = derive_seed(self._seed, *(q.key for q in batch))
             completions = self._sampler.sample(prompts, self._parameters, seed=seed)
@@ -191,32 +191,39 @@ class EndpointCompleter:
 def completions(
     queries: Sequence[Query],
     completer: Completer,
-    path: Path,
+    file: RowFile,
     *,
     name: str = "completions",
     overwrite: bool = False,
     announce: Callable[[str], None] = lambda text: None,
-    file: RowFile | None = None,
 ) -> list[Row]:
-    """The rows of all queries in their order, from the file where it has them. See `RowFile` for what is kept.
-
-    `file` replaces the one at `path` under the completer's identity, for names of its own.
-    """
-    file = file or RowFile(path, completer.identity())
+    """The rows of all queries in their order, from the file where it has them. See `RowFile` for what is kept."""
     done = _current(queries, file.start(replace=overwrite))
     missing = [q for q in queries if q.key not in done]
     if done:
         announce(f"{name}: {len(done)} of {len(queries)} completions are there already")
+    keys = [q.key for q in queries]
+    return keep_rows(file, done, keys, lambda keep: completer.complete(missing, keep), name=name, unit="completion")
+
+
+def keep_rows(
+    file: RowFile, done: dict[str, Row], keys: Sequence[str], make: Callable[[OnRows], None], *, name: str, unit: str
+) -> list[Row]:
+    """The rows of all keys in their order: those that are done, and those that `make` hands over.
+
+    The latter are kept in the file as they come, and a progress bar counts them.
+    """
+    missing = sum(key not in done for key in keys)
     if missing:
-        with tqdm(total=len(missing), desc=name, unit="completion", disable=None, delay=1) as bar:
+        with tqdm(total=missing, desc=name, unit=unit, disable=None, delay=1) as bar:
 
             def keep(rows: Sequence[Row]) -> None:
                 file.append(rows)
                 done.update((key_of(row), row) for row in rows)
                 bar.update(len(rows))
 
-            completer.complete(missing, keep)
-    return file.finish([q.key for q in queries], done)
+            make(keep)
+    return file.finish(keys, done)
 
 
 def pending(queries: Sequence[Query], identity: Mapping[str, Any], path: Path, *, overwrite: bool) -> list[Query]:
@@ -234,7 +241,7 @@ def _current(queries: Sequence[Query], rows: Mapping[str, Row]) -> dict[str, Row
     A query whose text has changed under the same id is another query.
     """
     return {
-        q.key: {**rows[q.key], **_described(q)}
+        q.key: {**rows[q.key], **query_row(q)}
         for q in queries
         if q.key in rows and rows[q.key].get("query") == q.text and "completion" in rows[q.key]
     }

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 import unicodedata
-from functools import cache
 
+_DIGIT = re.compile(r"\d")  # every decimal digit of Unicode: Bengali, Thai, Arabic-Indic, fullwidth and 60 more
 # Between digits only: elsewhere they are punctuation of the text.
 _DECIMAL_SIGN = re.compile(r"(?<=[0-9])[\u066B\uFF0E](?=[0-9])")  # Arabic decimal separator, fullwidth full stop
 _THOUSANDS_SIGN = re.compile(r"(?<=[0-9])[\u066C\u060C\uFF0C](?=[0-9])")  # Arabic thousands, Arabic and fullwidth comma
@@ -21,18 +20,8 @@ def ascii_numbers(text: str) -> str:
     `ascii_numbers("উত্তর ১৮")` is "উত্তর 18", `ascii_numbers("١٬٢٣٤٫٥")` is "1,234.5". Numerals that are no decimal
     digits (十八, XVIII) stay.
     """
-    text = text.translate(_digits())
+    text = _DIGIT.sub(lambda found: str(unicodedata.decimal(found[0])), text)
     text = _DECIMAL_SIGN.sub(".", text)
     text = _THOUSANDS_SIGN.sub(",", text)
     text = _GROUPING_SPACE.sub("", text)
     return _MINUS.sub("-", text)
-
-
-@cache
-def _digits() -> dict[int, str]:
-    """Every decimal digit of Unicode (category Nd) beyond ASCII: Bengali, Thai, Arabic-Indic, fullwidth and 60 more."""
-    return {
-        code: str(unicodedata.decimal(chr(code)))
-        for code in range(0x80, sys.maxunicode + 1)
-        if unicodedata.category(chr(code)) == "Nd"
-    }

@@ -12,9 +12,9 @@ from crosslign.evaluation.completions import query_of
 from crosslign.evaluation.rates import JudgedRow
 from crosslign.evaluation.report import Side, Transcript, write_report
 from crosslign.evaluation.results import SCHEMA_VERSION, comparison_task
-from crosslign.evaluation.stages import COMPLETIONS, REPORT, RESULTS, folder_name, write_results
+from crosslign.evaluation.stages import COMPLETIONS, REPORT, RESULTS, folder_name, verdict_of, write_results
 from crosslign.storage import Row, RowFile, is_empty, key_of
-from crosslign.types import CrosslignError, Verdict
+from crosslign.types import CrosslignError
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,7 @@ class Judged:
     fidelity: Row
 
     def for_results(self) -> JudgedRow:
-        v = self.verdict
-        verdict = Verdict(v["outcome"], v["reason"], v["lenient"], v["details"])
+        verdict = verdict_of(self.verdict)
         return JudgedRow(query_of(self.row), verdict, self.row["truncated"], self.fidelity["status"])
 
     def side(self) -> Side:

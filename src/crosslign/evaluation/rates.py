@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -72,15 +72,16 @@ METRICS: dict[Kind, dict[str, Callable[[JudgedRow], bool | None]]] = {
 
 
 class Grid:
-    """Outcomes of every metric in every cell, and their bootstrap.
+    """Outcomes of every metric in every cell, and their bootstrap: one set of draws for all metrics.
 
     `values[metric]` is [queries, languages], 0, 1 or NaN. Queries and languages are sorted, so that the order of the
-    rows changes no draw.
+    rows changes no draw. The metrics of a side are called by its name and theirs ("after asr").
     """
 
-    def __init__(self, sides: Mapping[str, Sequence[JudgedRow]], kind: Kind) -> None:
+    def __init__(self, sides: Mapping[str, Sequence[JudgedRow]], kind: Kind, seed: int) -> None:
         everything = [row for rows in sides.values() for row in rows]
         ids = {id: i for i, id in enumerate(sorted({row.query.id for row in everything}))}
+        self.kind, self.sides = kind, sides
         self.languages = sorted({row.query.language for row in everything})
         columns = {language: i for i, language in enumerate(self.languages)}
         self.values: dict[str, stats.Array] = {}
@@ -90,95 +91,57 @@ class Grid:
                 table = np.full((len(ids), len(columns)), np.nan)
                 table[places] = [np.nan if (event := happened(row)) is None else event for row in rows]
                 self.values[f"{side}{metric}"] = table
+        if len(sides) == 2:
+            metric = HEADLINES[kind].metric
+            before, after = (self.values[f"{side}{metric}"] for side in sides)
+            self.values["change"] = after - before
         self._rates: dict[str, stats.Array] = {}
-
-    def resample(self, seed: int) -> None:
-        """One set of draws for all metrics."""
         if self.languages:
             rates = stats.resampled_rates(np.stack(list(self.values.values()), axis=1), seed=seed)
             self._rates = {metric: rates[:, i] for i, metric in enumerate(self.values)}
 
-    def enough(self, metric: str, languages: Collection[str]) -> list[int]:
+    def columns(self, metric: str, codes: Collection[str], least: int = MIN_JUDGED) -> list[int]:
         """Columns of those languages that have enough rows for a rate."""
         number = (~np.isnan(self.values[metric])).sum(0)
-        return [i for i, code in enumerate(self.languages) if code in languages and number[i] >= MIN_JUDGED]
+        return [i for i, code in enumerate(self.languages) if code in codes and number[i] >= least]
 
     def part(self, metric: str, columns: list[int]) -> tuple[stats.Array, stats.Array]:
+        """The outcomes in these columns, [queries, columns], and their resampled rates, [draws, columns]."""
         return self.values[metric][:, columns], self._rates[metric][:, columns]
 
+    def cell(self, codes: Collection[str], side: str = "", *, mean: bool) -> Result:
+        """CELL of one language, or (`mean`) of several: counts summed, rates averaged over them."""
+        rows = [row for row in self.sides[side] if row.query.language in codes]
+        outcomes = Counter(row.verdict.outcome for row in rows)
+        abstained = Counter(row.verdict.reason for row in rows if row.verdict.outcome is None)
+        fidelity = Counter(row.fidelity for row in rows)
+        rates = {metric: self._rate(metric, codes, side, mean) for metric in METRICS[self.kind]}
+        return {
+            "n": len(rows),
+            "judged": len(rows) - outcomes[None],
+            "abstained": dict(sorted(abstained.items())),
+            "truncated": sum(row.truncated for row in rows),
+            "outcomes": {outcome: outcomes[outcome] for outcome in OUTCOMES},
+            **rates,
+            "fidelity": {**{status: fidelity[status] for status in get_args(Status)}, "rate": rates["fidelity"]},
+        }
 
-def too_few(number: int, what: str) -> str:
+    def _rate(self, metric: str, codes: Collection[str], side: str, mean: bool) -> Result:
+        columns = self.columns(side + metric, codes)
+        values = self.values[side + metric][:, columns or self.columns(side + metric, codes, least=0)]
+        n = int((~np.isnan(values)).sum())
+        if not columns:
+            what = "rows of known language" if metric == "fidelity" else "judged rows"
+            return {"value": None, "reason": too_few(what, None if mean else n), "n": n}
+        count = int(np.nansum(values))
+        estimate = stats.mean_over_languages(*self.part(side + metric, columns)) if mean else stats.wilson(count, n)
+        percent = {name: 100 * getattr(estimate, name) for name in ("value", "low", "high")}
+        averaged = {"languages": [self.languages[i] for i in columns]} if mean else {}
+        return {**percent, "count": count, "n": n, **averaged}
+
+
+def too_few(what: str, number: int | None) -> str:
+    """Why there is no rate; None: in none of several languages."""
+    if number is None:
+        return f"no language has {MIN_JUDGED} {what}"
     return f"only {number} {what}; {MIN_JUDGED} are needed"
-
-
-def too_few_everywhere(what: str) -> str:
-    return f"no language has {MIN_JUDGED} {what}"
-
-
-def _rows_of(metric: str) -> str:
-    return "rows of known language" if metric == "fidelity" else "judged rows"
-
-
-def _rate(estimate: stats.Estimate, count: int, n: int) -> Result:
-    return {
-        "value": 100 * estimate.value,
-        "low": 100 * estimate.low,
-        "high": 100 * estimate.high,
-        "count": count,
-        "n": n,
-    }
-
-
-def _language_rate(metric: str, rows: Sequence[JudgedRow], kind: Kind) -> Result:
-    events = [event for row in rows if (event := METRICS[kind][metric](row)) is not None]
-    if len(events) < MIN_JUDGED:
-        return {"value": None, "reason": too_few(len(events), _rows_of(metric)), "n": len(events)}
-    return _rate(stats.wilson(sum(events), len(events)), sum(events), len(events))
-
-
-def _group_rate(metric: str, grid: Grid, languages: Collection[str], side: str) -> Result:
-    columns = grid.enough(f"{side}{metric}", languages)
-    if not columns:
-        everything = grid.values[f"{side}{metric}"][:, [code in languages for code in grid.languages]]
-        n = int((~np.isnan(everything)).sum())
-        return {"value": None, "reason": too_few_everywhere(_rows_of(metric)), "n": n}
-    values, rates = grid.part(f"{side}{metric}", columns)
-    estimate = stats.mean_over_languages(values, rates)
-    result = _rate(estimate, int(np.nansum(values)), int((~np.isnan(values)).sum()))
-    return {**result, "languages": [grid.languages[i] for i in columns]}
-
-
-def _build(rows: Sequence[JudgedRow], kind: Kind, rate: Callable[[str], Result]) -> Result:
-    """A CELL: what can be counted from the rows, and the rates as `rate` finds them."""
-    outcomes = Counter(row.verdict.outcome for row in rows)
-    abstained = Counter(row.verdict.reason for row in rows if row.verdict.outcome is None)
-    fidelity = Counter(row.fidelity for row in rows)
-    return {
-        "n": len(rows),
-        "judged": len(rows) - outcomes[None],
-        "abstained": dict(sorted(abstained.items())),
-        "truncated": sum(row.truncated for row in rows),
-        "outcomes": {outcome: outcomes[outcome] for outcome in OUTCOMES},
-        **{metric: rate(metric) for metric in METRICS[kind] if metric != "fidelity"},
-        "fidelity": {
-            "match": fidelity["match"],
-            "other": fidelity["other"],
-            "unknown": fidelity["unknown"],
-            "rate": rate("fidelity"),
-        },
-    }
-
-
-def cell(rows: Sequence[JudgedRow], kind: Kind) -> Result:
-    """CELL of rows of one language: counts, and rates with Wilson's intervals.
-
-    Not for rows of several languages: translations of a query are not independent, and the interval would be too
-    narrow.
-    """
-    return _build(rows, kind, lambda metric: _language_rate(metric, rows, kind))
-
-
-def group_cell(rows: Sequence[JudgedRow], kind: Kind, grid: Grid, languages: Collection[str], side: str = "") -> Result:
-    """CELL of those of the rows that are in `languages`: counts summed, rates averaged over the languages."""
-    inside = [row for row in rows if row.query.language in languages]
-    return _build(inside, kind, lambda metric: _group_rate(metric, grid, languages, side))

@@ -50,30 +50,12 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from crosslign.evaluation import stats
-from crosslign.evaluation.rates import (
-    HEADLINES,
-    MIN_JUDGED,
-    Grid,
-    JudgedRow,
-    Kind,
-    Result,
-    cell,
-    group_cell,
-    too_few,
-    too_few_everywhere,
-)
+from crosslign.evaluation.rates import HEADLINES, Grid, JudgedRow, Kind, Result, too_few
 from crosslign.types import OUTCOMES, CrosslignError
 
 SCHEMA_VERSION = 1
 EXAMPLES = 3  # named in an error
-
-
-def _by_language(rows: Sequence[JudgedRow]) -> dict[str, list[JudgedRow]]:
-    """The rows of each language, languages sorted."""
-    languages: dict[str, list[JudgedRow]] = {code: [] for code in sorted({row.query.language for row in rows})}
-    for row in rows:
-        languages[row.query.language].append(row)
-    return languages
+NUMBERS = ("difference", "low", "high", "p", "p_holm", "detectable")  # of a change, where there are enough pairs
 
 
 def evaluation_task(
@@ -89,15 +71,13 @@ def evaluation_task(
     `groups` names language codes; those that the rows lack are ignored. `others`: the same completions as other judges
     see them, by judge, for the agreement. `seed` is the bootstrap's. The order of the rows changes nothing.
     """
-    languages = _by_language(rows)
-    grid = Grid({"": rows}, kind)
-    grid.resample(seed)
+    grid = Grid({"": rows}, kind, seed)
     result: Result = {
         "kind": kind,
         "judge": judge,
-        "languages": {code: cell(part, kind) for code, part in languages.items()},
-        "groups": {name: group_cell(rows, kind, grid, codes) for name, codes in groups.items()},
-        "all": group_cell(rows, kind, grid, languages),
+        "languages": {code: grid.cell([code], mean=False) for code in grid.languages},
+        "groups": {name: grid.cell(codes, mean=True) for name, codes in groups.items()},
+        "all": grid.cell(grid.languages, mean=True),
     }
     if others:
         result["agreement"] = {name: agreement(rows, other) for name, other in others.items()}
@@ -112,7 +92,8 @@ def agreement(rows: Sequence[JudgedRow], other: Sequence[JudgedRow]) -> Result:
     """
     second = {row.query.key: row.verdict.outcome for row in other}
     result: Result = {}
-    for code, own in _by_language(rows).items():
+    for code in sorted({row.query.language for row in rows}):
+        own = [row for row in rows if row.query.language == code]
         pairs = [(row.verdict.outcome, second.get(row.query.key)) for row in own]
         counts = Counter(pair for pair in pairs if None not in pair)
         table = [[counts[first, other] for other in OUTCOMES] for first in OUTCOMES]
@@ -146,50 +127,26 @@ def _check_same_queries(before: Sequence[JudgedRow], after: Sequence[JudgedRow])
         )
 
 
-def _change(grid: Grid, kind: Kind, columns: list[int], estimate: stats.Estimate, pairs: int) -> Result:
-    """The numbers of `change` but p: of one language, or the mean over the languages of several columns."""
-    metric, direction = HEADLINES[kind]
-    # Before's rate among the pairs: NaN where after has no verdict.
-    base = np.where(np.isnan(grid.values["change"]), np.nan, grid.values[f"before {metric}"])[:, columns]
-    base_rate = float(np.nanmean(base, axis=0).mean())
-    detectable = stats.detectable_change(pairs, base_rate, direction)
-    return {
-        "difference": 100 * estimate.value,
-        "low": 100 * estimate.low,
-        "high": 100 * estimate.high,
-        "p": None,
-        "p_holm": None,
-        "detectable": None if detectable is None else 100 * detectable,
-    }
-
-
-_NO_CHANGE: Result = dict.fromkeys(("difference", "low", "high", "p", "p_holm", "detectable"))
-
-
-def _gained_lost(values: stats.Array) -> Result:
-    return {"gained": int((values == 1).sum()), "lost": int((values == -1).sum())}
-
-
-def _language_change(grid: Grid, kind: Kind, code: str) -> Result:
-    column = grid.languages.index(code)
-    values = grid.values["change"][:, column]
-    n, counts = int((~np.isnan(values)).sum()), _gained_lost(values)
-    result = {"metric": HEADLINES[kind].metric, **counts}
-    if n < MIN_JUDGED:
-        return {**result, **_NO_CHANGE, "reason": too_few(n, "rows judged on both sides")}
-    estimate = stats.paired_difference(counts["gained"], counts["lost"], n)
-    return {**result, **_change(grid, kind, [column], estimate, n), "p": stats.mcnemar_exact(**counts)}
-
-
-def _group_change(grid: Grid, kind: Kind, codes: Collection[str]) -> Result:
-    columns = grid.enough("change", codes)
-    values = grid.values["change"][:, columns]
-    result = {"metric": HEADLINES[kind].metric, **_gained_lost(values)}
+def _change(grid: Grid, codes: Collection[str], *, mean: bool) -> Result:
+    """`change` of one language, or (`mean`) of several: the mean of their differences."""
+    metric, direction = HEADLINES[grid.kind]
+    columns = grid.columns("change", codes)
+    values = grid.values["change"][:, columns if mean else grid.columns("change", codes, least=0)]
+    gained, lost, n = int((values == 1).sum()), int((values == -1).sum()), int((~np.isnan(values)).sum())
+    result: Result = {"metric": metric, "gained": gained, "lost": lost, **dict.fromkeys(NUMBERS)}
     if not columns:
-        return {**result, **_NO_CHANGE, "reason": too_few_everywhere("rows judged on both sides")}
-    estimate = stats.mean_difference_over_languages(*grid.part("change", columns))
-    change = _change(grid, kind, columns, estimate, int(estimate.n))
-    return {**result, **change, "languages": [grid.languages[i] for i in columns]}
+        return {**result, "reason": too_few("rows judged on both sides", None if mean else n)}
+    if mean:
+        estimate = stats.mean_difference_over_languages(*grid.part("change", columns))
+        result["languages"] = [grid.languages[i] for i in columns]
+    else:
+        estimate = stats.paired_difference(gained, lost, n)
+        result["p"] = stats.mcnemar_exact(gained, lost)
+    # Before's rate among the pairs: NaN where after has no verdict.
+    base = np.where(np.isnan(values), np.nan, grid.values[f"before {metric}"][:, columns])
+    detectable = stats.detectable_change(int(estimate.n), float(np.nanmean(base, axis=0).mean()), direction)
+    percent = {"difference": 100 * estimate.value, "low": 100 * estimate.low, "high": 100 * estimate.high}
+    return {**result, **percent, "detectable": None if detectable is None else 100 * detectable}
 
 
 def comparison_task(
@@ -207,47 +164,34 @@ def comparison_task(
     Raises CrosslignError if the two sides are over different queries (ids, languages or texts), with their number and
     examples.
     """
-    before, after = _by_language(before_rows), _by_language(after_rows)
     _check_same_queries(before_rows, after_rows)
-    grid = Grid({"before ": before_rows, "after ": after_rows}, kind)
-    metric = HEADLINES[kind].metric
-    grid.values["change"] = grid.values[f"after {metric}"] - grid.values[f"before {metric}"]
-    grid.resample(seed)
+    grid = Grid({"before ": before_rows, "after ": after_rows}, kind, seed)
 
-    def pair(codes: Collection[str], sides: tuple[Result, Result], change: Result) -> Result:
+    def pair(codes: Collection[str], *, mean: bool) -> Result:
+        before, after = (grid.cell(codes, side, mean=mean) for side in grid.sides)
         inside = [code in codes for code in grid.languages]
-        judged = [~np.isnan(grid.values[f"{side} {metric}"][:, inside]) for side in ("before", "after")]
-        rows = sum(len(before[code]) for code in before if code in codes)
-        both, either = int((judged[0] & judged[1]).sum()), int((judged[0] | judged[1]).sum())
+        first, second = (~np.isnan(grid.values[side + HEADLINES[kind].metric][:, inside]) for side in grid.sides)
+        both = int((first & second).sum())
         return {
-            "before": sides[0],
-            "after": sides[1],
+            "before": before,
+            "after": after,
             "n_paired": both,
             "unpaired": {
-                "before_only": int(judged[0].sum()) - both,
-                "after_only": int(judged[1].sum()) - both,
-                "neither": rows - either,
+                "before_only": before["judged"] - both,
+                "after_only": after["judged"] - both,
+                "neither": before["n"] - int((first | second).sum()),
             },
-            "change": change,
+            "change": _change(grid, codes, mean=mean),
         }
 
-    def group(codes: Collection[str]) -> Result:
-        sides = (
-            group_cell(before_rows, kind, grid, codes, side="before "),
-            group_cell(after_rows, kind, grid, codes, side="after "),
-        )
-        return pair(codes, sides, _group_change(grid, kind, codes))
-
-    changes = {code: _language_change(grid, kind, code) for code in before}
-    tested = [code for code in changes if changes[code]["p"] is not None]
-    for code, p in zip(tested, stats.holm([changes[code]["p"] for code in tested]), strict=True):
-        changes[code]["p_holm"] = p
+    languages = {code: pair([code], mean=False) for code in grid.languages}
+    tested = [found["change"] for found in languages.values() if found["change"]["p"] is not None]
+    for change, p in zip(tested, stats.holm([change["p"] for change in tested]), strict=True):
+        change["p_holm"] = p
     return {
         "kind": kind,
         "judge": judge,
-        "languages": {
-            code: pair([code], (cell(before[code], kind), cell(after[code], kind)), changes[code]) for code in before
-        },
-        "groups": {name: group(codes) for name, codes in groups.items()},
-        "all": group(before),
+        "languages": languages,
+        "groups": {name: pair(codes, mean=True) for name, codes in groups.items()},
+        "all": pair(grid.languages, mean=True),
     }

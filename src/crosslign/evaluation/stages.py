@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from tqdm.auto import tqdm
-
-from crosslign.evaluation.completions import Completer, completions, query_of
+from crosslign.evaluation.completions import Completer, OnRows, completions, keep_rows, query_of
 from crosslign.evaluation.fidelity import Fidelity, LanguageFidelity, Status
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.rates import JudgedRow, Kind
 from crosslign.evaluation.result_tables import to_csv, to_markdown
 from crosslign.evaluation.results import SCHEMA_VERSION, evaluation_task
 from crosslign.evaluation.tasks import TaskData, resource_groups
-from crosslign.storage import Row, RowFile, digest, key_of, write_atomically
+from crosslign.storage import Row, RowFile, digest, key_of, line_of, write_atomically
 from crosslign.types import JudgeItem, Verdict
 
 COMPLETIONS = "completions.jsonl"
@@ -112,7 +110,7 @@ def complete_tasks(evaluation: Evaluation, completer: Completer, announce: Annou
         rows[data.name] = completions(
             data.queries,
             completer,
-            evaluation.out / folder_name(data.name) / COMPLETIONS,
+            RowFile(evaluation.out / folder_name(data.name) / COMPLETIONS, completer.identity()),
             name=data.name,
             overwrite=evaluation.overwrite,
             announce=announce,
@@ -129,19 +127,15 @@ def judge_rows(
     if groups is None:
         groups = groups_of(languages, evaluation.source_language, evaluation.trained)
     fidelity = evaluation.fidelity or LanguageFidelity(languages, evaluation.source_language)
-    judged: dict[str, dict[str, dict[str, JudgedRow]]] = {}
+    judged: dict[tuple[str, str], dict[str, JudgedRow]] = {}  # by task and judge, then by query
     for data in evaluation.tasks:
-        folder = evaluation.out / folder_name(data.name)
-        spoken = fidelity_stage(rows[data.name], fidelity, folder / "fidelity.jsonl")
-        judged[data.name] = {
-            judge.name: {
+        folder, own = evaluation.out / folder_name(data.name), rows[data.name]
+        spoken = fidelity_stage(own, fidelity, folder / "fidelity.jsonl")
+        for judge in evaluation.judges:
+            judged[data.name, judge.name] = {
                 key_of(row): JudgedRow(query_of(row), verdict, row["truncated"], status)
-                for row, verdict, status in zip(
-                    rows[data.name], judge_stage(rows[data.name], judge, folder), spoken, strict=True
-                )
+                for row, verdict, status in zip(own, judge_stage(own, judge, folder), spoken, strict=True)
             }
-            for judge in evaluation.judges
-        }
     first, *others = (judge.name for judge in evaluation.judges)
     results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -160,12 +154,12 @@ def judge_rows(
         },
         "tasks": {
             task.name: evaluation_task(
-                [judged[task.data.name][first][key] for key in task.keys],
+                [judged[task.data.name, first][key] for key in task.keys],
                 task.kind,
                 first,
                 groups,
                 evaluation.seed,
-                {other: [judged[task.data.name][other][key] for key in task.keys] for other in others},
+                {other: [judged[task.data.name, other][key] for key in task.keys] for other in others},
             )
             for task in counted_tasks(evaluation.tasks)
         },
@@ -182,30 +176,27 @@ def judge_stage(rows: Sequence[Row], judge: Judge, folder: Path) -> list[Verdict
     # By row, so that languages added later do not ask for the verdicts of the others again.
     done = {key: row for key, row in file.start(replace=True).items() if row.get("seen") == seen.get(key)}
     missing = [row for row in rows if key_of(row) not in done]
-    with tqdm(total=len(missing), desc=f"{folder.name}: {judge.name}", unit="verdict", disable=None, delay=1) as bar:
+
+    def ask(keep: OnRows) -> None:
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
-            verdicts = _ask(judge, chunk)
-            made = [
-                {
-                    "id": row["id"],
-                    "language": row["language"],
-                    "outcome": v.outcome,
-                    "reason": v.reason,
-                    "lenient": v.lenient,
-                    "details": dict(v.details),
-                    "seen": seen[key_of(row)],
-                }
-                for row, v in zip(chunk, verdicts, strict=True)
-            ]
-            file.append(made)
-            done.update((key_of(row), row) for row in made)
-            bar.update(len(chunk))
-    ordered = file.finish([key_of(row) for row in rows], done)
-    return [Verdict(r["outcome"], r["reason"], r["lenient"], r["details"]) for r in ordered]
+            keep(
+                [
+                    {"id": row["id"], "language": row["language"], **asdict(verdict), "seen": seen[key_of(row)]}
+                    for row, verdict in zip(chunk, _verdicts(judge, chunk), strict=True)
+                ]
+            )
+
+    name = f"{folder.name}: {judge.name}"
+    judged = keep_rows(file, done, [key_of(row) for row in rows], ask, name=name, unit="verdict")
+    return [verdict_of(row) for row in judged]
 
 
-def _ask(judge: Judge, rows: Sequence[Row]) -> list[Verdict]:
+def verdict_of(row: Row) -> Verdict:
+    return Verdict(row["outcome"], row["reason"], row["lenient"], row["details"])
+
+
+def _verdicts(judge: Judge, rows: Sequence[Row]) -> list[Verdict]:
     """Rows that an endpoint refused to complete have no completion to judge."""
     asked = [row for row in rows if "rejected" not in row]
     items = [JudgeItem(query_of(row), row["completion"], row["truncated"]) for row in asked]
@@ -217,16 +208,10 @@ def fidelity_stage(rows: Sequence[Row], fidelity: Fidelity, path: Path) -> list[
     """The status of each completion's language. It takes microseconds a row, so it is always made anew."""
     found = fidelity.measure([JudgeItem(query_of(row), row["completion"], row["truncated"]) for row in rows])
     lines = [
-        {
-            "id": row["id"],
-            "language": row["language"],
-            "detected": result.detected,
-            "status": result.status,
-            "probability": result.probability,
-        }
+        line_of({"id": row["id"], "language": row["language"], **asdict(result)})
         for row, result in zip(rows, found, strict=True)
     ]
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+    write_atomically(path, "".join(lines))
     return [result.status for result in found]
 
 

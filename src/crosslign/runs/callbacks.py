@@ -59,7 +59,7 @@ class ProgressCallback(TrainerCallback):
         if self.bar is not None and logs and "loss" in logs:
             parts = [f"loss {logs['loss']:.4f}"]
             parts += [f"{k.partition('/')[2]} {v:.3f}" for k, v in logs.items() if k.startswith("divergence/")]
-            self.bar.set_postfix_str(" ".join(parts))
+            self.bar.set_postfix_str(" ".join(parts), refresh=False)  # a refresh would be a line in a log
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:

@@ -95,7 +95,7 @@ def generate(request: GenerateRequest, table: QueryTable, announce: Announce = s
         cache = CompletionCache(output.with_name(f".{output.name}.judgements.jsonl"))
         completer = DeferredCompleter(settings, lambda queries: _load(request, queries, settings, cache, announce))
         queries = queries_of([table], table.languages)
-        rows = completions(queries, completer, output, name=output.name, announce=announce, file=file)
+        rows = completions(queries, completer, file, name=output.name, announce=announce)
         cache.remove()
     return len(rows)
 

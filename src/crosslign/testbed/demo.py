@@ -9,7 +9,7 @@ from crosslign.testbed.cache import BaseSpec
 from crosslign.testbed.experiment import Alignment, run_experiment
 from crosslign.testbed.folders import check_folders, write_folders
 from crosslign.testbed.report import report, terminal
-from crosslign.testbed.tables import TableSpec
+from crosslign.testbed.tables import TableSizes
 from crosslign.types import Announce, CrosslignError, silent
 
 REPORT = "report.txt"
@@ -30,7 +30,7 @@ def run_demo(
     alignment: Alignment,
     output_dir: Path,
     *,
-    tables: TableSpec | None = None,
+    tables: TableSizes | None = None,
     cache: Path | None = None,
     overwrite: bool = False,
     announce: Announce = silent,

@@ -30,7 +30,7 @@ from crosslign.testbed.evaluate import (
 )
 from crosslign.testbed.judge import Judge
 from crosslign.testbed.pretrain import one_thread
-from crosslign.testbed.tables import Tables, TableSpec
+from crosslign.testbed.tables import Tables, TableSizes
 from crosslign.types import Announce, silent
 
 TEACHER_TEMPLATE: dict[str, Any] = {
@@ -129,7 +129,7 @@ def run_experiment(
     spec: BaseSpec,
     output_dir: Path,
     *,
-    tables: TableSpec | None = None,
+    tables: TableSizes | None = None,
     alignment: Alignment | None = None,
     cache: Path | None = None,
     overwrite: bool = False,
@@ -141,7 +141,7 @@ def run_experiment(
     """
     # Before anything is written, and before minutes of pretraining.
     RunFolder(output_dir / MODEL).check(overwrite=overwrite, resume=False)
-    made = Tables(spec.world, tables or TableSpec())
+    made = Tables(spec.world, tables or TableSizes())
     base = base_model(spec, cache, announce)
     config = alignment_config(base, made, output_dir, alignment or Alignment(), cache_dir=base.parent)
     run = prepare(config, overwrite=overwrite)

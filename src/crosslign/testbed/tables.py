@@ -19,7 +19,7 @@ SETS: tuple[SetName, ...] = ("harmful", "held_out", "harder", "benign", "lookali
 
 
 @dataclass(frozen=True)
-class TableSpec:
+class TableSizes:
     """Sizes of the tables, in rows.
 
     Fields:
@@ -50,7 +50,7 @@ class Row:
 class Tables:
     """Alignment and evaluation rows; no concept is in both."""
 
-    def __init__(self, world: World, spec: TableSpec) -> None:
+    def __init__(self, world: World, spec: TableSizes) -> None:
         self.world = world
         self.spec = spec
         rng = random.Random(f"tables {world.seed}")

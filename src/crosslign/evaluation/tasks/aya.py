@@ -57,7 +57,7 @@ def read_aya(place: Place, source_language: str, languages: Sequence[str] | None
         records, names = read_table(file)
         require_columns(file, names, ("prompt",) if code else ("prompt", "language"))
         for number, record in records:
-            language = code or language_code(record["language"], NAMES, str(file), number, "language")
+            language = code or language_code(record["language"], NAMES, str(file), number)
             numbers[language] = numbers.get(language, -1) + 1  # empty prompts count, so that ids stay in place
             text = text_of(record.get("prompt"))
             if not text:

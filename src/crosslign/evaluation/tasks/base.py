@@ -53,8 +53,10 @@ class Place:
     def __str__(self) -> str:
         return str(self.source if self.path is None else self.path)
 
-    def file(self, name: str) -> Path:
-        """The local copy of a file of the source: in the user's folder, the user's file itself, or fetched."""
+    def file(self, name: str | None = None) -> Path:
+        """The local copy of a file of the source (None: its first): in the user's folder, the user's file itself, or
+        fetched."""
+        name = name or self.source.files[0]
         if self.path is None:
             if self.source.repo is None:
                 raise CrosslignError(
@@ -70,10 +72,6 @@ class Place:
         raise CrosslignError(
             f"{self.task}: the folder {self.path} has no file {Path(name).name!r}. {contents(self.path)}"
         )
-
-    def only_file(self) -> Path:
-        """The one file of a source that has one."""
-        return self.file(self.source.files[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ class Wide:
     category: tuple[str, ...] = ("category",)
 
     def __call__(self, place: Place, source_language: str, languages: Sequence[str] | None) -> Reading:
-        file = place.only_file()
+        file = place.file()
         records, names = read_table(file)
         columns = self._columns(names)
         if source_language not in columns:
@@ -149,36 +149,34 @@ class Wide:
 
 @dataclass(frozen=True)
 class Long:
-    """Reads a table with one row a text, whose translations share an id.
+    """Reads a table with one row a text (`prompt`, `language`), whose translations share an id.
 
     Fields:
-        text, language: the columns of the text and of its language.
         names: how the file names languages, to codes; codes are understood always.
+        label, category: see `Wide`.
     """
 
     names: Mapping[str, str]
-    text: str = "prompt"
-    language: str = "language"
-    label: LabelOf = field(default_factory=lambda: always("harmful"))
-    category: tuple[str, ...] = ("category",)
+    label: LabelOf
+    category: tuple[str, ...]
 
     def __call__(self, place: Place, source_language: str, languages: Sequence[str] | None) -> Reading:
-        file = place.only_file()
+        file = place.file()
         records, names = read_table(file)
-        require_columns(file, names, (ID_COLUMN, self.language, self.text))
+        require_columns(file, names, (ID_COLUMN, "language", "prompt"))
         rows: dict[str, dict[str, object]] = {}
         first: dict[str, tuple[int, Mapping[str, object]]] = {}
         repeated = 0
         for number, record in records:
             row_id = own_id(number, record, file)
-            code = language_code(record.get(self.language), self.names, str(file), number, self.language)
+            code = language_code(record.get("language"), self.names, str(file), number)
             texts = rows.setdefault(row_id, {})
-            text = record.get(self.text)
+            text = record.get("prompt")
             if code in texts and text == texts[code]:
                 repeated += 1
             elif code in texts:
                 message = f"the id {row_id!r} has another text in {code!r} already; each language may have one."
-                raise row_error(str(file), number, self.text, message)
+                raise row_error(str(file), number, "prompt", message)
             else:
                 texts[code] = text
             # The labels of a row are its English text's, whatever row of the file that is.
@@ -227,7 +225,7 @@ def missing_column(file: Path, column: str, names: Sequence[str], what: str) -> 
     return CrosslignError(f"{file}: {what} needs a column {column}. {its_columns(names, column)}")
 
 
-def language_code(value: object, names: Mapping[str, str], file: str, number: int, column: str) -> str:
+def language_code(value: object, names: Mapping[str, str], file: str, number: int) -> str:
     """The code of a language that a cell names ("Spanish", "spanish", "es")."""
     name = text_of(value)
     by_name = {k.lower(): v for k, v in names.items()}
@@ -235,7 +233,7 @@ def language_code(value: object, names: Mapping[str, str], file: str, number: in
     if code in names.values() or (len(name) <= 3 and is_language(name)) or (name in RESOURCE_LEVEL):
         return code
     message = f"{name!r} is no language of this set; it has {listing(names)}, or use a code."
-    raise row_error(file, number, column, message)
+    raise row_error(file, number, "language", message)
 
 
 def category_of(record: Mapping[str, object], columns: Sequence[str]) -> str:

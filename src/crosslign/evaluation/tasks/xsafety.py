@@ -1,10 +1,9 @@
 """XSafety: 14 categories of 200 queries in ten languages, whose translations are matched by their place.
 
-It comes in three shapes, none of which has ids:
+It comes in two shapes, neither of which has ids:
 
 - the authors' repository (github.com/Jarviswang94/Multilingual_safety_benchmark): a folder for each language with a
   file for each category, one text a row and no header; Bengali's are Excel sheets;
-- a folder with a file for each language (en.csv, bn.xlsx) with a header: prompt or text, and category;
 - one table with the columns text (or prompt), language and category, as in the copy on the hub.
 
 A text's id is its category and its place in it ("xsafety-mental_health-007"). That is right only if a category has as
@@ -14,7 +13,7 @@ matched with the wrong English text, so that the whole category is left out of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from crosslign.data.files import read_texts
@@ -56,11 +55,11 @@ def xsafety() -> Task:
 
 
 def read_xsafety(place: Place, source_language: str, languages: Sequence[str] | None) -> Reading:
-    """Whichever of the three shapes the files have."""
+    """Whichever of the two shapes the files have."""
     notes: list[str] = []
     folder = place.path
     if folder is None or folder.is_file() or any((folder / name).is_file() for name in (TABLE, Path(TABLE).name)):
-        texts = _table(place.only_file(), notes)
+        texts = _table(place.file(), notes)
     else:
         texts = _folder(folder, place.task, notes)
     if source_language not in texts:
@@ -96,22 +95,21 @@ def category_name(name: str) -> str:
     return MISSPELT.get(plain, plain)
 
 
-def _table(file: Path, notes: list[str], own: str | None = None) -> Texts:
-    """The texts of a table with a header. `own`: the language of all of them; None: a column tells it."""
+def _table(file: Path, notes: list[str]) -> Texts:
     records, names = read_table(file)
     column = next((name for name in ("text", "prompt") if name in names), None)
     if column is None:
         raise missing_column(file, "'text' or 'prompt'", names, "this set")
-    require_columns(file, names, ("category",) if own else ("language", "category"))
+    require_columns(file, names, ("language", "category"))
     texts: Texts = {}
     nameless = 0
     for number, record in records:
         category = category_name(text_of(record.get("category")))
-        said = own or text_of(record.get("language"))
+        said = text_of(record.get("language"))
         if not category or not said:
             nameless += 1
             continue
-        language = own or language_code(said, SPELLINGS, str(file), number, "language")
+        language = language_code(said, SPELLINGS, str(file), number)
         texts.setdefault(language, {}).setdefault(category, []).append(text_of(record.get(column)))
     if nameless:
         notes.append(f"{nameless} rows without a language or a category are left out.")
@@ -120,31 +118,20 @@ def _table(file: Path, notes: list[str], own: str | None = None) -> Texts:
 
 def _folder(folder: Path, task: str, notes: list[str]) -> Texts:
     texts: Texts = {}
-    for entry, language in _languages(folder):
-        if entry.is_dir():
-            own: dict[str, list[str]] = {}
-            # Of two files of one category, the one whose name is spelt right is read.
-            for file in sorted(entry.iterdir(), key=lambda f: (f.stem.lower() in MISSPELT, f.name)):
-                if file.suffix.lower() not in SUFFIXES:
-                    continue
-                category = category_name(file.stem)
-                if category in own:
-                    notes.append(f"{language}: {file.name} is a second file of {category} and is not read.")
-                else:
-                    own[category] = read_texts(file)
-            texts[language] = own
-        else:
-            texts |= _table(entry, notes, language)
-    if not texts:
-        raise CrosslignError(
-            f"{task}: the folder {folder} has neither folders nor files ({', '.join(SUFFIXES)}) named by "
-            f"languages. {contents(folder)}"
-        )
-    return texts
-
-
-def _languages(folder: Path) -> Iterator[tuple[Path, str]]:
     for entry in sorted(folder.iterdir()):
-        code = SPELLINGS.get(entry.stem, entry.stem)
-        if plain_code(code) and (entry.is_dir() or entry.suffix.lower() in SUFFIXES):
-            yield entry, code
+        language = SPELLINGS.get(entry.name, entry.name)
+        if not (entry.is_dir() and plain_code(language)):
+            continue
+        own = texts.setdefault(language, {})
+        # Of two files of one category, the one whose name is spelt right is read.
+        for file in sorted(entry.iterdir(), key=lambda f: (f.stem.lower() in MISSPELT, f.name)):
+            if file.suffix.lower() not in SUFFIXES:
+                continue
+            category = category_name(file.stem)
+            if category in own:
+                notes.append(f"{language}: {file.name} is a second file of {category} and is not read.")
+            else:
+                own[category] = read_texts(file)
+    if not texts:
+        raise CrosslignError(f"{task}: the folder {folder} has no folder named by a language. {contents(folder)}")
+    return texts
