@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from transformers import AutoModelForCausalLM
+from conftest import VOCABULARY, byte_tokenizer, tiny_llama
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from crosslign.cli import main
 from crosslign.runs.prepare import prepare
@@ -32,6 +33,15 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on loading a model fails the test."""
     refuse = staticmethod(lambda *args, **kwargs: pytest.fail("weights were loaded"))
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
+
+
+def terse_model(folder: Path) -> Path:
+    """The tiny model, saved so that half of all tokens end a reply: replies are short under any length limit."""
+    model = tiny_llama()
+    model.generation_config = GenerationConfig(eos_token_id=list(range(0, VOCABULARY, 2)))
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
