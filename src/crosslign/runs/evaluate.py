@@ -289,8 +289,8 @@ def _trained(request: EvaluationRequest, announce: Announce) -> Sequence[str]:
     found = trained_languages(request.adapter, request.source.path)
     if found is None and request.adapter is not None:
         announce(
-            f"{request.adapter}: no config.yaml says which languages were trained; --trained-languages does, and the "
-            "results then tell trained from unseen ones."
+            f"{request.adapter}: its config.yaml does not name the languages that were trained. Name them with "
+            "--trained-languages, and the results tell trained from unseen ones."
         )
     return found or ()
 
