@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm.auto import tqdm
-
 from crosslign.contexts import ContextBuilder, ContextOverflow
 from crosslign.evaluation.endpoint import Endpoint, EndpointReply
 from crosslign.rollouts import Sampler, SamplingParameters, derive_seed
+from crosslign.rollouts.progress import progress
 from crosslign.storage import Row, RowFile, key_of
 from crosslign.types import Context, CrosslignError, Message, Query
 
@@ -208,7 +207,7 @@ def completions(
     if done:
         announce(f"{name}: {len(done)} of {len(queries)} completions are there already")
     if missing:
-        with tqdm(total=len(missing), desc=name, unit="completion", disable=None, delay=1) as bar:
+        with progress(len(missing), name, "completion") as bar:
 
             def keep(rows: Sequence[Row]) -> None:
                 file.append(rows)

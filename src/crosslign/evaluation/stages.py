@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from tqdm.auto import tqdm
-
 from crosslign.evaluation.completions import Completer, completions, query_of
 from crosslign.evaluation.fidelity import Fidelity, LanguageFidelity, Status
 from crosslign.evaluation.judges.base import Judge
@@ -17,6 +15,7 @@ from crosslign.evaluation.rates import JudgedRow, Kind
 from crosslign.evaluation.result_tables import to_csv, to_markdown
 from crosslign.evaluation.results import SCHEMA_VERSION, evaluation_task
 from crosslign.evaluation.tasks import TaskData, resource_groups
+from crosslign.rollouts.progress import progress
 from crosslign.storage import Row, RowFile, digest, key_of, write_atomically
 from crosslign.types import JudgeItem, Verdict
 
@@ -182,7 +181,7 @@ def judge_stage(rows: Sequence[Row], judge: Judge, folder: Path) -> list[Verdict
     # By row, so that languages added later do not ask for the verdicts of the others again.
     done = {key: row for key, row in file.start(replace=True).items() if row.get("seen") == seen.get(key)}
     missing = [row for row in rows if key_of(row) not in done]
-    with tqdm(total=len(missing), desc=f"{folder.name}: {judge.name}", unit="verdict", disable=None, delay=1) as bar:
+    with progress(len(missing), f"{folder.name}: {judge.name}", "verdict") as bar:
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
             verdicts = _ask(judge, chunk)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from crosslign.distillation import DistillationTrainer, mean_divergence
 from crosslign.models import load_model
