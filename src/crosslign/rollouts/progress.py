@@ -15,9 +15,8 @@ _LINE = "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} so far, about {remaining}
 class _Lines(tqdm):  # type: ignore[type-arg]
     """A bar for a log file: each state that is shown is a line of its own."""
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         print(self, file=sys.stderr, flush=True)
-        return True
 
 
 def progress(total: int, what: str, unit: str, *, initial: int = 0, quiet: bool = False) -> tqdm[Any]:
