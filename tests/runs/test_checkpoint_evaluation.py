@@ -480,7 +480,7 @@ def test_queries_that_are_trained_on_too_are_noted(evaluated: dict[str, Any], ta
     assert any("24 of its 24 queries are training queries" in note for note in plan.notes)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_of_two_processes_the_first_evaluates_while_the_other_waits(evaluated: dict[str, Any], tmp_path: Path) -> None:
     one = run({**evaluated, "output_dir": str(tmp_path / "one")}, per_device_train_batch_size=4)
     raw = {**evaluated, "output_dir": str(tmp_path / "two")}

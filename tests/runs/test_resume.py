@@ -185,7 +185,6 @@ def start(tmp_path: Path, recipe: dict[str, Any], *flags: str) -> subprocess.Pop
     return subprocess.Popen([sys.executable, "-m", "crosslign.cli", "train", str(path), *flags])
 
 
-@pytest.mark.slow
 @pytest.mark.processes
 def test_a_run_that_is_going_on_is_left_alone_and_its_death_frees_the_folder(
     recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -280,18 +279,15 @@ def test_what_was_interrupted_is_known_by_its_type(
         assert cli_train(tmp_path, recipe) == code
 
 
-@pytest.mark.slow
 @pytest.mark.processes
 def test_two_processes_agree_on_the_checkpoint_and_on_who_writes(recipe: dict[str, Any], tmp_path: Path) -> None:
-    folder = tmp_path / "two"
-    raw = {**recipe, "output_dir": str(folder), "strategy": {"name": "off_policy"}}
-    raw["training"] = {**raw["training"], "gradient_accumulation_steps": 1, "ddp_backend": "gloo"}
-    assert two_processes(tmp_path, raw) == [0, 0]
-    before, weights = losses(folder), (folder / WEIGHTS).read_bytes()
+    recipe["strategy"] = {"name": "off_policy"}  # where sampling does not depend on the process
+    folder = run(recipe, per_device_train_batch_size=4, gradient_accumulation_steps=1)
+    before = losses(folder)
     killed_at_its_end(folder)
-    cut(folder / "checkpoint-4" / "rng_state_1.pth")
+    cut(folder / "checkpoint-4" / "optimizer.pt")
+    recipe["training"].update(gradient_accumulation_steps=1, ddp_backend="gloo")
     with RunFolder(folder).lock():
-        assert two_processes(tmp_path, raw, "--resume") == [1, 1]
-    assert two_processes(tmp_path, raw, "--resume") == [0, 0]
-    assert losses(folder) == before
-    assert (folder / WEIGHTS).read_bytes() == weights
+        assert two_processes(tmp_path, recipe, "--resume") == [1, 1]
+    assert two_processes(tmp_path, recipe, "--resume") == [0, 0]
+    assert losses(folder) == pytest.approx(before, rel=1e-3)
