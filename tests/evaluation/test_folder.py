@@ -43,7 +43,7 @@ def test_a_folder_is_read_back_as_it_was_judged(tmp_path: Path) -> None:
     for data in TASKS:
         judged = folder.tasks[data.name]
         assert set(judged) == {q.key for q in data.queries}
-        assert all(judged[q.key].row["completion"] == answer(q) for q in data.queries)
+        assert all(judged[q.key].completion == answer(q) for q in data.queries)
 
 
 def test_rows_of_an_earlier_larger_call_are_not_the_results(tmp_path: Path) -> None:
