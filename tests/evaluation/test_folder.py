@@ -14,8 +14,8 @@ from scipy.stats import binomtest
 
 from crosslign.evaluation.completions import OnRows, completion_row
 from crosslign.evaluation.folder import check_folder, compare, read_folder, report
+from crosslign.evaluation.result_tables import terminal
 from crosslign.evaluation.stages import Evaluation, run
-from crosslign.evaluation.terminal import terminal
 from crosslign.types import CrosslignError, Query
 
 TASKS = (task("bad", "harmful"), task("good", "benign"))

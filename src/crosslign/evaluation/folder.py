@@ -88,9 +88,7 @@ def read_folder(path: Path) -> Finished:
 def _judged_row(row: Row, verdict: Row, spoken: Row) -> JudgedRow:
     """From what each stage has written about one query."""
     judged = verdict_of(verdict)
-    return JudgedRow(
-        query_of(row), judged, row["truncated"], spoken["status"], row["completion"], spoken["detected"]
-    )
+    return JudgedRow(query_of(row), judged, row["truncated"], spoken["status"], row["completion"], spoken["detected"])
 
 
 def report(folder: Finished) -> Path:
