@@ -49,7 +49,7 @@ def cli_train(tmp_path: Path, raw: dict[str, Any], *flags: str) -> int:
     return main(["train", str(path), *flags])
 
 
-def two_processes(tmp_path: Path, raw: dict[str, Any]) -> list[int]:
+def two_processes(tmp_path: Path, raw: dict[str, Any], *flags: str) -> list[int]:
     """`crosslign train` on a recipe in two data-parallel processes; returns their exit codes."""
     path = tmp_path / "two.yaml"
     path.write_text(yaml.safe_dump(raw))
@@ -58,7 +58,7 @@ def two_processes(tmp_path: Path, raw: dict[str, Any]) -> list[int]:
         port = str(probe.getsockname()[1])
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "crosslign.cli", "train", str(path)],
+            [sys.executable, "-m", "crosslign.cli", "train", str(path), *flags],
             env={
                 **os.environ,
                 "RANK": str(rank),

@@ -117,9 +117,12 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     from crosslign.runs.train import train
 
     quiet_libraries(arguments.verbose)
-    run = prepare(config, overwrite=arguments.overwrite, resume=arguments.resume, check_folder=not arguments.dry_run)
+    check_folder = arguments.resume or not arguments.dry_run
+    run = prepare(config, overwrite=arguments.overwrite, resume=arguments.resume, check_folder=check_folder)
     say(_plan(run))
     if arguments.dry_run:
+        if run.resume:
+            say(f"resume    {run.folder.newest_checkpoint(say)}")
         return 0
     record = train(run, say)
     if record:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm.auto import tqdm
-
 from crosslign.contexts import ContextBuilder, ContextOverflow
 from crosslign.evaluation.endpoint import Endpoint, EndpointReply
 from crosslign.rollouts import Sampler, SamplingParameters, derive_seed
+from crosslign.rollouts.progress import progress
 from crosslign.storage import Row, RowFile, key_of
 from crosslign.types import Announce, Context, CrosslignError, Message, Query, silent
 
@@ -215,7 +214,7 @@ def keep_rows(
     """
     missing = sum(key not in done for key in keys)
     if missing:
-        with tqdm(total=missing, desc=name, unit=unit, disable=None, delay=1) as bar:
+        with progress(missing, name, unit) as bar:
 
             def keep(rows: Sequence[Row]) -> None:
                 file.append(rows)
