@@ -170,8 +170,8 @@ def _evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     missing = [f"--{name}" for name in ("model", "tasks", "out") if not getattr(arguments, name)]
     if missing:
         raise CrosslignError(f"eval needs {' and '.join(missing)}; see crosslign eval --help.")
+    from crosslign.evaluation.result_tables import terminal
     from crosslign.evaluation.stages import REPORT, RESULTS
-    from crosslign.evaluation.terminal import terminal
     from crosslign.runs.evaluate import evaluate
 
     quiet_libraries(arguments.verbose)
@@ -253,8 +253,8 @@ def _task_list() -> str:
 
 def _compare(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from crosslign.evaluation.folder import compare, read_folder
+    from crosslign.evaluation.result_tables import terminal
     from crosslign.evaluation.stages import REPORT, RESULTS
-    from crosslign.evaluation.terminal import terminal
 
     results = compare(read_folder(arguments.before), read_folder(arguments.after), arguments.out, arguments.seed)
     print(terminal(results))
@@ -264,7 +264,7 @@ def _compare(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _report(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from crosslign.evaluation.folder import read_folder, report
-    from crosslign.evaluation.terminal import terminal
+    from crosslign.evaluation.result_tables import terminal
 
     folder = read_folder(arguments.folder)
     page = report(folder)

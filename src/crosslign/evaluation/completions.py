@@ -11,7 +11,7 @@ from crosslign.evaluation.endpoint import Endpoint, EndpointReply
 from crosslign.rollouts import Sampler, SamplingParameters, derive_seed
 from crosslign.rollouts.progress import progress
 from crosslign.storage import Row, RowFile, key_of
-from crosslign.types import Context, CrosslignError, Message, Query
+from crosslign.types import Announce, Context, CrosslignError, Message, Query, silent
 
 OnRows = Callable[[Sequence[Row]], None]
 
@@ -194,7 +194,7 @@ def completions(
     *,
     name: str = "completions",
     overwrite: bool = False,
-    announce: Callable[[str], None] = lambda text: None,
+    announce: Announce = silent,
 ) -> list[Row]:
     """The rows of all queries in their order, from the file where it has them. See `RowFile` for what is kept."""
     done = _current(queries, file.start(replace=overwrite))
