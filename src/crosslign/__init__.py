@@ -124,7 +124,7 @@ def evaluate(
         tasks: by name, such as "multijail" or "table:harmful:FILE".
         out: folder of the evaluation; an interrupted one goes on where it stopped.
         adapter: folder of a finished LoRA run.
-        trained: languages that the model was aligned in; None for what the run's config.yaml says.
+        trained: languages that the model was aligned in; None for what the run's record says.
         settings: other keys of a recipe's section `evaluation`: `languages`, `judge`, `limit`, ...
 
     Returns what `results.json` holds; `crosslign.evaluation.results` documents it.

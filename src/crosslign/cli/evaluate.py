@@ -79,7 +79,7 @@ def add_commands(commands: Any) -> None:
         "--trained-languages",
         type=comma_list,
         metavar="en,zh,...",
-        help="languages that the model was aligned in (default: what the run's config.yaml says)",
+        help="languages that the model was aligned in (default: what the run's record says)",
     )
     evaluate.set_defaults(run=_evaluate)
 
