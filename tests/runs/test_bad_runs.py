@@ -269,6 +269,7 @@ def test_a_run_in_a_pipe_says_in_lines_how_far_it_is_and_ends_with_a_table(
     captured = capsys.readouterr()
     assert "sw (Swahili)" in captured.out
     assert "\r" not in captured.err
+    assert "\x1b" not in captured.err  # the evaluation speaks while the training does
     for done in (
         "student: 12/12 completion",  # the gate
         "judged: teacher: lexicon: 12/12 verdict",
