@@ -9,7 +9,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,12 @@ def locked(path: Path, seconds: float = 0) -> Iterator[None]:
                 yield
             finally:
                 if seconds == 0:  # where others wait for it, the file must stay the one that they opened
-                    path.unlink(missing_ok=True)
+                    with suppress(OSError):  # Windows keeps a file that is open
+                        path.unlink()
     except Timeout as error:
         raise CrosslignError(
             f"{path.parent}: another crosslign process is writing here (it holds {path.name}). Wait until it ends, or "
-            "stop it; one that crashed holds nothing."
+            "stop it."
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from helpers import cli_train, losses, metrics, no_weights, run, two_processes
 from crosslign.cli import main
 from crosslign.rollouts import CompletionCache, TransformersSampler
 from crosslign.runs.folder import RunFolder
+from crosslign.runs.prepare import prepare
+from crosslign.runs.recipe import parse_config
+from crosslign.runs.train import train
 from crosslign.types import Completion, CrosslignError, Interrupted
 
 WEIGHTS = "adapter_model.safetensors"
@@ -214,12 +218,23 @@ def test_a_run_that_is_going_on_is_left_alone_and_its_death_frees_the_folder(
     assert [row["step"] for row in metrics(folder)] == list(range(1, step + 2))
 
 
-def test_two_runs_that_pass_all_checks_at_once_do_not_share_a_folder(recipe: dict[str, Any]) -> None:
+def test_two_runs_do_not_share_a_folder_also_if_both_found_it_free(recipe: dict[str, Any]) -> None:
+    prepared = prepare(parse_config(recipe))
     with RunFolder(recipe["output_dir"]).lock():
-        (Path(recipe["output_dir"]) / "run.json").write_text('{"status": "running"}')
-        with pytest.raises(CrosslignError, match="another crosslign process is writing here"):
-            run(recipe, overwrite=True)
-        assert record(Path(recipe["output_dir"])) == {"status": "running"}
+        for begin in (lambda: train(prepared), lambda: run(recipe), lambda: run(recipe, overwrite=True)):
+            with pytest.raises(CrosslignError, match="another crosslign process is writing here"):
+                begin()
+    assert not Path(recipe["output_dir"]).exists()
+
+
+def test_what_another_process_did_between_the_checks_and_the_lock_is_seen(killed: Killed) -> None:
+    folder, recipe = killed("raced")
+    first, second = (prepare(parse_config(recipe), resume=True) for _ in range(2))
+    shutil.rmtree(folder / "checkpoint-4")  # as a third process may that goes on from the same one
+    train(first)
+    assert record(folder)["steps"] == 4
+    with pytest.raises(CrosslignError, match="this run is finished"):
+        train(second)
 
 
 def test_an_evaluation_and_a_file_of_completions_have_one_writer(
@@ -249,9 +264,18 @@ def test_an_evaluation_and_a_file_of_completions_have_one_writer(
 
 
 def put_many(path: Path, name: str) -> None:
+    """Fill a cache on a file system that writes a row in two parts, as one over a network may."""
+    write = os.write
+
+    def in_two(file: int, data: bytes) -> int:
+        written = write(file, data[:9])
+        time.sleep(0.001)
+        return written + write(file, data[9:])
+
+    os.write = in_two
     cache = CompletionCache(path)
-    for i in range(100):
-        cache.put(f"{name}-{i}", Completion(tuple(range(5000)), truncated=False), "q")
+    for i in range(50):
+        cache.put(f"{name}-{i}", Completion((i,), truncated=False), "q")
 
 
 def test_processes_that_share_a_cache_write_whole_rows(tmp_path: Path) -> None:
@@ -262,9 +286,11 @@ def test_processes_that_share_a_cache_write_whole_rows(tmp_path: Path) -> None:
         process.start()
     for process in processes:
         process.join()
-    lines = path.read_text().splitlines()
-    assert len(lines) == len(CompletionCache(path)) == 300
-    assert all(len(json.loads(line)["token_ids"]) == 5000 for line in lines)
+    cache = CompletionCache(path)
+    assert {cache.get(f"{name}-{i}") for name in "abc" for i in range(50)} == {
+        Completion((i,), truncated=False) for i in range(50)
+    }
+    assert len(path.read_text().splitlines()) == 150
 
 
 def test_what_was_interrupted_is_known_by_its_type(
