@@ -35,7 +35,7 @@ test: .venv/dev  ## the fast suite
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto
 
 test-all: .venv/dev  ## slow tests too
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'slow or not slow'
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'slow or not slow' --hypothesis-profile=thorough
 
 lint: .venv/dev  ## style, types, layers
 	$(BIN)/ruff check .
