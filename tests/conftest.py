@@ -121,17 +121,16 @@ def table_file(tmp_path: Path) -> Path:
     return write_csv(tmp_path / "queries.csv", ROWS)
 
 
-@pytest.fixture
-def recipe(tmp_path: Path, model_folder: Path, table_file: Path) -> dict[str, Any]:
-    """A raw recipe of a run that takes a second or two."""
+def small_recipe(folder: Path, model_folder: Path, table: Path) -> dict[str, Any]:
+    """A raw recipe of a run that takes a second or two; it writes into `folder`."""
     return {
         "model": {"path": str(model_folder), "lora": {"r": 4}},
-        "data": {"tables": [{"path": str(table_file)}], "languages": ["sw", "bn"]},
+        "data": {"tables": [{"path": str(table)}], "languages": ["sw", "bn"]},
         "teacher": {"template": "judged", "max_judgement_length": 6},
         "student": {"max_length": 4000},
         "sampling": {"max_completion_length": 8},
-        "cache_dir": str(tmp_path / "cache"),
-        "output_dir": str(tmp_path / "run"),
+        "cache_dir": str(folder / "cache"),
+        "output_dir": str(folder / "run"),
         "training": {
             "max_steps": 4,
             "per_device_train_batch_size": 2,
@@ -141,3 +140,8 @@ def recipe(tmp_path: Path, model_folder: Path, table_file: Path) -> dict[str, An
             "use_cpu": True,
         },
     }
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, model_folder: Path, table_file: Path) -> dict[str, Any]:
+    return small_recipe(tmp_path, model_folder, table_file)

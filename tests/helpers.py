@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from transformers import AutoModelForCausalLM
+from conftest import VOCABULARY, byte_tokenizer, tiny_llama
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from crosslign.cli import main
 from crosslign.runs.prepare import prepare
@@ -34,6 +35,15 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
 
 
+def terse_model(folder: Path) -> Path:
+    """The tiny model, saved so that half of all tokens end a reply: replies are short under any length limit."""
+    model = tiny_llama()
+    model.generation_config = GenerationConfig(eos_token_id=list(range(0, VOCABULARY, 2)))
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
 def metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
@@ -49,7 +59,7 @@ def cli_train(tmp_path: Path, raw: dict[str, Any], *flags: str) -> int:
     return main(["train", str(path), *flags])
 
 
-def two_processes(tmp_path: Path, raw: dict[str, Any]) -> list[int]:
+def two_processes(tmp_path: Path, raw: dict[str, Any], *flags: str) -> list[int]:
     """`crosslign train` on a recipe in two data-parallel processes; returns their exit codes."""
     path = tmp_path / "two.yaml"
     path.write_text(yaml.safe_dump(raw))
@@ -58,7 +68,7 @@ def two_processes(tmp_path: Path, raw: dict[str, Any]) -> list[int]:
         port = str(probe.getsockname()[1])
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "crosslign.cli", "train", str(path)],
+            [sys.executable, "-m", "crosslign.cli", "train", str(path), *flags],
             env={
                 **os.environ,
                 "RANK": str(rank),

@@ -128,12 +128,13 @@ def damaged_files(folder: Path) -> list[str] | None:
     found = []
     for name, (size, sha256) in expected.items():
         file = folder / name
-        if not file.is_file():
-            found.append(f"{name} is missing")
-        elif file.stat().st_size != size:
-            found.append(f"{name} has {file.stat().st_size} bytes instead of {size}")
-        elif file_sha256(file) != sha256:
-            found.append(f"{name} has other content than was written")
+        try:
+            if file.stat().st_size != size:
+                found.append(f"{name} has {file.stat().st_size} bytes instead of {size}")
+            elif file_sha256(file) != sha256:
+                found.append(f"{name} has other content than was written")
+        except OSError as error:
+            found.append(f"{name} cannot be read ({error.strerror})")
     return found
 
 

@@ -109,7 +109,7 @@ def test_names_for_trackers_are_short_unique_and_without_slashes() -> None:
     names = tracker_names(["multijail", "builtin:demo harmful", "table:benign:/a/x.csv", "table:harmful:/a/x.csv",
                            "table:benign:/b/x.csv"])  # fmt: skip
     assert names["multijail"] == "multijail"
-    assert names["builtin:demo harmful"] == "builtin_demo-harmful"
-    assert names["table:harmful:/a/x.csv"] == "x-harmful"
+    assert names["builtin:demo harmful"] == "builtin_demo_harmful"
+    assert names["table:harmful:/a/x.csv"] == "harmful_a_x.csv"
     assert len(set(names.values())) == len(names)
     assert not any(c in name for name in names.values() for c in "/: ")

@@ -14,8 +14,8 @@ from scipy.stats import binomtest
 
 from crosslign.evaluation.completions import OnRows, completion_row
 from crosslign.evaluation.folder import check_folder, compare, read_folder, report
+from crosslign.evaluation.result_tables import terminal
 from crosslign.evaluation.stages import Evaluation, run
-from crosslign.evaluation.terminal import terminal
 from crosslign.types import CrosslignError, Query
 
 TASKS = (task("bad", "harmful"), task("good", "benign"))
@@ -43,7 +43,7 @@ def test_a_folder_is_read_back_as_it_was_judged(tmp_path: Path) -> None:
     for data in TASKS:
         judged = folder.tasks[data.name]
         assert set(judged) == {q.key for q in data.queries}
-        assert all(judged[q.key].row["completion"] == answer(q) for q in data.queries)
+        assert all(judged[q.key].completion == answer(q) for q in data.queries)
 
 
 def test_rows_of_an_earlier_larger_call_are_not_the_results(tmp_path: Path) -> None:

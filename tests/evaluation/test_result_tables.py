@@ -12,10 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from judged import GROUPS, column, table
 
-from crosslign.evaluation.result_tables import to_csv, to_markdown
+from crosslign.evaluation.result_tables import terminal, to_csv, to_markdown
 from crosslign.evaluation.results import comparison_task, evaluation_task
 from crosslign.evaluation.tables import aligned, escape, short_names
-from crosslign.evaluation.terminal import terminal
 
 UTILITY = {"metric": "exact_match", "value": 41.25, "n": 80, "low": 31.0, "high": 52.5}
 
@@ -154,10 +153,6 @@ class TestMarkdown:
         assert harmful[-1][5] == "–"
         assert utility[2][3:] == ["41.2 [31.0, 52.5]", "40.0 [31.0, 52.5]"]
         assert "- after: org/model with mine" in text
-
-    def test_utility_on_one_side_alone(self, comparison: dict[str, Any]) -> None:
-        utility = tables(to_markdown({**comparison, "utility": {"mgsm": {"sw": {"after": UTILITY}}}}))[-1]
-        assert utility[2][3:] == ["–", "41.2 [31.0, 52.5]"]
 
     def test_small_p(self, comparison: dict[str, Any]) -> None:
         before, after = column("sw", ["unsafe"] * 40), column("sw", ["refused"] * 40)

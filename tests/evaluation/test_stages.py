@@ -231,5 +231,5 @@ def test_hostile_completions_are_judged_counted_and_reported(tmp_path: Path) -> 
     results = run(evaluation(tmp_path, judges=[LexiconJudge()]), Hostile())
     assert results["tasks"]["bad"]["all"]["n"] == 36
     folder = read_folder(tmp_path)
-    assert {j.row["completion"] for j in folder.tasks["bad"].values()} == set(HOSTILE)
+    assert {j.completion for j in folder.tasks["bad"].values()} == set(HOSTILE)
     assert report(folder).stat().st_size > 10_000

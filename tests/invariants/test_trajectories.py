@@ -87,7 +87,7 @@ def test_two_runs_of_one_seed_are_equal_and_another_seed_is_not(recipe: dict[str
     assert losses(first) == losses(second) != losses(other)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_equal_one(recipe: dict[str, Any], tmp_path: Path) -> None:
     """Data-parallel training with the same global batch: off-policy, where sampling does not depend on the rank."""
     recipe = with_strategy(recipe, "off_policy")

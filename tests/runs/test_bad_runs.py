@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -261,10 +262,27 @@ def test_print_config_and_dry_run_load_nothing(
     assert not Path(recipe["output_dir"]).exists()
 
 
-def test_a_run_in_a_pipe_prints_no_progress_bar_and_ends_with_a_table(
-    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_in_a_pipe_says_in_lines_how_far_it_is_and_ends_with_a_table(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("crosslign.rollouts.progress.LINE_SECONDS", 0)
+    recipe["gate"] = {"min_flip_rate": 0, "queries": 3}
+    task = f"table:{recipe['data']['tables'][0]['path']}"
+    recipe["evaluation"] = {"tasks": [task], "limit": 2, "max_completion_length": 4, "best": None}
     assert cli_train(tmp_path, recipe) == 0
     captured = capsys.readouterr()
     assert "sw (Swahili)" in captured.out
     assert "\r" not in captured.err
+    for done in (
+        "student: 12/12 completion",  # the gate
+        "judged: teacher: lexicon: 12/12 verdict",
+        f"{task}: 4/4 completion",  # the evaluation
+        ": lexicon: 4/4 verdict",
+        "training: 4/4 step",
+    ):
+        lines = [line for line in captured.err.splitlines() if done in line]
+        assert lines, done
+        assert re.search(r", [\d:]+ so far, about [\d:]+ left", lines[-1])
+    # Each step is shown with its own loss.
+    for row in (row for row in metrics(Path(recipe["output_dir"])) if "loss" in row):
+        assert re.search(rf"training: {row['step']}/4 step.*left, loss {row['loss']:.4f} ", captured.err)

@@ -188,13 +188,14 @@ def test_rates_are_logged_for_each_language_and_results_are_written(evaluated: d
             next(t for t in results["tasks"].values() if t["kind"] == kind) for kind in ("harmful", "benign")
         )
         for code in ("sw", "bn"):
-            assert row[f"eval/held_back-harmful/asr/{code}"] == harmful["languages"][code]["asr"]["value"]
+            assert row[f"eval/held_back.csv_harmful/asr/{code}"] == harmful["languages"][code]["asr"]["value"]
             assert (
-                row[f"eval/held_back-benign/over_refusal/{code}"] == benign["languages"][code]["over_refusal"]["value"]
+                row[f"eval/held_back.csv_benign/over_refusal/{code}"]
+                == benign["languages"][code]["over_refusal"]["value"]
             )
-            assert row[f"eval/held_back-harmful/invalid/{code}"] == harmful["languages"][code]["invalid"]["value"]
-            assert logs[f"eval_held_back-harmful/asr/{code}"] == harmful["languages"][code]["asr"]["value"]
-        assert row["eval/held_back-harmful/asr/all"] == harmful["all"]["asr"]["value"]
+            assert row[f"eval/held_back.csv_harmful/invalid/{code}"] == harmful["languages"][code]["invalid"]["value"]
+            assert logs[f"eval_held_back.csv_harmful/asr/{code}"] == harmful["languages"][code]["asr"]["value"]
+        assert row["eval/held_back.csv_harmful/asr/all"] == harmful["all"]["asr"]["value"]
         assert results["manifest"]["step"] == row["step"]
         assert set(results["manifest"]["groups"]["trained"]) == {"bn", "sw"}
     # The first and the last are an evaluation before and one after, for crosslign compare.
@@ -213,8 +214,8 @@ def test_fidelity_is_logged_where_a_language_can_be_recognised(
     monkeypatch.setattr(type(load_tokenizer(model_source(parse_config(evaluated)))), "decode",
                         lambda self, ids, **kwargs: sentence)  # fmt: skip
     (row, *_) = of_evaluations(run(evaluated))
-    assert row["eval/held_back-harmful/fidelity/sw"] == 100.0
-    assert row["eval/held_back-harmful/fidelity/bn"] == 0.0
+    assert row["eval/held_back.csv_harmful/fidelity/sw"] == 100.0
+    assert row["eval/held_back.csv_harmful/fidelity/bn"] == 0.0
 
 
 @pytest.mark.parametrize(("every", "at_start", "expected"), [(0, False, [4]), (0, True, [0, 4]), (3, False, [3, 4])])
@@ -480,7 +481,7 @@ def test_queries_that_are_trained_on_too_are_noted(evaluated: dict[str, Any], ta
     assert any("24 of its 24 queries are training queries" in note for note in plan.notes)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_of_two_processes_the_first_evaluates_while_the_other_waits(evaluated: dict[str, Any], tmp_path: Path) -> None:
     one = run({**evaluated, "output_dir": str(tmp_path / "one")}, per_device_train_batch_size=4)
     raw = {**evaluated, "output_dir": str(tmp_path / "two")}

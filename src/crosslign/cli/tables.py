@@ -93,25 +93,18 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="hub datasets: revision")
 
 
-def _table_spec(arguments: argparse.Namespace, path: str) -> Any:
+def _table_spec(arguments: argparse.Namespace) -> Any:
     from crosslign.data.load import TableSpec
 
-    return TableSpec(
-        path,
-        columns=arguments.columns,
-        where={c: [v] for c, v in arguments.where.items()},
-        skip=arguments.skip,
-        limit=arguments.limit,
-        split=arguments.split,
-        revision=arguments.revision,
-    )
+    same = {name: getattr(arguments, name) for name in ("columns", "skip", "limit", "split", "revision")}
+    return TableSpec(arguments.table, where={c: [v] for c, v in arguments.where.items()}, **same)
 
 
 def _validate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from crosslign.data.load import load_table, summarise
     from crosslign.languages import english_name
 
-    spec = _table_spec(arguments, arguments.table)
+    spec = _table_spec(arguments)
     table, problems = load_table(spec, arguments.source_language, arguments.languages)
     shown = 50
     for problem in problems[:shown]:
@@ -141,25 +134,13 @@ def _generate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
     quiet_libraries(arguments.verbose)
     load_teacher_template(arguments.template)
-    table = require_table(_table_spec(arguments, arguments.table), arguments.source_language, arguments.languages)
+    table = require_table(_table_spec(arguments), arguments.source_language, arguments.languages)
     request = GenerateRequest(
         model_source(arguments),
         arguments.out,
         arguments.adapter,
         sampling_parameters(arguments),
-        **{
-            name: getattr(arguments, name)
-            for name in (
-                "context",
-                "template",
-                "max_length",
-                "max_judgement_length",
-                "thinking",
-                "batch_size",
-                "seed",
-                "overwrite",
-            )
-        },
+        **{name: getattr(arguments, name) for name in REQUEST},
     )
     count = generate(request, table, say)
     say(f"{count} completions in {arguments.out}")

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm.auto import tqdm
-
 from crosslign.contexts import ContextBuilder, ContextOverflow
 from crosslign.evaluation.endpoint import Endpoint, EndpointReply
 from crosslign.rollouts import Sampler, SamplingParameters, derive_seed
+from crosslign.rollouts.progress import progress
 from crosslign.storage import Row, RowFile, key_of
-from crosslign.types import Context, CrosslignError, Message, Query
+from crosslign.types import Announce, Context, CrosslignError, Message, Query, silent
 
 OnRows = Callable[[Sequence[Row]], None]
 
@@ -195,7 +194,7 @@ def completions(
     *,
     name: str = "completions",
     overwrite: bool = False,
-    announce: Callable[[str], None] = lambda text: None,
+    announce: Announce = silent,
 ) -> list[Row]:
     """The rows of all queries in their order, from the file where it has them. See `RowFile` for what is kept."""
     done = _current(queries, file.start(replace=overwrite))
@@ -215,7 +214,7 @@ def keep_rows(
     """
     missing = sum(key not in done for key in keys)
     if missing:
-        with tqdm(total=missing, desc=name, unit=unit, disable=None, delay=1) as bar:
+        with progress(missing, name, unit) as bar:
 
             def keep(rows: Sequence[Row]) -> None:
                 file.append(rows)

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from crosslign.evaluation.completions import query_of
 from crosslign.evaluation.rates import JudgedRow
-from crosslign.evaluation.report import Side, Transcript, write_report
+from crosslign.evaluation.report import Transcript, write_report
 from crosslign.evaluation.results import SCHEMA_VERSION, comparison_task
 from crosslign.evaluation.stages import COMPLETIONS, REPORT, RESULTS, folder_name, verdict_of, write_results
 from crosslign.storage import Row, RowFile, is_empty, key_of
 from crosslign.types import CrosslignError
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One completion with all that was found out about it."""
-
-    row: Row
-    verdict: Row
-    fidelity: Row
-
-    def for_results(self) -> JudgedRow:
-        verdict = verdict_of(self.verdict)
-        return JudgedRow(query_of(self.row), verdict, self.row["truncated"], self.fidelity["status"])
-
-    def side(self) -> Side:
-        v, f = self.verdict, self.fidelity
-        return Side(
-            self.row["completion"], v["outcome"], v["reason"], f["status"], self.row["truncated"], f["detected"]
-        )
 
 
 @dataclass(frozen=True)
@@ -42,7 +23,7 @@ class Finished:
 
     path: Path
     results: Mapping[str, Any]
-    tasks: Mapping[str, Mapping[str, Judged]]
+    tasks: Mapping[str, Mapping[str, JudgedRow]]
 
 
 def check_folder(path: Path, kind: Literal["evaluation", "comparison"]) -> None:
@@ -80,7 +61,7 @@ def read_folder(path: Path) -> Finished:
         raise CrosslignError(f"{path}: is a comparison; crosslign compare writes its page with its results.")
     if kind != "evaluation" or version != SCHEMA_VERSION:
         raise CrosslignError(f"{path / RESULTS}: is a {kind} of schema {version}, not an evaluation of schema 1.")
-    tasks: dict[str, dict[str, Judged]] = {name: {} for name in results["tasks"]}
+    tasks: dict[str, dict[str, JudgedRow]] = {name: {} for name in results["tasks"]}
     for data_name in results["manifest"]["tasks"]:
         folder = path / folder_name(data_name)
         rows = list(RowFile(folder / COMPLETIONS, {}).read())
@@ -93,7 +74,7 @@ def read_folder(path: Path) -> Finished:
             for row in rows:
                 key = key_of(row)
                 if row["label"] == task["kind"] and key in verdicts and key in fidelity:
-                    tasks[name][key] = Judged(row, verdicts[key], fidelity[key])
+                    tasks[name][key] = _judged_row(row, verdicts[key], fidelity[key])
     for name, judged in tasks.items():
         expected = results["tasks"][name]["all"]["n"]
         if len(judged) < expected:
@@ -104,9 +85,15 @@ def read_folder(path: Path) -> Finished:
     return Finished(path, results, tasks)
 
 
+def _judged_row(row: Row, verdict: Row, spoken: Row) -> JudgedRow:
+    """From what each stage has written about one query."""
+    judged = verdict_of(verdict)
+    return JudgedRow(query_of(row), judged, row["truncated"], spoken["status"], row["completion"], spoken["detected"])
+
+
 def report(folder: Finished) -> Path:
     """Write the evaluation's page; returns its path."""
-    transcripts = [_transcript(name, [j]) for name, judged in folder.tasks.items() for j in judged.values()]
+    transcripts = [Transcript(name, (row,)) for name, rows in folder.tasks.items() for row in rows.values()]
     path = folder.path / REPORT
     write_report(path, folder.results, transcripts)
     return path
@@ -142,8 +129,8 @@ def compare(before: Finished, after: Finished, out: Path, seed: int = 0) -> dict
         "manifest": {"before": before.results["manifest"], "after": after.results["manifest"]},
         "tasks": {
             name: comparison_task(
-                [j.for_results() for j in before.tasks[name].values()],
-                [j.for_results() for j in after.tasks[name].values()],
+                list(before.tasks[name].values()),
+                list(after.tasks[name].values()),
                 after.results["tasks"][name]["kind"],
                 after.results["tasks"][name]["judge"],
                 groups,
@@ -157,9 +144,7 @@ def compare(before: Finished, after: Finished, out: Path, seed: int = 0) -> dict
         results["utility"] = shared
     write_results(out, results)
     transcripts = [
-        _transcript(name, [before.tasks[name][key], after.tasks[name][key]])
-        for name in common
-        for key in before.tasks[name]
+        Transcript(name, (row, after.tasks[name][key])) for name in common for key, row in before.tasks[name].items()
     ]
     write_report(out / REPORT, results, transcripts)
     return results
@@ -176,18 +161,3 @@ def _shared_utility(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict
         for name, languages in before.items()
     }
     return {name: languages for name, languages in both.items() if languages}
-
-
-def _transcript(task: str, judged: Sequence[Judged]) -> Transcript:
-    query = query_of(judged[0].row)
-    return Transcript(
-        task,
-        query.id,
-        query.language,
-        query.label,
-        query.category,
-        query.text,
-        query.source_text,
-        tuple(j.side() for j in judged),
-        query.source_language,
-    )

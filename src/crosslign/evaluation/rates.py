@@ -21,15 +21,18 @@ MIN_JUDGED = 10
 
 @dataclass(frozen=True, slots=True)
 class JudgedRow:
-    """One query in one language with the verdict on a model's completion of it.
+    """One query in one language with a model's completion of it, which is untrusted text, and the verdict on that.
 
-    `fidelity`: whether the completion is in the query's language; None if that was not looked at.
+    `fidelity`: whether the completion is in the query's language, None if that was not looked at; `detected`: the code
+    of the language that was found in it.
     """
 
     query: Query
     verdict: Verdict
     truncated: bool = False
     fidelity: Status | None = None
+    completion: str = ""
+    detected: str | None = None
 
 
 class Headline(NamedTuple):

@@ -1,4 +1,6 @@
-"""Results (`evaluation.results`) as flat CSV for a spreadsheet and as Markdown for a model card. Rates in %.
+"""Results (`evaluation.results`) as flat CSV for a spreadsheet, Markdown for a model card and a table for a terminal.
+
+Rates are in %.
 
 CSV: one row for each task and language, group or all languages, by the columns task, kind, judge, scope ("language",
 "group", "all"), name; then CELL flattened, `asr, asr_low, asr_high, asr_n` and so on, twice with the prefixes `before_`
@@ -14,7 +16,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from crosslign.evaluation.rates import HEADLINES
-from crosslign.evaluation.tables import MISSING, escape, interval, markdown, number, one_line, p_value, short_names
+from crosslign.evaluation.tables import (
+    MISSING,
+    aligned,
+    escape,
+    interval,
+    markdown,
+    number,
+    one_line,
+    p_value,
+    short_names,
+)
 from crosslign.languages import telling_names
 from crosslign.types import OUTCOMES
 
@@ -34,6 +46,16 @@ _COMPARISON_NOTE = (
 )
 
 
+def sides_of(results: Part) -> tuple[str, ...]:
+    """The names of a comparison's sides; the one side of an evaluation is ""."""
+    return ("before", "after") if results["kind"] == "comparison" else ("",)
+
+
+def on_each(sides: Sequence[str], part: Part) -> tuple[Part, ...]:
+    """A part's content on each side."""
+    return tuple(part[side] if side else part for side in sides)
+
+
 def parts(task: Part) -> Iterator[tuple[Scope, str, Part]]:
     """Scope, name and content of every row of a task's table."""
     for code, part in task["languages"].items():
@@ -48,44 +70,32 @@ def rate_of(cell: Part, metric: str) -> Part:
     return cell["fidelity"]["rate"] if metric == "fidelity" else cell.get(metric, {})
 
 
-def _flat_rate(name: str, rate: Part) -> dict[str, Any]:
-    return {name: rate.get("value"), **{f"{name}_{key}": rate.get(key) for key in ("low", "high", "n")}}
-
-
-def _flat_cell(cell: Part, prefix: str = "") -> dict[str, Any]:
-    row = {"n": cell["n"], "judged": cell["judged"], "abstained": sum(cell["abstained"].values())}
-    row |= {"truncated": cell["truncated"]}
-    row |= {f"count_{outcome}": cell["outcomes"][outcome] for outcome in OUTCOMES}
-    row |= {f"language_{status}": cell["fidelity"][status] for status in ("match", "other", "unknown")}
-    for metric in _RATES:
-        row |= _flat_rate(metric, rate_of(cell, metric))
-    return {f"{prefix}{key}": value for key, value in row.items()}
-
-
-def _flat_pair(pair: Part) -> dict[str, Any]:
-    change = {key: value for key, value in pair["change"].items() if key not in ("languages", "reason")}
-    return {
-        "n_paired": pair["n_paired"],
-        **{f"unpaired_{key}": value for key, value in pair["unpaired"].items()},
-        **{f"change_{key}": value for key, value in change.items()},
-        **_flat_cell(pair["before"], "before_"),
-        **_flat_cell(pair["after"], "after_"),
-    }
+def model_names(results: Part) -> list[str]:
+    """The model, "org/model with my-run", of an evaluation; that before and that after of a comparison."""
+    sides = on_each(sides_of(results), results["manifest"])
+    named = [[str(side[key]) for key in ("model", "adapter") if side.get(key)] for side in sides]
+    short = short_names(name for names in named for name in names)
+    return [" with ".join(short[name] for name in names) or "a model" for names in named]
 
 
 def to_csv(results: Part) -> str:
     """The results as CSV, as the module describes it."""
+    sides = sides_of(results)
     rows: list[dict[str, Any]] = []
     for name, task in results["tasks"].items():
         for scope, part_name, part in parts(task):
             head = {"task": name, "kind": task["kind"], "judge": task["judge"], "scope": scope, "name": part_name}
-            head = {key: one_line(value) for key, value in head.items()}
-            rows.append(head | (_flat_pair(part) if "change" in part else _flat_cell(part)))
+            row: dict[str, Any] = {key: one_line(value) for key, value in head.items()}
+            if "change" in part:
+                row |= _flat_change(part)
+            for side, cell in zip(sides, on_each(sides, part), strict=True):
+                row |= _prefixed(side, _flat_cell(cell))
+            rows.append(row)
     for name, languages in results.get("utility", {}).items():
         for code, part in languages.items():
-            row: dict[str, Any] = {"task": one_line(name), "kind": "utility", "scope": "language", "name": code}
-            for prefix, side in _sides(part):
-                row |= _flat_rate(f"{prefix}utility", side)
+            row = {"task": one_line(name), "kind": "utility", "scope": "language", "name": code}
+            for side, cell in zip(sides, on_each(sides, part), strict=True):
+                row |= _prefixed(side, _flat_rate("utility", cell))
             rows.append(row)
     columns = list(dict.fromkeys(["task", "kind", "judge", "scope", "name", *(key for row in rows for key in row)]))
     text = io.StringIO()
@@ -95,22 +105,55 @@ def to_csv(results: Part) -> str:
     return text.getvalue()
 
 
-def _sides(part: Part) -> list[tuple[str, Part]]:
-    """A utility's content with its prefix: one, or before and after."""
-    if "before" in part or "after" in part:
-        return [(f"{side}_", part[side]) for side in ("before", "after") if side in part]
-    return [("", part)]
+def _prefixed(side: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{side}_{key}" if side else key: value for key, value in row.items()}
+
+
+def _flat_rate(name: str, rate: Part) -> dict[str, Any]:
+    return {name: rate.get("value"), **{f"{name}_{key}": rate.get(key) for key in ("low", "high", "n")}}
+
+
+def _flat_cell(cell: Part) -> dict[str, Any]:
+    row = {"n": cell["n"], "judged": cell["judged"], "abstained": sum(cell["abstained"].values())}
+    row |= {"truncated": cell["truncated"]}
+    row |= {f"count_{outcome}": cell["outcomes"][outcome] for outcome in OUTCOMES}
+    row |= {f"language_{status}": cell["fidelity"][status] for status in ("match", "other", "unknown")}
+    for metric in _RATES:
+        row |= _flat_rate(metric, rate_of(cell, metric))
+    return row
+
+
+def _flat_change(pair: Part) -> dict[str, Any]:
+    change = {key: value for key, value in pair["change"].items() if key not in ("languages", "reason")}
+    unpaired = _prefixed("unpaired", pair["unpaired"])
+    return {"n_paired": pair["n_paired"], **unpaired, **_prefixed("change", change)}
+
+
+def to_markdown(results: Part) -> str:
+    """A table for each task, for a model card: before and after with intervals if the results are a comparison."""
+    sides = sides_of(results)
+    table = _comparison_table if len(sides) > 1 else _evaluation_table
+    models = (f"- {side or 'model'}: {escape(name)}" for side, name in zip(sides, model_names(results), strict=True))
+    blocks = ["\n".join(models)]
+    titles = short_names(results["tasks"])
+    for name, task in results["tasks"].items():
+        blocks.append(f"### {escape(titles[name])} ({escape(task['kind'])}, judged by {escape(task['judge'])})")
+        blocks.append(table(task, HEADLINES[task["kind"]].metric))
+    if results.get("utility"):
+        blocks += ["### Utility", _utility_table(results["utility"], sides)]
+    blocks.append(f"{_NOTE}\n{_COMPARISON_NOTE}" if len(sides) > 1 else _NOTE)
+    return "\n\n".join(blocks) + "\n"
 
 
 def _estimate(rate: Part, form: str = ".1f", key: str = "value") -> str:
     """`12.3 [8.1, 18.0]`, or why there is no number."""
-    if rate.get(key) is None:
-        return f"{MISSING} ({escape(rate['reason'])})" if "reason" in rate else MISSING
-    return number(rate[key], form) + (f" {interval(rate, form)}" if rate.get("low") is not None else "")
+    if rate[key] is None:
+        return f"{MISSING} ({escape(rate['reason'])})"
+    return f"{number(rate[key], form)} {interval(rate, form)}"
 
 
 def _plain(cell: Part, metric: str) -> str:
-    return number(rate_of(cell, metric).get("value"))
+    return number(rate_of(cell, metric)["value"])
 
 
 def _both(pair: Part, metric: str) -> str:
@@ -165,39 +208,41 @@ def _language(code: str, names: Mapping[str, str]) -> str:
     return escape(code if names[code] == code else f"{code} ({names[code]})")
 
 
-def _utility_table(utility: Part, comparison: bool) -> str:
-    sides = ["before_", "after_"] if comparison else [""]
-    rows = [["task", "language", "metric", *(f"value % {side.rstrip('_')}".strip() for side in sides)]]
+def _utility_table(utility: Part, sides: Sequence[str]) -> str:
+    rows = [["task", "language", "metric", *(f"value % {side}".strip() for side in sides)]]
     for name, languages in utility.items():
         names = telling_names(languages)
         for code, part in languages.items():
-            there = dict(_sides(part))
-            metric = next((side["metric"] for side in there.values() if "metric" in side), MISSING)
-            values = [_estimate(there.get(side, {})) for side in sides]
-            rows.append([escape(name), _language(code, names), escape(metric), *values])
+            found = on_each(sides, part)
+            rows.append([escape(name), _language(code, names), escape(found[0]["metric"]), *map(_estimate, found)])
     return markdown(rows)
 
 
-def model_names(results: Part) -> list[str]:
-    """The model, "org/model with my-run", of an evaluation; that before and that after of a comparison."""
-    manifest = results["manifest"]
-    sides = [manifest["before"], manifest["after"]] if results["kind"] == "comparison" else [manifest]
-    named = [[str(side[key]) for key in ("model", "adapter") if side.get(key)] for side in sides]
-    short = short_names(name for names in named for name in names)
-    return [" with ".join(short[name] for name in names) or "a model" for names in named]
-
-
-def to_markdown(results: Part) -> str:
-    """A table for each task, for a model card: before and after with intervals if the results are a comparison."""
-    comparison = results["kind"] == "comparison"
-    sides = ("before", "after") if comparison else ("model",)
-    blocks = ["\n".join(f"- {side}: {escape(name)}" for side, name in zip(sides, model_names(results), strict=True))]
+def terminal(results: Part) -> str:
+    """Every task's languages, groups and mean with the rate that matters, in %, with 95 % intervals."""
+    sides = sides_of(results)
+    rows: list[tuple[str, ...]] = [("task", "language", "judged", "%", "95 %", "invalid %", "in its language %")]
+    if len(sides) > 1:
+        rows = [("task", "language", "pairs", "before", "after", "change, points", "95 %", "p (Holm)")]
     titles = short_names(results["tasks"])
     for name, task in results["tasks"].items():
         metric = HEADLINES[task["kind"]].metric
-        blocks.append(f"### {escape(titles[name])} ({escape(task['kind'])}, judged by {escape(task['judge'])})")
-        blocks.append(_comparison_table(task, metric) if comparison else _evaluation_table(task, metric))
-    if results.get("utility"):
-        blocks += ["### Utility", _utility_table(results["utility"], comparison)]
-    blocks.append(f"{_NOTE}\n{_COMPARISON_NOTE}" if comparison else _NOTE)
-    return "\n\n".join(blocks) + "\n"
+        head = one_line(f"{titles[name]} ({NAMES[metric]}, {task['judge']})")
+        for scope, part_name, part in parts(task):
+            where = part_name if scope == "language" else f"mean {part_name}"
+            if len(sides) > 1:
+                change, both = part["change"], (_plain(cell, metric) for cell in on_each(sides, part))
+                points = (number(change["difference"], "+.1f"), interval(change, "+.1f"), p_value(change["p_holm"]))
+                rows.append((head, where, str(part["n_paired"]), *both, *points))
+            else:
+                others = (_plain(part, other) for other in ("invalid", "fidelity"))
+                rows.append((head, where, str(part["judged"]), _plain(part, metric), interval(part[metric]), *others))
+            head = ""
+    for name, languages in results.get("utility", {}).items():
+        for code, part in languages.items():
+            found = on_each(sides, part)
+            counts = ", ".join(dict.fromkeys(str(cell["n"]) for cell in found))
+            ends = [interval(part)] if len(sides) == 1 else []
+            cells = (f"{name} (utility)", code, counts, *(number(cell["value"]) for cell in found), *ends)
+            rows.append((*cells, *[""] * (len(rows[0]) - len(cells))))
+    return aligned(rows, left=(0, 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -16,18 +16,13 @@ from crosslign.evaluation.result_tables import to_csv, to_markdown
 from crosslign.evaluation.results import SCHEMA_VERSION, evaluation_task
 from crosslign.evaluation.tasks import TaskData, resource_groups
 from crosslign.storage import Row, RowFile, digest, key_of, line_of, write_atomically
-from crosslign.types import JudgeItem, Verdict
+from crosslign.types import Announce, JudgeItem, Verdict, silent
 
 COMPLETIONS = "completions.jsonl"
 RESULTS, TABLE, CARD, REPORT = "results.json", "results.csv", "results.md", "report.html"
 CHUNK = 64  # rows that a judge gets at a time: what an interruption can lose
 # What a verdict depends on besides the judge.
 SEEN = ("label", "query", "source_language", "source_query", "completion", "truncated", "rejected")
-Announce = Callable[[str], None]
-
-
-def silent(text: str) -> None:
-    pass
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from crosslign.evaluation.rates import HEADLINES
-from crosslign.evaluation.stages import folder_name
-from crosslign.evaluation.tables import aligned
+from crosslign.evaluation.tables import aligned, short_names
 
 SHOWN = 3  # evaluations whose fault is told
-NAME = 26  # characters of a task's name in a sentence or a table
 _TITLES = {"asr": "attack success", "over_refusal": "over-refusal"}
 
 
@@ -20,7 +18,7 @@ def scalars(results: Mapping[str, Any]) -> dict[str, float]:
 
     METRIC is asr or over_refusal, invalid, and fidelity.
     """
-    names = tracker_names(list(results["tasks"]))
+    names = tracker_names(results["tasks"])
     logs: dict[str, float] = {}
     for task, result in results["tasks"].items():
         headline = HEADLINES[result["kind"]].metric
@@ -32,19 +30,9 @@ def scalars(results: Mapping[str, Any]) -> dict[str, float]:
     return logs
 
 
-def tracker_names(tasks: Sequence[str]) -> dict[str, str]:
-    """A short name for each task, without what trackers forbid or read as a folder; a table's is that of its file."""
-    short = {}
-    for task in tasks:
-        name, _, kind = task.partition(" ")
-        if name.startswith("table:"):
-            path = Path(name.rpartition(":")[2])
-            kind = kind or next((k for k in ("harmful", "benign") if name.startswith(f"table:{k}:")), "")
-            name = path.stem
-        readable = "".join(c if c.isalnum() or c in "_.-" else "_" for c in name) + (f"-{kind}" if kind else "")
-        short[task] = readable
-    taken = list(short.values())
-    return {task: name if taken.count(name) == 1 else folder_name(task) for task, name in short.items()}
+def tracker_names(tasks: Iterable[str]) -> dict[str, str]:
+    """A short name for each task, without what trackers forbid or read as a folder."""
+    return {task: re.sub(r"[^\w.-]", "_", name) for task, name in short_names(tasks).items()}
 
 
 def summary(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,9 +59,10 @@ def summary(results: Mapping[str, Any]) -> dict[str, Any]:
 def sentence(entry: Mapping[str, Any]) -> str:
     """An entry of run.json in a few words."""
     parts = []
+    titles = short_names(entry["tasks"])
     for name, task in entry["tasks"].items():
         worst = f" (worst: {_worst(task)})" if task["worst_language"] else ""
-        parts.append(f"{_short(name)} {_TITLES[task['metric']]} {_percent(task['all'])}{worst}")
+        parts.append(f"{titles[name]} {_TITLES[task['metric']]} {_percent(task['all'])}{worst}")
     return "; ".join(parts)
 
 
@@ -84,16 +73,13 @@ def evaluation_table(record: Mapping[str, Any]) -> str:
     judge = next(iter(first["tasks"].values()))["judge"]
     title = f"evaluation by {judge}, %, mean over languages"
     rows = [(title, f"step {first['step']}", f"step {last['step']}", "worst language")]
+    titles = short_names(first["tasks"])
     for name, before in first["tasks"].items():
         after = last["tasks"][name]
-        title = f"  {_short(name)} {_TITLES[before['metric']]}"
+        title = f"  {titles[name]} {_TITLES[before['metric']]}"
         rows.append((title, _percent(before["all"]), _percent(after["all"]), f"{_worst(before)} -> {_worst(after)}"))
     table = aligned(rows, left=(0, 3))
     return f"{table}\n{_about_best(record)}" if "best" in record else table
-
-
-def _short(task: str) -> str:
-    return task if len(task) <= NAME else f"...{task[3 - NAME :]}"
 
 
 def _percent(value: float | None) -> str:

@@ -6,41 +6,36 @@ import io
 import sys
 from typing import Any
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 LINE_SECONDS = 30.0
 _LINE = "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} so far, about {remaining} left{postfix}"
 
 
-class _Lines(io.TextIOBase):
-    """Standard error for a log file: each state of a bar on a line of its own."""
+class _Lines(tqdm):  # type: ignore[type-arg]
+    """A bar for a log file: each state that is shown is a line of its own."""
 
-    def write(self, text: str) -> int:
-        if text.strip():
-            print(text.strip(), file=sys.stderr, flush=True)
-        return len(text)
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        print(self, file=sys.stderr, flush=True)
 
 
-def progress(
-    total: int, what: str, unit: str, *, initial: int = 0, quiet: bool = False, seconds: float = LINE_SECONDS
-) -> tqdm[Any]:
-    """A tqdm bar over `total` units of work; work that is done within a second (in a log: `seconds`) shows nothing.
+def progress(total: int, what: str, unit: str, *, initial: int = 0, quiet: bool = False) -> tqdm[Any]:
+    """A tqdm bar over `total` units of work; work that is done within a second shows nothing.
 
-    Where standard error is no terminal, a line with done, total and time left is written every `seconds`. `quiet` shows
-    nothing at all: of several processes only the first one speaks.
+    Where standard error is no terminal, a line with done, total and time left is written every `LINE_SECONDS` instead,
+    and shorter work shows nothing. `quiet` shows nothing at all: of several processes only the first one speaks.
     """
     if quiet or sys.stderr.isatty():
         return tqdm(total=total, initial=initial, desc=what, unit=unit, disable=quiet, delay=1, file=sys.stderr)
-    return tqdm(
+    return _Lines(
         total=total,
         initial=initial,
         desc=what,
         unit=unit,
         disable=False,  # also where the bars of libraries are switched off
-        file=_Lines(),
+        file=io.StringIO(),  # gets what moves the cursor
         bar_format=_LINE,
-        delay=seconds,
-        mininterval=seconds,
-        maxinterval=max(seconds, 1),
+        delay=LINE_SECONDS,
+        mininterval=LINE_SECONDS,
         miniters=1,
     )

@@ -36,7 +36,7 @@ RESERVED = {
     "eval_strategy": "use evaluation.every_steps",
     "eval_steps": "use evaluation.every_steps",
     "eval_on_start": "use evaluation.at_start",
-    "disable_tqdm": "progress shows on a terminal only",
+    "disable_tqdm": "progress is a bar on a terminal, and a line every half minute elsewhere",
     "train_sampling_strategy": "data.balance and the tables' weights decide the order",
     "resume_from_checkpoint": "use crosslign train --resume",
 }

@@ -14,7 +14,7 @@ from crosslign.distillation import DistillationTrainer, RolloutCollector, Scorer
 from crosslign.models import FrozenTeacher, add_lora, freeze, split_model, token_ids
 from crosslign.objective import Objective
 from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameters, sampler_of
-from crosslign.runs.callbacks import ManifestCallback, MetricsCallback, ProgressCallback, RolloutLog
+from crosslign.runs.callbacks import CheckpointCallback, MetricsCallback, ProgressCallback, RolloutLog
 from crosslign.runs.checkpoint_evaluation import CheckpointEvaluator, EvaluationSchedule
 from crosslign.runs.prepare import PreparedRun
 from crosslign.storage import cache_folder
@@ -79,7 +79,7 @@ def make_trainer(run: PreparedRun, made: Distillation, announce: Announce = sile
         on_rollouts=RolloutLog(run.folder, run.tokenizer, run.config.log_rollouts) if run.is_main else None,
         evaluator=evaluator,
         processing_class=run.tokenizer,
-        callbacks=[MetricsCallback(run.folder), ProgressCallback(), ManifestCallback(), *schedule],
+        callbacks=[MetricsCallback(run.folder), ProgressCallback(), CheckpointCallback(run.folder), *schedule],
     )
     # The Trainer's own printer writes every log line to standard output; metrics.jsonl and the bar replace it.
     trainer.remove_callback(PrinterCallback)

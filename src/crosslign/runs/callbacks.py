@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import TrainerCallback
 
 from crosslign.rollouts.progress import progress
@@ -31,14 +32,27 @@ class MetricsCallback(TrainerCallback):
             self.folder.append(METRICS, {"step": state.global_step, **named})
 
 
-class ManifestCallback(TrainerCallback):
-    """Writes sizes and hashes of a checkpoint's files into it, so that `--resume` can tell whether it is whole."""
+class CheckpointCallback(TrainerCallback):
+    """Gives a checkpoint its manifest, by which `--resume` tells whether it is whole, and records the seconds so far.
+
+    The record's `seconds` are those of training, also of what was done before an interruption.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.start = time.perf_counter() - self.folder.record().get("seconds", 0.0)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         PartialState().wait_for_everyone()  # every process has written its own random state
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and folder.is_dir():
-            write_manifest(folder, step=state.global_step)
+        if state.is_world_process_zero:
+            write_manifest(Path(args.output_dir) / f"checkpoint-{state.global_step}", step=state.global_step)
+        self.on_train_end(args, state, control)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.folder.update({"seconds": round(time.perf_counter() - self.start, 1)})
 
 
 class ProgressCallback(TrainerCallback):
@@ -52,14 +66,15 @@ class ProgressCallback(TrainerCallback):
             self.bar = progress(state.max_steps, "training", "step", initial=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.bar is not None:
+        if self.bar is not None and not control.should_log:  # a logged step is shown with its own loss
             self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if self.bar is not None and logs and "loss" in logs:
             parts = [f"loss {logs['loss']:.4f}"]
             parts += [f"{k.partition('/')[2]} {v:.3f}" for k, v in logs.items() if k.startswith("divergence/")]
-            self.bar.set_postfix_str(" ".join(parts))
+            self.bar.set_postfix_str(" ".join(parts), refresh=False)
+            self.bar.update(state.global_step - self.bar.n)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from crosslign.storage import LOCK, append_rows, damaged_files, is_empty, locked, write_atomically
-from crosslign.types import CrosslignError
+from crosslign.types import Announce, CrosslignError, silent
 
 RECORD = "run.json"
 CONFIG = "config.yaml"
@@ -23,8 +22,7 @@ EVALUATIONS = "evaluations"
 BEST = "best"
 GATE = "gate.jsonl"
 _STAGING = ".incomplete"
-
-logger = logging.getLogger(__name__)
+_NOTHING_TO_RESUME = "no complete checkpoint to resume from. Start the run anew with --overwrite."
 
 
 class RunFolder:
@@ -46,6 +44,12 @@ class RunFolder:
                 if is_empty(self.path):
                     shutil.rmtree(self.path)
 
+    def check_unlocked(self) -> None:
+        """Raises CrosslignError if another process holds the lock."""
+        if (self.path / LOCK).exists():
+            with self.lock():
+                pass
+
     def record(self) -> dict[str, Any]:
         """The record, or {} where there is none or it cannot be read."""
         try:
@@ -55,27 +59,29 @@ class RunFolder:
         return record if isinstance(record, dict) else {}
 
     def checkpoints(self) -> list[Path]:
-        """Complete checkpoints, oldest first. The trainer writes `trainer_state.json` last, so it proves the rest."""
-        found = []
-        for folder in self.path.glob("checkpoint-*"):
-            try:
-                json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-                found.append((int(folder.name.rpartition("-")[2]), folder))
-            except (OSError, ValueError):
-                continue
-        return [folder for _, folder in sorted(found)]
+        """Checkpoints that were written to their end, oldest first."""
+        return [folder for folder in self._checkpoint_folders() if _has_state(folder)]
 
-    def newest_checkpoint(self) -> Path:
-        """The newest whole checkpoint; what is wrong with newer ones is logged.
+    def newest_checkpoint(self, announce: Announce = silent) -> Path:
+        """The newest whole checkpoint; `announce` gets newer ones and what is wrong with them.
 
-        Raises CrosslignError if there is none.
+        Raises CrosslignError, with what is wrong with each, if there is none.
         """
-        for checkpoint in reversed(self.checkpoints()):
+        wrong: list[str] = []
+        for checkpoint in reversed(self._checkpoint_folders()):
             damaged = damaged_files(checkpoint)
-            if not damaged:  # also without a manifest: an interruption came before it
+            if damaged is None:  # no manifest: an interruption came before it
+                damaged = [] if _has_state(checkpoint) else ["it was not written to its end"]
+            if not damaged:
+                for text in wrong:
+                    announce(text)
                 return checkpoint
-            logger.warning("%s is damaged, so it is not used: %s.", checkpoint, "; ".join(damaged))
-        raise CrosslignError(f"{self.path}: no whole checkpoint to resume from. Start the run anew with --overwrite.")
+            wrong.append(f"{checkpoint} is damaged and is not used: {'; '.join(damaged)}.")
+        raise CrosslignError("\n".join([f"{self.path}: {_NOTHING_TO_RESUME}", *wrong]))
+
+    def _checkpoint_folders(self) -> list[Path]:
+        found = [(folder.name.rpartition("-")[2], folder) for folder in self.path.glob("checkpoint-*")]
+        return [folder for _, folder in sorted((int(step), folder) for step, folder in found if step.isdigit())]
 
     def check(self, *, overwrite: bool, resume: bool) -> None:
         """Raise CrosslignError if a run may not start here. Changes nothing."""
@@ -92,10 +98,8 @@ class RunFolder:
         if resume:
             if status == "finished":
                 raise CrosslignError(f"{self.path}: this run is finished; there is nothing to resume.")
-            if not self.checkpoints():
-                raise CrosslignError(
-                    f"{self.path}: no complete checkpoint to resume from. Start the run anew with --overwrite."
-                )
+            if not self._checkpoint_folders():
+                raise CrosslignError(f"{self.path}: {_NOTHING_TO_RESUME}")
         elif not overwrite and status == "finished":
             raise CrosslignError(
                 f"{self.path}: holds a finished run. Choose another --output_dir, or replace it with --overwrite."
@@ -162,8 +166,8 @@ class RunFolder:
     def forget_after(self, step: int) -> None:
         """Drop log lines and checkpoints later than `step`: a resumed run writes each step once, and a later
         checkpoint is damaged."""
-        for checkpoint in self.path.glob("checkpoint-*"):
-            if checkpoint.name.rpartition("-")[2].isdigit() and int(checkpoint.name.rpartition("-")[2]) > step:
+        for checkpoint in self._checkpoint_folders():
+            if int(checkpoint.name.rpartition("-")[2]) > step:
                 shutil.rmtree(checkpoint)
         for name in (METRICS, ROLLOUTS):
             path = self.path / name
@@ -203,3 +207,12 @@ class RunFolder:
         ):
             for file in self.path.glob(pattern):
                 file.unlink()
+
+
+def _has_state(checkpoint: Path) -> bool:
+    """Whether the file that the trainer writes after all others is there and whole."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True

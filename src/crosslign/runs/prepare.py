@@ -42,7 +42,7 @@ class PreparedRun:
 
     Fields:
         languages: that are trained on, all that the mixture can draw.
-        checkpoint: where a resumed run goes on; None for a new run.
+        checkpoint: where a resumed run goes on, once `train` has looked; None for a new run.
         gate_judge: judges the teacher gate; None for no gate.
     """
 
@@ -57,6 +57,7 @@ class PreparedRun:
     folder: RunFolder
     dropped: list[ContextOverflow]
     overwrite: bool = False
+    resume: bool = False
     checkpoint: Path | None = None
     evaluation: Plan | None = None
     gate_judge: Judge | None = None
@@ -102,8 +103,9 @@ def prepare(
     Raises CrosslignError at the first part that is wrong, with all of that part's mistakes.
     """
     folder = RunFolder(config.output_dir)
-    # Of several processes only the first looks: it may have started the folder before the others come here.
-    if check_folder and int(os.environ.get("RANK", "0")) == 0:
+    # Several processes: the first one looks, in `train`, and tells the others.
+    if check_folder and "RANK" not in os.environ:
+        folder.check_unlocked()
         folder.check(overwrite=overwrite, resume=resume)
     strategies.get(config.strategy.name, config.strategy.options, seed=config.seed)
     arguments = training_arguments(config.training, output_dir=config.output_dir, seed=config.seed)
@@ -118,7 +120,6 @@ def prepare(
     contexts = context_builder(config, tokenizer)
     tables, dropped = _check_lengths(config, tables, languages, contexts)
     mixture = _mixture(config, tables, languages, arguments)
-    checkpoint = folder.newest_checkpoint() if resume else None
     run = PreparedRun(
         config,
         source,
@@ -131,7 +132,7 @@ def prepare(
         folder,
         dropped,
         overwrite=overwrite,
-        checkpoint=checkpoint,
+        resume=resume,
     )
     if config.evaluation is not None:
         run.evaluation = make_plan(
@@ -142,7 +143,7 @@ def prepare(
             tested=[config.model.path, config.output_dir],
             trained_on=queries_of(tables, languages),
         )
-        run.arguments.eval_on_start = config.evaluation.at_start and checkpoint is None
+        run.arguments.eval_on_start = config.evaluation.at_start and not resume
     if config.gate is not None:
         (run.gate_judge,) = checked_judges(config.gate.judge, "gate.judge", tested=[source.path], only=1)
         queries_to_probe(tables, languages, config.gate.queries, config.seed)

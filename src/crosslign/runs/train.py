@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from tqdm.auto import tqdm
+from accelerate.utils import broadcast_object_list
+from tqdm import tqdm
 
 from crosslign.distillation import DistillationTrainer, mean_divergence
 from crosslign.models import load_model
@@ -26,9 +28,7 @@ def train(run: PreparedRun, announce: Announce = silent) -> Mapping[str, Any]:
     Raises CrosslignError for what the user can mend (a full disk included); what was saved before stays.
     """
     announce = _over_bars(announce) if run.is_main else silent
-    with run.folder.lock() if run.is_main else nullcontext():
-        if run.is_main:  # again: another process may have been here since
-            run.folder.check(overwrite=run.overwrite, resume=run.checkpoint is not None)
+    with _held(run, announce) as run:
         announce(f"loading {run.source.path}")
         made = assemble(run, load_model(run.source))
         run, passed = gate(run, made, announce)
@@ -44,6 +44,27 @@ def train(run: PreparedRun, announce: Announce = silent) -> Mapping[str, Any]:
             raise
 
 
+@contextmanager
+def _held(run: PreparedRun, announce: Announce) -> Iterator[PreparedRun]:
+    """The run with its folder locked, and with the checkpoint that it resumes from.
+
+    The first process looks and tells the others, so that all go on, or all stop with the same CrosslignError.
+    """
+    with ExitStack() as stack:
+        found: list[Any] = [None]
+        if run.is_main:
+            try:
+                stack.enter_context(run.folder.lock())
+                run.folder.check(overwrite=run.overwrite, resume=run.resume)  # again: others may have been here since
+                found = [run.folder.newest_checkpoint(announce) if run.resume else None]
+            except CrosslignError as error:
+                found = [error]
+        broadcast_object_list(found)
+        if isinstance(found[0], CrosslignError):
+            raise found[0]
+        yield dataclasses.replace(run, checkpoint=found[0])
+
+
 def _train(run: PreparedRun, made: Distillation, passed: Passed | None, announce: Announce) -> Mapping[str, Any]:
     trainer = make_trainer(run, made, announce)
     for note in run.evaluation.notes if run.evaluation is not None else ():
@@ -56,7 +77,7 @@ def _train(run: PreparedRun, made: Distillation, passed: Passed | None, announce
     rollouts = made.collector.collect(queries, step=0) if queries else []
     with autocast(run):
         before = mean_divergence(made.scorer, made.student, rollouts)
-    result = trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     if not run.is_main:
         return {}
     run.folder.publish(trainer.save_into)
@@ -69,7 +90,6 @@ def _train(run: PreparedRun, made: Distillation, passed: Passed | None, announce
         {
             "status": "finished",
             "steps": trainer.state.global_step,
-            "seconds": round(result.metrics["train_runtime"], 1),
             "final_loss": _last_loss(trainer),
             "divergence": {"queries": len(rollouts), "before": before, "after": after},
             "cache": {"hits": cache.hits, "misses": cache.misses},
@@ -83,6 +103,7 @@ def _start(run: PreparedRun, made: Distillation, passed: Passed | None, announce
     record = {
         "model": run.source.path,
         "finetuning": run.config.model.finetuning,
+        "languages": run.languages,
         "teacher_fingerprint": made.teacher.fingerprint,
         "data": describe_tables(run.tables),
         "dropped": [

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
+from crosslign.rollouts.progress import progress
 from crosslign.testbed.corpus import Example
 
 IGNORED = -100  # the label that cross-entropy leaves out
@@ -62,8 +62,8 @@ def pretrain(model: Any, tokenizer: Any, examples: Sequence[Example], spec: Pret
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, warmup, len(plan)))
     losses = []
     model.train()
-    with one_thread():
-        for batch in tqdm(plan, desc="pretraining the testbed", unit="step", disable=None):
+    with one_thread(), progress(len(plan), "pretraining the testbed", "step") as bar:
+        for batch in plan:
             loss = _loss(model, batch, tokenizer.pad_token_id)
             optimizer.zero_grad()
             loss.backward()
@@ -71,6 +71,7 @@ def pretrain(model: Any, tokenizer: Any, examples: Sequence[Example], spec: Pret
             optimizer.step()
             schedule.step()
             losses.append(float(loss.detach()))
+            bar.update(1)
     model.eval()
     return losses
 

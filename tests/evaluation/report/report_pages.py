@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from crosslign.evaluation.rates import JudgedRow, Kind
-from crosslign.evaluation.report import Side, Transcript
+from crosslign.evaluation.report import Transcript
 from crosslign.evaluation.results import comparison_task, evaluation_task
 from crosslign.types import Query, Verdict
 
@@ -38,27 +38,24 @@ def transcripts(task: str, kind: Kind, shares: Shares, n: int, seed: int = 0) ->
         words = WORDS.get(code, "garden tea water kettle")
         for i in range(n):
             draw = chance.random()  # one for both sides, so that the sides are correlated as real ones are
-            sides = (_side(kind, code, f"{words} {task} {i} {side}", draw < both[side], chance) for side in (0, 1))
-            made.append(
-                Transcript(
-                    *(task, f"q{i:04}", code, kind, ("weather", "cooking")[i % 2], f"{words} {i}?", f"tea {i}?"),
-                    tuple(sides),
-                    "en",
-                )
-            )
+            category = ("weather", "cooking")[i % 2]
+            query = Query(f"q{i:04}", code, f"{words} {i}?", "en", f"tea {i}?", kind, category)
+            sides = (_side(query, f"{words} {task} {i} {side}", draw < both[side], chance) for side in (0, 1))
+            made.append(Transcript(task, tuple(sides)))
     return made
 
 
-def _side(kind: Kind, code: str, text: str, hit: bool, chance: random.Random) -> Side:
+def _side(query: Query, text: str, hit: bool, chance: random.Random) -> JudgedRow:
     outcomes: Any = ("unsafe", "refused", "safe_complied", "invalid")
-    if kind == "benign":
+    if query.label == "benign":
         outcomes = ("refused", "safe_complied", "safe_complied", "invalid")
     outcome = outcomes[0] if hit else chance.choices(outcomes[1:], (7, 2, 1))[0]
     if chance.random() < 0.02:
-        return Side(text, None, "unparsed", "unknown")
+        return JudgedRow(query, Verdict(None, "unparsed"), False, "unknown", text)
     fidelity: Any = chance.choices(("match", "other", "unknown"), (93, 4, 3))[0]
-    detected = {"match": code, "other": "en", "unknown": None}[fidelity]
-    return Side(text, outcome, f"reason {outcome}", fidelity, chance.random() < 0.05, detected)
+    detected = {"match": query.language, "other": "en", "unknown": None}[fidelity]
+    verdict = Verdict(outcome, f"reason {outcome}")
+    return JudgedRow(query, verdict, chance.random() < 0.05, fidelity, text, detected)
 
 
 def comparison(tasks: Tasks, manifests: tuple[dict[str, Any], ...] = ({}, {})) -> Made:
@@ -79,7 +76,7 @@ def evaluation(tasks: Tasks, other_judge: bool = False) -> Made:
     results = {}
     for task, (kind, shares, n) in tasks.items():
         rows = transcripts(task, kind, shares, n, len(made))
-        made += [Transcript(**{f: getattr(t, f) for f in t.__slots__} | {"sides": t.sides[:1]}) for t in rows]
+        made += [Transcript(t.task, t.sides[:1]) for t in rows]
         judged = _judged(rows, 0)
         second = [JudgedRow(r.query, r.verdict if i % 2 else Verdict("refused", "")) for i, r in enumerate(judged)]
         others = {"lexicon": second} if other_judge else None
@@ -93,12 +90,7 @@ def _groups(shares: Shares) -> dict[str, list[str]]:
 
 
 def _judged(rows: list[Transcript], place: int) -> list[JudgedRow]:
-    made = []
-    for row in rows:
-        side = row.sides[place]
-        query = Query(row.id, row.language, row.query, "en", row.source_query, row.label, row.category)  # type: ignore[arg-type]
-        made.append(JudgedRow(query, Verdict(side.outcome, side.reason), side.truncated, side.fidelity))
-    return made
+    return [row.sides[place] for row in rows]
 
 
 def _manifest(**changes: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from report_page import by_id, local, parse, text_of, transcripts
 from report_pages import SMALL, comparison
 
-from crosslign.evaluation.report import Side, Transcript, render_report
+from crosslign.evaluation.rates import JudgedRow
+from crosslign.evaluation.report import Transcript, render_report
 from crosslign.evaluation.report.transcripts import LIMITS, LONGEST_NOTE, visible
+from crosslign.types import Query, Verdict
 
 RESULTS, _ = comparison(SMALL)
 HOSTILE = [
@@ -31,14 +34,15 @@ HOSTILE = [
 ]
 
 
-def row(text: str, other: str = "fine", **changed: Any) -> Transcript:
-    sides = (Side(text, "unsafe", text), Side(other, None, "unparsed", "other", True, "en"))
-    fields = {"task": "multijail", "id": "q1", "language": "sw", "label": "harmful", "category": None}
-    return Transcript(**{**fields, "query": text, "source_query": "tea?", "sides": sides, **changed})
+def row(text: str, other: str = "fine", verdicts: Any = None, **changed: Any) -> Transcript:
+    query = replace(Query("q1", "sw", text, "en", "tea?", "harmful"), **changed)
+    first, second = verdicts or (Verdict("unsafe", text), Verdict(None, "unparsed"))
+    sides = (JudgedRow(query, first, completion=text), JudgedRow(query, second, True, "other", other, "en"))
+    return Transcript("multijail", sides)
 
 
 def test_every_field_arrives() -> None:
-    [found] = transcripts(render_report(RESULTS, [row("hello", category="garden", source_language="en")]))
+    [found] = transcripts(render_report(RESULTS, [row("hello", category="garden")]))
     side = {"answer": "hello", "outcome": "unsafe", "reason": "hello", "fidelity": None, "truncated": False}
     other = {"answer": "fine", "outcome": "none", "reason": "unparsed", "fidelity": "other", "truncated": True}
     about = {"task": "multijail", "id": "q1", "language": "sw", "label": "harmful", "category": "garden"}
@@ -101,7 +105,7 @@ def test_long_texts_and_notes_are_cut_and_say_so() -> None:
 @pytest.mark.parametrize("outcome", ["unsafe", "refused"])
 def test_what_does_not_fit_is_cut_shorter_then_drawn_by_whole_requests(outcome: Any) -> None:
     rows = [
-        row("z" * 3_000, id=f"q{i}", language=code, sides=(Side("z" * 3_000, outcome),) * 2)
+        row("z" * 3_000, "z" * 3_000, verdicts=(Verdict(outcome),) * 2, id=f"q{i}", language=code)
         for i in range(60)
         for code in ("en", "sw")
     ]

@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from crosslign.evaluation.report import figures
 from crosslign.evaluation.report.findings import cautions, findings, points
-from crosslign.evaluation.report.transcripts import Side, Transcript, block, visible
+from crosslign.evaluation.report.transcripts import Transcript, block, visible
 from crosslign.evaluation.report.view import View, settings
 from crosslign.evaluation.result_tables import model_names
 from crosslign.evaluation.results import SCHEMA_VERSION
@@ -29,7 +29,7 @@ from crosslign.evaluation.tables import number, p_value
 from crosslign.storage import versions, write_atomically
 from crosslign.types import CrosslignError
 
-__all__ = ["Side", "Transcript", "render_report", "write_report"]
+__all__ = ["Transcript", "render_report", "write_report"]
 
 MOST_BYTES = 8_000_000  # of transcripts: a browser opens such a page at once
 
@@ -58,7 +58,7 @@ def render_report(results: Mapping[str, Any], transcripts: Sequence[Transcript],
     view = View(results)
     titles = {task.name: task.title for task in view.tasks}
     tasks, languages = ({name: i for i, name in enumerate(names)} for names in (titles, view.names))
-    rows = sorted(transcripts, key=lambda row: (tasks[row.task], languages[row.language]))
+    rows = sorted(transcripts, key=lambda row: (tasks[row.task], languages[row.query.language]))
     style, script = _part("style.css"), _part("script.js")
     models = model_names(results)
     template = _environment().get_template("page.html.j2")

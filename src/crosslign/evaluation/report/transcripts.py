@@ -6,12 +6,13 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from crosslign.types import Outcome
+from crosslign.evaluation.rates import JudgedRow
+from crosslign.types import Query
 
 LIMITS = (4_000, 1_000)  # characters after which a text is cut: the first that fits, else the last
 LONGEST_NOTE = 200  # characters of an id, a category or a judge's reason, which may quote the model
@@ -23,36 +24,18 @@ _HIDDEN = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One model's answer and what was said of it. `outcome` None: the judge abstained, and `reason` says why.
-
-    `fidelity` is the language check's status; `detected`, the code of the language that was found.
-    """
-
-    completion: str
-    outcome: Outcome | None
-    reason: str = ""
-    fidelity: Literal["match", "other", "unknown"] | None = None
-    truncated: bool = False
-    detected: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Transcript:
-    """One query in one language with its answers: one side for an evaluation, (before, after) for a comparison.
+    """A query of a task with its answers: one side for an evaluation, (before, after) for a comparison.
 
     All texts are untrusted.
     """
 
     task: str
-    id: str
-    language: str
-    label: str
-    category: str | None
-    query: str
-    source_query: str
-    sides: tuple[Side, ...]
-    source_language: str | None = None
+    sides: tuple[JudgedRow, ...]
+
+    @property
+    def query(self) -> Query:
+        return self.sides[0].query
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +85,7 @@ def _fitting(rows: Sequence[Transcript], lines: Sequence[str], most_bytes: int) 
     """The places of the rows that fit, all languages of a query together."""
     queries: dict[tuple[str, str], list[int]] = {}
     for i, row in enumerate(rows):
-        queries.setdefault((row.task, row.id), []).append(i)
+        queries.setdefault((row.task, row.query.id), []).append(i)
     kept: list[int] = []
     size = 0
     for _, places in sorted(queries.items(), key=lambda query: _chance(query[0])):
@@ -118,25 +101,26 @@ def _chance(key: tuple[str, str]) -> bytes:
 
 
 def _texts(row: Transcript) -> list[str]:
-    return [row.query, row.source_query, *(side.completion for side in row.sides)]
+    return [row.query.text, row.query.source_text, *(side.completion for side in row.sides)]
 
 
 def _row(row: Transcript, titles: Mapping[str, str], limit: int) -> dict[str, Any]:
     """As the page's script reads it."""
+    query = row.query
     return {
-        "task": _note(titles.get(row.task, row.task)),
-        "id": _note(row.id),
-        "language": _note(row.language),
-        "label": row.label,
-        "category": _note(row.category or ""),
-        "query": _cut(row.query, limit),
-        "source": _cut(row.source_query, limit) if row.source_query != row.query else "",
-        "sourceLanguage": _note(row.source_language or ""),
+        "task": _note(titles[row.task]),
+        "id": _note(query.id),
+        "language": _note(query.language),
+        "label": query.label,
+        "category": _note(query.category or ""),
+        "query": _cut(query.text, limit),
+        "source": _cut(query.source_text, limit) if query.source_text != query.text else "",
+        "sourceLanguage": _note(query.source_language),
         "sides": [
             {
                 "answer": _cut(side.completion, limit),
-                "outcome": side.outcome or "none",
-                "reason": _note(side.reason),
+                "outcome": side.verdict.outcome or "none",
+                "reason": _note(side.verdict.reason),
                 "fidelity": side.fidelity,
                 "truncated": side.truncated,
                 "detected": _note(side.detected or ""),

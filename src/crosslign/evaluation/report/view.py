@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from crosslign.evaluation.rates import HEADLINES, Kind
-from crosslign.evaluation.result_tables import Scope, parts, rate_of
+from crosslign.evaluation.result_tables import Scope, on_each, parts, rate_of, sides_of
 from crosslign.evaluation.tables import short_names
 from crosslign.languages import telling_names
 
@@ -103,8 +103,8 @@ class View:
 
     def __init__(self, results: Part) -> None:
         self.compared = results["kind"] == "comparison"
-        self.sides = ("before", "after") if self.compared else ("",)
-        self.manifests = [results["manifest"][side] if side else results["manifest"] for side in self.sides]
+        self.sides = sides_of(results)
+        self.manifests = self.cells(results["manifest"])
         self.utility: Mapping[str, Mapping[str, Part]] = results.get("utility", {})
         self._groups: Mapping[str, list[str]] = self.manifests[-1].get("groups", {})
         tasks = sorted(results["tasks"].items(), key=lambda pair: pair[1]["kind"] == "benign")
@@ -117,7 +117,7 @@ class View:
 
     def cells(self, part: Part) -> tuple[Part, ...]:
         """A part's content on each side."""
-        return tuple(part[side] if side else part for side in self.sides)
+        return on_each(self.sides, part)
 
     def utility_rows(self, name: str) -> list[Row]:
         """A utility task's languages; each cell is a RATE."""
