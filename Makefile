@@ -37,8 +37,8 @@ test: .venv/dev  ## the fast suite
 test-processes: .venv/dev  ## two processes of one run, and a run that is killed; about a minute on two cores
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m processes
 
-test-all: .venv/dev  ## every test
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m ''
+test-all: .venv/dev  ## every test, and more examples of what is drawn at random
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m '' --hypothesis-profile=thorough
 
 lint: .venv/dev  ## style, types, layers
 	$(BIN)/ruff check .

@@ -13,10 +13,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 torch.set_num_threads(1)
+
+# No deadline: the machine may be shared. `--hypothesis-profile=thorough` looks further, with other examples each time.
+EASY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fast", EASY, max_examples=25, derandomize=True, database=None)
+settings.register_profile("thorough", EASY, max_examples=200)
+settings.load_profile("fast")
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

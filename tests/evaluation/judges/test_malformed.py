@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crosslign.evaluation.judges import malformed
@@ -62,14 +62,12 @@ def test_the_share_of_a_text_said_k_times(times: int, share: float) -> None:
     assert malformed.repeats(text * times) == (times > 3)
 
 
-@settings(deadline=None)
 @given(st.text("ab ", max_size=80))
 def test_shares_are_shares(text: str) -> None:
     assert 0 <= malformed.repeated_share(text) <= 1
     assert 0 <= malformed.said_of(text, "abba abba ab") <= 1
 
 
-@settings(deadline=None)
 @given(st.text("abc ", min_size=1, max_size=60), st.text("abc ", max_size=60), st.floats(0, 1))
 def test_giving_up_early_changes_no_decision(text: str, other: str, least: float) -> None:
     whole, early = malformed.said_of(text, other), malformed.said_of(text, other, least)
