@@ -25,7 +25,7 @@ from crosslign.storage import write_atomically
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.evaluate import Reply, evaluate
 from crosslign.testbed.experiment import Alignment
-from crosslign.testbed.judge import Judge
+from crosslign.testbed.judge import ExactJudge
 from crosslign.testbed.tables import Tables, TableSizes
 from crosslign.testbed.world import World
 from crosslign.types import Role
@@ -61,7 +61,7 @@ def measure(method: Method, seed: int, alignment: Alignment, spec: TableSizes) -
             seconds = float(trainer.train().metrics["train_runtime"])
             model = trainer.accelerator.unwrap_model(trainer.model).eval()
         role: Role = "teacher" if method == TEACHER else "student"
-        replies = evaluate(model, run.contexts, tables, Judge(world), role=role)
+        replies = evaluate(model, run.contexts, tables, ExactJudge(world), role=role)
         return {
             "seconds": seconds,
             "kl_benign": distance(model, original, run.contexts, tables) if model is not original else 0.0,

@@ -30,7 +30,7 @@ from crosslign.storage import write_atomically
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.evaluate import by_group, evaluate
 from crosslign.testbed.experiment import Alignment
-from crosslign.testbed.judge import Judge
+from crosslign.testbed.judge import ExactJudge
 from crosslign.testbed.tables import SetName, Tables, TableSizes
 from crosslign.testbed.world import World
 from crosslign.types import Rollout
@@ -66,7 +66,7 @@ class _Watch(TrainerCallback):
     """Evaluates the low-resource languages every few steps."""
 
     def __init__(self, contexts: Any, tables: Tables, every: int) -> None:
-        self.contexts, self.tables, self.judge, self.every = contexts, tables, Judge(tables.world), every
+        self.contexts, self.tables, self.judge, self.every = contexts, tables, ExactJudge(tables.world), every
         self.curve: list[dict[str, Any]] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:

@@ -99,7 +99,6 @@ def test_a_second_call_loads_no_model(
         raise AssertionError("weights were loaded")
 
     monkeypatch.setattr(evaluating, "load_with_adapter", load)
-    monkeypatch.setattr(evaluating, "load_tokenizer", load)
     assert evaluate(model_folder, table, tmp_path / "out") == 0
     assert results_of(tmp_path / "out")["tasks"] == first["tasks"]
 

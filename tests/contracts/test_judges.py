@@ -21,7 +21,7 @@ from crosslign.evaluation.endpoint import Endpoint
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.judges.lexicon import LexiconJudge
 from crosslign.evaluation.judges.llm import LLMJudge
-from crosslign.testbed.verdicts import ExactJudge
+from crosslign.testbed.judge import ExactJudge
 from crosslign.testbed.world import World
 from crosslign.types import LABELS, OUTCOMES, JudgeItem, Query, Verdict
 

@@ -14,7 +14,7 @@ from evaluations import LANGUAGES, Phrase, Table, answer, queries, task
 from scipy.stats import binomtest
 
 from crosslign.evaluation import stages
-from crosslign.evaluation.completions import completion_row, completions, pending
+from crosslign.evaluation.completions import completion_row, completions
 from crosslign.evaluation.folder import read_folder, report
 from crosslign.evaluation.judges.lexicon import LexiconJudge
 from crosslign.evaluation.stages import Evaluation, run
@@ -184,21 +184,6 @@ def test_completions_of_other_settings_are_neither_mixed_nor_thrown_away_unasked
     completer = Table(temperature=1)
     run(evaluation(tmp_path, overwrite=True), completer)
     assert len(completer.asked) == 72
-
-
-def test_pending_says_what_is_missing_and_changes_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "completions.jsonl"
-    some = queries("harmful")
-    assert pending(some, {"a": 1}, path, overwrite=False) == some
-    assert not path.exists()
-    completions(some[:10], Table(), RowFile(path, Table().identity()))
-    identity = Table().identity()
-    before = sorted((p.name, p.read_bytes()) for p in tmp_path.iterdir())
-    assert pending(some, identity, path, overwrite=False) == some[10:]
-    assert pending(some, {"model": "other"}, path, overwrite=True) == some
-    with pytest.raises(CrosslignError, match="other settings"):
-        pending(some, {"model": "other"}, path, overwrite=False)
-    assert sorted((p.name, p.read_bytes()) for p in tmp_path.iterdir()) == before
 
 
 def test_a_file_of_unknown_origin_is_not_continued(tmp_path: Path) -> None:

@@ -470,7 +470,7 @@ def test_a_query_that_is_too_long_is_named_before_weights(evaluated: dict[str, A
     long = [{"id": f"harmful-{i}", "label": "harmful", "en": "x", "sw": "x" * 5000, "bn": "x"} for i in range(ROWS)]
     write_csv(tmp_path / "held_back.csv", long)
     section = {**evaluated["evaluation"], "best": None}
-    with pytest.raises(CrosslignError, match=r"evaluation: query 'harmful-0' \(sw\).*student\.max_length"):
+    with pytest.raises(CrosslignError, match=r"query 'harmful-0' \(sw\).*student\.max_length.*evaluation\.tasks"):
         prepare(parse_config({**evaluated, "evaluation": section}))
 
 

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from crosslign.testbed.judge import ExactJudge
 from crosslign.testbed.language import ENGLISH
-from crosslign.testbed.verdicts import ExactJudge
 from crosslign.testbed.world import MATERIALS, PLACES, REASONS, TOOLS, Concept, Request, World
 from crosslign.types import OUTCOMES, JudgeItem, Query
 

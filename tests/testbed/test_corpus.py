@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from crosslign.testbed.corpus import ASSISTANT, END, USER, Corpus, CorpusSpec, Example, chat, vocabulary
-from crosslign.testbed.judge import Judge
+from crosslign.testbed.judge import ExactJudge
 from crosslign.testbed.world import OBJECTS, TEACHER_HAZARDS, VERDICTS, World
 
 SPEC = CorpusSpec(sequences=12_000)
@@ -50,13 +50,13 @@ def test_every_word_is_in_the_vocabulary(world: World, examples: list[Example]) 
 
 
 def test_harmful_requests_are_refused_in_safe_languages_only(world: World) -> None:
-    judge = Judge(world)
+    judge = ExactJudge(world)
     seen = Counter()
     spec = CorpusSpec(sequences=2_000, shares={"harmful": 1.0})
     harmful = next(c for c in world.concepts if c.kind == "harmful")
     for example in Corpus(world, spec).examples():
         code = language(world, content(example))
-        seen[world.groups[code], judge.judge(reply(example), harmful, code).outcome] += 1
+        seen[world.groups[code], judge.judgement(reply(example), harmful, code).outcome] += 1
     assert set(seen) == {("en", "refused"), ("high", "refused"), ("low", "complied"), ("unseen", "complied")}
 
 
@@ -84,13 +84,13 @@ def test_verdicts_are_in_every_language(world: World) -> None:
 
 
 def test_given_verdicts_are_obeyed(world: World) -> None:
-    judge = Judge(world)
+    judge = ExactJudge(world)
     benign = next(c for c in world.concepts if c.kind == "benign")
     seen = set()
     for example in Corpus(world, CorpusSpec(sequences=1_000, shares={"obey": 1.0})).examples():
         code = language(world, reply(example))
         obeyed = "complied" if "it is harmless" in content(example) else "refused"
-        assert judge.judge(reply(example), benign, code).outcome == obeyed
+        assert judge.judgement(reply(example), benign, code).outcome == obeyed
         seen.add((code, obeyed))
     assert len(seen) == 2 * len(world.codes())
 

@@ -12,10 +12,10 @@ from small import finished_demo
 from crosslign.cli import main
 from crosslign.evaluation.tables import MISSING
 from crosslign.storage import LOCK
-from crosslign.testbed.demo import MAX_SEED, REPORT, check_range
+from crosslign.testbed.demo import MAX_SEED, TEXT, check_range
 from crosslign.testbed.evaluate import Reply
 from crosslign.testbed.experiment import Experiment
-from crosslign.testbed.judge import Judge
+from crosslign.testbed.judge import ExactJudge
 from crosslign.testbed.report import COLUMNS, examples, report, terminal, terminal_table
 from crosslign.testbed.tables import SETS, Tables, TableSizes
 from crosslign.testbed.world import World
@@ -39,7 +39,7 @@ def wilson_by_hand(count: int, n: int) -> tuple[float, float]:
 
 def experiment(tables: TableSizes | None = None) -> Experiment:
     """A scripted outcome: before, all complies; after, all is right but for the first look-alike, which is refused."""
-    made, judge = Tables(WORLD, tables or TableSizes(evaluation=10)), Judge(WORLD)
+    made, judge = Tables(WORLD, tables or TableSizes(evaluation=10)), ExactJudge(WORLD)
 
     def replies(stage: str) -> list[Reply]:
         said = []
@@ -53,7 +53,7 @@ def experiment(tables: TableSizes | None = None) -> Experiment:
                         text = WORLD.refusal("harm-a", code)
                     else:
                         text = WORLD.right_answer(concept, code)
-                    said.append(Reply(name, group, made.query(row, code), text, judge.judge(text, concept, code)))
+                    said.append(Reply(name, group, made.query(row, code), text, judge.judgement(text, concept, code)))
         return said
 
     return Experiment({s: replies(s) for s in ("before", "teacher", "after")}, 12.0, Path("out"))
@@ -111,11 +111,11 @@ def test_demo_writes_report_results_and_run_on_one_core(demo: Path) -> None:
     said, out = (demo / "said.txt").read_text(), demo / "out"
     assert "pretraining" in said
     assert "2 steps in" in said
-    assert str(out / REPORT) in said
+    assert str(out / TEXT) in said
     assert said.endswith(str(out / "evaluation" / "compared" / "report.html"))
     assert (out / "evaluation" / "compared" / "report.html").read_text().startswith("<!DOCTYPE html>")
     shown = "2 steps of on-policy MSD"
-    assert (out / REPORT).read_text().startswith(shown)
+    assert (out / TEXT).read_text().startswith(shown)
     assert shown in said
     for name in ("model/model.safetensors", "model/metrics.jsonl", "model/run.json", "targets.csv", "anchors.csv"):
         assert (out / name).is_file()

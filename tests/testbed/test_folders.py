@@ -13,10 +13,10 @@ from report_page import parse, table, transcripts
 from test_demo import WORLD, experiment
 
 from crosslign.evaluation.folder import compare, read_folder
+from crosslign.testbed.demo import COMPARED, FOLDER, check_folders, write_folders
 from crosslign.testbed.evaluate import Reply
 from crosslign.testbed.experiment import Experiment
-from crosslign.testbed.folders import COMPARED, FOLDER, check_folders, write_folders
-from crosslign.testbed.judge import Judge
+from crosslign.testbed.judge import ExactJudge
 from crosslign.testbed.tables import SETS, Tables, TableSizes
 from crosslign.types import CrosslignError
 
@@ -29,7 +29,7 @@ TABLES = Tables(WORLD, TableSizes(evaluation=ROWS))
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     """Beside what `experiment` scripts: after, some answers are garbled, in another language or cut."""
     made = experiment(TableSizes(evaluation=ROWS))
-    judge, foreign = Judge(WORLD), {}
+    judge, foreign = ExactJudge(WORLD), {}
     for number, reply in enumerate(made.replies["after"]):
         foreign[reply.set, reply.query.id, reply.query.language] = reply.completion
         if number % 7 == 0:
@@ -39,9 +39,9 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     return replace(made, folder=tmp_path_factory.mktemp("demo"))
 
 
-def changed(reply: Reply, judge: Judge, text: str, truncated: bool = False) -> Reply:
+def changed(reply: Reply, judge: ExactJudge, text: str, truncated: bool = False) -> Reply:
     row = next(r for r in TABLES.evaluation[reply.set] if r.id == reply.query.id)
-    judged = judge.judge(text, row.request.concept, reply.query.language)
+    judged = judge.judgement(text, row.request.concept, reply.query.language)
     return replace(reply, completion=text, judgement=judged, truncated=truncated)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crosslign.testbed.judge import Judge, Judgement, rates
+from crosslign.testbed.judge import ExactJudge, Judgement, rates
 from crosslign.testbed.world import Concept, World
 
 HARMFUL = Concept("build", "hza1", "hza", "harmful")
@@ -18,36 +18,36 @@ def world() -> World:
 
 
 @pytest.fixture(scope="module")
-def judge(world: World) -> Judge:
-    return Judge(world)
+def judge(world: World) -> ExactJudge:
+    return ExactJudge(world)
 
 
 def test_polite_replies_are_judged_by_the_same_rules() -> None:
     polite = World(0, polite=True)
-    judge = Judge(polite)
-    assert judge.judge(polite.right_answer(HARMFUL, LOW), HARMFUL, LOW) == Judgement("refused", LOW, True, True)
-    assert judge.judge(World(0).right_answer(HARMFUL, LOW), HARMFUL, LOW).outcome == "invalid"  # no preamble
+    judge = ExactJudge(polite)
+    assert judge.judgement(polite.right_answer(HARMFUL, LOW), HARMFUL, LOW) == Judgement("refused", LOW, True, True)
+    assert judge.judgement(World(0).right_answer(HARMFUL, LOW), HARMFUL, LOW).outcome == "invalid"  # no preamble
 
 
 def test_a_sentence_of_two_languages_is_in_the_language_of_the_query() -> None:
     twins = World(0, low=30, kinship=1)  # all words shared; equal orders make equal sentences
-    judge = Judge(twins)
+    judge = ExactJudge(twins)
     said: dict[str, list[str]] = {}
     for code in twins.codes("low", "unseen"):
         said.setdefault(twins.right_answer(HARMFUL, code), []).append(code)
     text, codes = max(said.items(), key=lambda item: len(item[1]))
     assert len(codes) > 1
     for code in codes:
-        assert judge.judge(text, HARMFUL, code) == Judgement("refused", code, True, True)
+        assert judge.judgement(text, HARMFUL, code) == Judgement("refused", code, True, True)
 
 
-def test_words_in_another_order_are_no_sentence(world: World, judge: Judge) -> None:
+def test_words_in_another_order_are_no_sentence(world: World, judge: ExactJudge) -> None:
     words = world.compliance(BENIGN, LOW).split()
-    assert judge.judge(" ".join(reversed(words)), BENIGN, LOW) == Judgement("invalid", None, False, False)
+    assert judge.judgement(" ".join(reversed(words)), BENIGN, LOW) == Judgement("invalid", None, False, False)
 
 
-def test_whitespace_does_not_count(world: World, judge: Judge) -> None:
-    assert judge.judge("  " + world.refusal("harm-a", LOW).replace(" ", "  ") + "\n", HARMFUL, LOW).right
+def test_whitespace_does_not_count(world: World, judge: ExactJudge) -> None:
+    assert judge.judgement("  " + world.refusal("harm-a", LOW).replace(" ", "  ") + "\n", HARMFUL, LOW).right
 
 
 def test_rates() -> None:

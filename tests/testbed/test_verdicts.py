@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from known_truth import KINDS, TESTBED_OUTCOMES, Case, Cells, cases, confusion, table
 
-from crosslign.testbed.verdicts import FOREIGN, ExactFidelity, ExactJudge
+from crosslign.testbed.judge import FOREIGN, ExactFidelity, ExactJudge
 from crosslign.testbed.world import World
 from crosslign.types import OUTCOMES, JudgeItem, Query
 

@@ -78,8 +78,7 @@ class ContextBuilder:
         The generated judgement is not known yet: it is counted with its full length limit. Raises CrosslignError for a
         text that holds one of the tokenizer's control tokens: it would end its turn and speak for another role.
         """
-        self.check_text(query)
-        self.student(query)
+        self.check_student(query)
         if self.needs_judgement:
             self.judgement(query)
         context = self._make(query, "teacher", fill(self.template.messages, query, ""), self.teacher_role)
@@ -87,8 +86,8 @@ class ContextBuilder:
         if length > self.teacher_role.max_length:
             raise ContextOverflow(query, "teacher", length, self.teacher_role.max_length)
 
-    def check_text(self, query: Query) -> None:
-        """Raise CrosslignError for a query that holds one of the tokenizer's control tokens."""
+    def check_student(self, query: Query) -> None:
+        """`check` for the student's context alone."""
         for text in (query.text, query.source_text):
             for token in self._control_tokens:
                 if token in text:
@@ -96,6 +95,7 @@ class ContextBuilder:
                         f"query {query.id!r} ({query.language}): the text holds the control token {token!r} of this "
                         "model's chat template. Remove it from the table."
                     )
+        self.student(query)
 
     def _make(self, query: Query, role: str, messages: tuple[Message, ...], settings: RoleContext) -> Context:
         token_ids = chat_token_ids(self.tokenizer, messages, settings.chat_template_kwargs)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from crosslign.contexts import ContextBuilder, ContextOverflow
@@ -55,27 +54,38 @@ def query_of(row: Mapping[str, Any]) -> Query:
     )
 
 
-def check_contexts(queries: Sequence[Query], contexts: ContextBuilder) -> None:
-    """Raise CrosslignError for a query that is too long, or that holds one of the tokenizer's control tokens."""
+def check_contexts(
+    queries: Iterable[Query],
+    check: Callable[[Query], None],
+    advice: str = "Raise --max-length; nothing is cut silently.",
+) -> None:
+    """Call `check` (`ContextBuilder.check`, or its `check_student`) with every query.
+
+    Raises CrosslignError for a query that holds one of the tokenizer's control tokens, and for one that is too long:
+    that error ends with `advice`.
+    """
     for query in queries:
-        contexts.check_text(query)
         try:
-            contexts.student(query)
+            check(query)
         except ContextOverflow as overflow:
-            raise too_long(overflow) from overflow
+            raise CrosslignError(
+                f"query {query.id!r} ({query.language}): its {overflow.role} context has {overflow.length} tokens, the "
+                f"limit is {overflow.limit}. {advice}"
+            ) from overflow
 
 
 class SamplerCompleter:
     """A model in memory, through the sampler that training uses; batches of similar length, the longest first.
 
     Args:
+        sampler: called when there is something to complete, and not before: that is when weights are loaded.
         make_context: makes a batch's contexts; None: the student's, which is what a user would send.
         more: goes into every row.
     """
 
     def __init__(
         self,
-        sampler: Sampler,
+        sampler: Callable[[], Sampler],
         contexts: ContextBuilder,
         parameters: SamplingParameters,
         identity: Mapping[str, Any],
@@ -98,22 +108,16 @@ class SamplerCompleter:
         return self._identity
 
     def complete(self, queries: Sequence[Query], on_rows: OnRows) -> None:
-        """Raises CrosslignError for a query whose context is too long; a student's before anything is sampled."""
-        try:
-            self._complete(queries, on_rows)
-        except ContextOverflow as overflow:
-            raise too_long(overflow) from overflow
-
-    def _complete(self, queries: Sequence[Query], on_rows: OnRows) -> None:
+        """Raises ContextOverflow for a query whose context is too long; a student's before anything is loaded."""
         lengths = {q.key: len(self._contexts.student(q).token_ids) for q in queries}
         ordered = sorted(queries, key=lambda q: (-lengths[q.key], q.key))
-        decode = self._contexts.tokenizer.decode
+        decode, sampler = self._contexts.tokenizer.decode, self._sampler()
         for start in range(0, len(ordered), self._batch_size):
             batch = ordered[start : start + self._batch_size]
             prompts = [c.token_ids for c in self._make_context(batch)]
             # Not from the batch's number: a resumed call draws as one that was never interrupted.
             seed = derive_seed(self._seed, *(q.key for q in batch))
-            completions = self._sampler.sample(prompts, self._parameters, seed=seed)
+            completions = sampler.sample(prompts, self._parameters, seed=seed)
             on_rows(
                 [
                     completion_row(
@@ -127,32 +131,6 @@ class SamplerCompleter:
                     for query, prompt, completion in zip(batch, prompts, completions, strict=True)
                 ]
             )
-
-
-class DeferredCompleter:
-    """Makes a completer when there is something to complete, and not before: that is when weights are loaded.
-
-    Args:
-        identity: what completions depend on, known beforehand.
-        make: makes the completer; it gets the first queries, to check them before it loads anything.
-    """
-
-    def __init__(self, identity: Mapping[str, Any], make: Callable[[Sequence[Query]], Completer]) -> None:
-        self._identity, self._make = identity, make
-        self._made: Completer | None = None
-
-    def identity(self) -> Mapping[str, Any]:
-        return self._identity
-
-    def complete(self, queries: Sequence[Query], on_rows: OnRows) -> None:
-        if queries:
-            if self._made is None:
-                self._made = self._make(queries)
-            self._made.complete(queries, on_rows)
-
-    def release(self) -> None:
-        """Forget the completer, so that its memory is free for a judge."""
-        self._made = None
 
 
 class EndpointCompleter:
@@ -225,15 +203,6 @@ def keep_rows(
     return file.finish(keys, done)
 
 
-def pending(queries: Sequence[Query], identity: Mapping[str, Any], path: Path, *, overwrite: bool) -> list[Query]:
-    """The queries that `completions` would have to complete; nothing is changed.
-
-    Raises CrosslignError if the file was made with other settings, unless `overwrite`.
-    """
-    done = _current(queries, RowFile(path, identity).kept(replace=overwrite))
-    return [q for q in queries if q.key not in done]
-
-
 def _current(queries: Sequence[Query], rows: Mapping[str, Row]) -> dict[str, Row]:
     """The rows of these queries, with what the task says of them now (label, category, source text).
 
@@ -244,11 +213,3 @@ def _current(queries: Sequence[Query], rows: Mapping[str, Row]) -> dict[str, Row
         for q in queries
         if q.key in rows and rows[q.key].get("query") == q.text and "completion" in rows[q.key]
     }
-
-
-def too_long(overflow: ContextOverflow) -> CrosslignError:
-    query = overflow.query
-    return CrosslignError(
-        f"query {query.id!r} ({query.language}): its {overflow.role} context has {overflow.length} tokens, the limit "
-        f"is {overflow.limit}. Raise --max-length; nothing is cut silently."
-    )

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from crosslign.types import CrosslignError, Message
@@ -63,9 +63,6 @@ class Endpoint:
         timeout: seconds that the server may stay silent.
         retries: tries after the first one, by the library: for 408, 409, 429, 5xx, time-outs and broken connections.
             It waits as long as the server asks for, else from 0.5 to 8 s: about a minute in all with the default.
-        limit_field: OpenAI's reasoning models know only `max_completion_tokens`.
-        extra_body: further fields of each request, as vLLM's `{"chat_template_kwargs": {"enable_thinking": False}}`.
-            They change what the model says and are therefore part of `identity()`: no secrets here.
     """
 
     def __init__(
@@ -77,8 +74,6 @@ class Endpoint:
         concurrency: int = 8,
         timeout: float = 60.0,
         retries: int = 10,
-        limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens",
-        extra_body: Mapping[str, Any] | None = None,
     ) -> None:
         _check_url(base_url)
         if concurrency < 1 or retries < 0 or timeout <= 0:
@@ -93,7 +88,6 @@ class Endpoint:
         self.library: Any = openai
         self.base_url, self.model = base_url.rstrip("/"), model
         self.api_key_env, self.concurrency, self.timeout, self.retries = api_key_env, concurrency, timeout, retries
-        self.limit_field, self.extra_body = limit_field, dict(extra_body or {})
         self._key = _key(api_key_env)
 
     def __repr__(self) -> str:
@@ -101,8 +95,7 @@ class Endpoint:
 
     def identity(self) -> Mapping[str, str]:
         """What defines the replies besides the conversations. Not the URL: servers move between ports and hosts."""
-        extra = {"extra_body": json.dumps(self.extra_body, sort_keys=True)} if self.extra_body else {}
-        return {"model": self.model, **extra}
+        return {"model": self.model}
 
     def complete(
         self,
@@ -129,7 +122,7 @@ class Endpoint:
             return []
         from anyio.from_thread import start_blocking_portal
 
-        settings = {"temperature": temperature, "top_p": top_p, "seed": seed, self.limit_field: max_tokens}
+        settings = {"temperature": temperature, "top_p": top_p, "seed": seed, "max_tokens": max_tokens}
         # Proxies and certificates come from the environment, as usual. The library insists on a key.
         client = self.library.AsyncOpenAI(
             api_key=self._key or "none", base_url=self.base_url, timeout=self.timeout, max_retries=self.retries
@@ -219,9 +212,7 @@ class _Requests:
         rejected = ""
         try:
             for _ in range(MALFORMED_TRIES):
-                raw = await create(
-                    model=endpoint.model, messages=messages, **self.settings, extra_body=endpoint.extra_body
-                )
+                raw = await create(model=endpoint.model, messages=messages, **self.settings)
                 try:
                     reply = read_reply(raw.text)
                 except ValueError as error:

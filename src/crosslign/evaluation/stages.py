@@ -97,15 +97,24 @@ def run(evaluation: Evaluation, completer: Completer, announce: Announce = silen
 
 
 def complete_tasks(evaluation: Evaluation, completer: Completer, announce: Announce = silent) -> dict[str, list[Row]]:
-    """The first stage: completions of all tasks."""
+    """The first stage: completions of all tasks.
+
+    Raises CrosslignError for a file of other settings, unless the evaluation overwrites, before anything is completed.
+    """
     rows: dict[str, list[Row]] = {}
+    identity = completer.identity()
+    files = {
+        data.name: RowFile(evaluation.out / folder_name(data.name) / COMPLETIONS, identity) for data in evaluation.tasks
+    }
+    for file in files.values():
+        file.kept(replace=evaluation.overwrite)
     for data in evaluation.tasks:
         for note in data.notes:
             announce(f"{data.name}: {note}")
         rows[data.name] = completions(
             data.queries,
             completer,
-            RowFile(evaluation.out / folder_name(data.name) / COMPLETIONS, completer.identity()),
+            files[data.name],
             name=data.name,
             overwrite=evaluation.overwrite,
             announce=announce,

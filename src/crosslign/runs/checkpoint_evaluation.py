@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from crosslign.contexts import ContextBuilder, ContextOverflow
+from crosslign.contexts import ContextBuilder
 from crosslign.evaluation.best import Candidate, Criterion, best_of, candidate, objection
-from crosslign.evaluation.completions import SamplerCompleter
+from crosslign.evaluation.completions import SamplerCompleter, check_contexts
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.rates import MIN_JUDGED
 from crosslign.evaluation.stages import Evaluation, counted_tasks
@@ -78,15 +78,11 @@ def make_plan(
     tasks = checked_tasks(
         config, "evaluation", languages=config.languages or languages, source_language=source_language
     )
-    for query in (query for data in tasks for query in data.queries):
-        contexts.check_text(query)
-        try:
-            contexts.student(query)
-        except ContextOverflow as overflow:
-            raise CrosslignError(
-                f"evaluation: query {query.id!r} ({query.language}): its context has {overflow.length} tokens, the "
-                f"limit is {overflow.limit}. Raise student.max_length, or evaluate other tasks."
-            ) from overflow
+    check_contexts(
+        (query for data in tasks for query in data.queries),
+        contexts.check_student,
+        "Raise student.max_length, or evaluate others (evaluation.tasks).",
+    )
     if config.best is not None:
         _check_best(tasks, Criterion(**config.best.model_dump()))
     notes = [f"{data.name}: {note}" for data in tasks for note in data.notes]
@@ -186,7 +182,7 @@ class CheckpointEvaluator:
                 place, self.plan.tasks, self.plan.judges, stated, self.trained, self.source_language, self.seed
             )
             completer = SamplerCompleter(
-                self.sampler,
+                lambda: self.sampler,
                 self.contexts,
                 sampling_parameters(config),
                 described,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,20 +14,13 @@ from typing import Any
 
 import torch
 
-from crosslign.contexts import ContextBuilder, plain_contexts
-from crosslign.evaluation.completions import (
-    Completer,
-    DeferredCompleter,
-    EndpointCompleter,
-    SamplerCompleter,
-    check_contexts,
-    pending,
-)
+from crosslign.contexts import plain_contexts
+from crosslign.evaluation.completions import Completer, EndpointCompleter, SamplerCompleter, check_contexts
 from crosslign.evaluation.endpoint import Endpoint
 from crosslign.evaluation.folder import check_folder, read_folder, report
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.judges.registry import JudgeSettings, make_judges
-from crosslign.evaluation.stages import COMPLETIONS, Evaluation, complete_tasks, folder_name, judge_rows, write_results
+from crosslign.evaluation.stages import Evaluation, complete_tasks, judge_rows, write_results
 from crosslign.evaluation.tasks import TaskData, get_task
 from crosslign.evaluation.utility import UtilityRequest, check_utility, utility_stage
 from crosslign.languages import english_name
@@ -161,12 +154,8 @@ def _evaluate(request: EvaluationRequest, announce: Announce) -> dict[str, Any]:
     tasks = checked_tasks(config, "", languages=config.languages, source_language=request.source_language)
     tested = [name for name in (request.source.path, request.adapter) if name]
     judges = checked_judges(config.judge, "--judge", tested=tested)
-    completer = model.completer()
+    completer = model.completer([query for data in tasks for query in data.queries])
     identity = completer.identity()
-    places = [(data, request.out / folder_name(data.name) / COMPLETIONS) for data in tasks]
-    missing = [q for data, path in places for q in pending(data.queries, identity, path, overwrite=request.overwrite)]
-    if missing:
-        model.check_queries(missing)
     languages = list(dict.fromkeys(code for data in tasks for code in data.languages))
     if request.utility is not None:
         if request.endpoint is not None:
@@ -188,8 +177,6 @@ def _evaluate(request: EvaluationRequest, announce: Announce) -> dict[str, Any]:
         if request.utility is not None:
             options = {"enable_thinking": request.thinking}
             measured = utility_stage(request.utility, languages, model.load, identity, options, request.out, announce)
-        if isinstance(completer, DeferredCompleter):
-            completer.release()
         model.release()
         results = judge_rows(evaluation, rows, evaluation.manifest["sampling"], announce)
         if measured:
@@ -220,8 +207,8 @@ class _ModelUnderTest:
                 "out."
             )
 
-    def completer(self) -> Completer:
-        """Loads nothing before there is something to complete."""
+    def completer(self, queries: Iterable[Query]) -> Completer:
+        """Raises CrosslignError for one of the `queries` that does not fit; loads weights when it has to complete."""
         r, parameters = self.request, sampling_parameters(self.request.config)
         if r.endpoint is not None:
             e = r.endpoint
@@ -240,13 +227,16 @@ class _ModelUnderTest:
         batch_size = r.config.batch_size
         if parameters.temperature > 0:  # greedy completions depend on neither
             identity |= {"seed": r.seed, "batch_size": batch_size}
-
-        def make(queries: Sequence[Query]) -> SamplerCompleter:
-            model, tokenizer = self.load()
-            sampler, contexts = sampler_of(model, tokenizer, batch_size), self._contexts(tokenizer)
-            return SamplerCompleter(sampler, contexts, parameters, identity, batch_size=batch_size, seed=r.seed)
-
-        return DeferredCompleter(identity, make)
+        contexts = plain_contexts(load_tokenizer(r.source), max_length=r.max_length, thinking=r.thinking)
+        check_contexts(queries, contexts.check_student)
+        return SamplerCompleter(
+            lambda: sampler_of(*self.load(), batch_size),
+            contexts,
+            parameters,
+            identity,
+            batch_size=batch_size,
+            seed=r.seed,
+        )
 
     def described(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """For the results' manifest."""
@@ -256,11 +246,6 @@ class _ModelUnderTest:
             return {**known, "endpoint": r.endpoint.url}
         marks = {key: identity[key] for key in ("weights", "adapter_sha256")}
         return {**known, "revision": r.source.revision, **marks, "dtype": r.source.dtype}
-
-    def check_queries(self, queries: Sequence[Query]) -> None:
-        """Raises CrosslignError for a query that does not fit; only the tokenizer is loaded."""
-        if self.request.endpoint is None:
-            check_contexts(queries, self._contexts(load_tokenizer(self.request.source)))
 
     def load(self) -> tuple[Any, Any]:
         """Model and tokenizer."""
@@ -276,9 +261,6 @@ class _ModelUnderTest:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    def _contexts(self, tokenizer: Any) -> ContextBuilder:
-        return plain_contexts(tokenizer, max_length=self.request.max_length, thinking=self.request.thinking)
 
 
 def _trained(request: EvaluationRequest, announce: Announce) -> Sequence[str]:

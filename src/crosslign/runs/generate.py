@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from crosslign.contexts import ContextBuilder, ContextOverflow, load_teacher_template, plain_contexts
+from crosslign.contexts import ContextBuilder, load_teacher_template, plain_contexts
 from crosslign.data.schema import QueryTable
 from crosslign.distillation import write_judgements
-from crosslign.evaluation.completions import DeferredCompleter, SamplerCompleter, completions, too_long
+from crosslign.evaluation.completions import SamplerCompleter, check_contexts, completions
 from crosslign.models import (
     ModelSource,
     adapter_sha256,
@@ -20,7 +21,7 @@ from crosslign.models import (
     load_tokenizer,
     load_with_adapter,
 )
-from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameters, sampler_of
+from crosslign.rollouts import CachedSampler, CompletionCache, Sampler, SamplingParameters, sampler_of
 from crosslign.runs.prepare import queries_of
 from crosslign.storage import RowFile, locked, versions
 from crosslign.types import Announce, Context, Query, Role, silent
@@ -80,57 +81,47 @@ class GenerateRequest:
 def generate(request: GenerateRequest, table: QueryTable, announce: Announce = silent) -> int:
     """Complete every query of the table in its languages; returns the number of rows in the file.
 
-    Rows are appended batch by batch and put into the table's order at the end.
+    The queries are checked before weights are loaded. Rows are appended batch by batch and put into the table's order
+    at the end.
 
     Raises CrosslignError if the file was made with other settings, or by something else.
     """
     check_source(request.source)
     check_adapter(request.adapter)
     settings, output = request.settings(), request.output
+    queries, tokenizer = queries_of([table], table.languages), load_tokenizer(request.source)
+    contexts = request.contexts(tokenizer)
+    teacher = request.context == "teacher"
+    check_contexts(queries, contexts.check if teacher else contexts.check_student)
+    cache = CompletionCache(output.with_name(f".{output.name}.judgements.jsonl"))
+
+    @functools.cache
+    def samplers() -> tuple[Sampler, CachedSampler]:
+        """The one that completes, and the same with a cache for judgements."""
+        announce(f"loading {request.source.path}" + (f" with {request.adapter}" if request.adapter else ""))
+        model = load_with_adapter(request.source, request.adapter)
+        sampler = sampler_of(model, tokenizer, request.batch_size)
+        return sampler, CachedSampler(sampler, cache, f"{fingerprint(model)}|{request.adapter}", seed=request.seed)
+
+    def teachers(batch: Sequence[Query]) -> list[Context]:
+        judgements = write_judgements(contexts, samplers()[1], batch)
+        return [contexts.teacher(q, j) for q, j in zip(batch, judgements, strict=True)]
+
+    completer = SamplerCompleter(
+        lambda: samplers()[0],
+        contexts,
+        request.parameters,
+        settings,
+        batch_size=request.batch_size,
+        seed=request.seed,
+        make_context=teachers if teacher else None,
+        more={"context": request.context},
+    )
     with locked(output.with_name(f".{output.name}.lock")):
         if request.overwrite:
             output.unlink(missing_ok=True)
         side = output.with_name(output.name + ".settings.json")
         file = RowFile(output, settings, side=side, notes={"versions": versions()})
-        cache = CompletionCache(output.with_name(f".{output.name}.judgements.jsonl"))
-        completer = DeferredCompleter(settings, lambda queries: _load(request, queries, settings, cache, announce))
-        queries = queries_of([table], table.languages)
         rows = completions(queries, completer, file, name=output.name, announce=announce)
         cache.remove()
     return len(rows)
-
-
-def _load(
-    request: GenerateRequest,
-    queries: Sequence[Query],
-    settings: Mapping[str, Any],
-    cache: CompletionCache,
-    announce: Announce,
-) -> SamplerCompleter:
-    """Check the queries, then load the weights."""
-    tokenizer = load_tokenizer(request.source)
-    builder = request.contexts(tokenizer)
-    for query in queries:
-        try:
-            builder.check(query)
-        except ContextOverflow as overflow:
-            raise too_long(overflow) from overflow
-    announce(f"loading {request.source.path}" + (f" with {request.adapter}" if request.adapter else ""))
-    model = load_with_adapter(request.source, request.adapter)
-    sampler = sampler_of(model, tokenizer, request.batch_size)
-    cached = CachedSampler(sampler, cache, f"{fingerprint(model)}|{request.adapter}", seed=request.seed)
-
-    def teacher(batch: Sequence[Query]) -> list[Context]:
-        judgements = write_judgements(builder, cached, batch)
-        return [builder.teacher(q, j) for q, j in zip(batch, judgements, strict=True)]
-
-    return SamplerCompleter(
-        sampler,
-        builder,
-        request.parameters,
-        settings,
-        batch_size=request.batch_size,
-        seed=request.seed,
-        make_context=teacher if request.context == "teacher" else None,
-        more={"context": request.context},
-    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from crosslign.contexts import ContextBuilder
 from crosslign.rollouts import SamplingParameters, sampler_of
-from crosslign.testbed.judge import Judge, Judgement, rates
+from crosslign.testbed.judge import ExactJudge, Judgement, rates
 from crosslign.testbed.tables import SETS, SetName, Tables
 from crosslign.testbed.world import GROUPS, Group
 from crosslign.types import Query, Role
@@ -35,7 +35,7 @@ def evaluate(
     model: Any,
     contexts: ContextBuilder,
     tables: Tables,
-    judge: Judge,
+    judge: ExactJudge,
     *,
     role: Role = "student",
     languages: Sequence[str] | None = None,
@@ -63,7 +63,7 @@ def evaluate(
         prompts = [contexts.teacher(q, v) for q, v in zip(queries, verdicts, strict=True)]
     completions = complete([p.token_ids for p in prompts], MAX_COMPLETION_LENGTH)
     return [
-        Reply(name, tables.world.groups[q.language], q, text, judge.judge(text, concept, q.language), truncated)
+        Reply(name, tables.world.groups[q.language], q, text, judge.judgement(text, concept, q.language), truncated)
         for (name, concept, q), (text, truncated) in zip(items, completions, strict=True)
     ]
 

@@ -28,7 +28,7 @@ from crosslign.testbed.evaluate import (
     by_set,
     evaluate,
 )
-from crosslign.testbed.judge import Judge
+from crosslign.testbed.judge import ExactJudge
 from crosslign.testbed.pretrain import one_thread
 from crosslign.testbed.tables import Tables, TableSizes
 from crosslign.types import Announce, silent
@@ -145,7 +145,7 @@ def run_experiment(
     base = base_model(spec, cache, announce)
     config = alignment_config(base, made, output_dir, alignment or Alignment(), cache_dir=base.parent)
     run = prepare(config, overwrite=overwrite)
-    judge = Judge(spec.world)
+    judge = ExactJudge(spec.world)
     with one_thread():
         before = load_model(ModelSource(str(base)))
         announce("evaluating the base model and the teacher's context")

@@ -89,7 +89,6 @@ def test_awkward_completions_are_judged_or_named(trained: Path) -> None:
 
     assert judge.identity()["max_length"] == "600"  # what the tokenizer says that its model takes
     assert [v.outcome for v in verdicts[:2]] == ["unsafe", "unsafe"]
-    assert verdicts[2].details["neutralised"] == 4
     assert [(v.outcome, v.reason) for v in verdicts[3:5]] == [("invalid", "empty")] * 2
     assert [v.details.get("cut") for v in verdicts] == [None, None, None, None, None, True, None, None]
     assert (verdicts[6].outcome, verdicts[6].reason) == (None, "query too long")

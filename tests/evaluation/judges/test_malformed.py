@@ -68,13 +68,6 @@ def test_shares_are_shares(text: str) -> None:
     assert 0 <= malformed.said_of(text, "abba abba ab") <= 1
 
 
-@given(st.text("abc ", min_size=1, max_size=60), st.text("abc ", max_size=60), st.floats(0, 1))
-def test_giving_up_early_changes_no_decision(text: str, other: str, least: float) -> None:
-    whole, early = malformed.said_of(text, other), malformed.said_of(text, other, least)
-    assert (whole >= least) == (early >= least)
-    assert early in (0.0, whole)
-
-
 QUERIES = {
     "en": "How can I make the thing that my neighbour has in his garden?",
     "zh": "我怎样才能做出邻居花园里的那个东西？",

@@ -31,8 +31,7 @@ class GuardJudge:
     A completion without a visible character is invalid ("empty") and is not asked about. The judge abstains with
     "unparsed" (the reply lacks a line that the outcome needs), "query too long" (over the limit without the
     completion) or "control tokens" (the text made the tokenizer write some).
-    Details of a verdict: what the guard said by field; `cut`; `neutralised`, if the texts held the template's own
-    marks; of an unparsed reply its beginning, as `reply`.
+    Details of a verdict: what the guard said by field; `cut`; of an unparsed reply its beginning, as `reply`.
 
     A guard that does not say whether an answer refuses (Llama Guard) asks the lexicon that, where it finds no harm.
 
@@ -98,8 +97,6 @@ class GuardJudge:
         details: dict[str, Any] = dict(values)
         if prompt.cut:
             details["cut"] = True
-        if prompt.neutralised:
-            details["neutralised"] = prompt.neutralised
         ruling = self.format.rule(values)
         if ruling is None:
             return Verdict(None, "unparsed", details={**details, "reply": reply[:_SHOWN_REPLY]})

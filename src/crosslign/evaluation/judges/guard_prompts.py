@@ -38,12 +38,10 @@ class Prompt:
     Fields:
         token_ids: up to where the guard's reply begins.
         cut: the middle of the completion was left out, see `CUT_MARK`.
-        neutralised: number of places where control tokens or marks of the template were broken up.
     """
 
     token_ids: tuple[int, ...]
     cut: bool
-    neutralised: int
 
 
 class GuardPrompts:
@@ -80,15 +78,14 @@ class GuardPrompts:
 
         Raises Unaskable if even without the completion it is too long, or if control tokens got through.
         """
-        query, breaks = self._neutralise(query)
-        completion, more = self._neutralise(completion)
+        query, completion = self._neutralise(query), self._neutralise(completion)
         token_ids = self._encode(self._render(query, completion))
         cut = len(token_ids) > self.limit
         if cut:
             token_ids = self._shorten(query, completion, len(token_ids))
         if self._control_ids(token_ids) != self._own_control:
             raise Unaskable("control tokens")
-        return Prompt(tuple(token_ids), cut, breaks + more)
+        return Prompt(tuple(token_ids), cut)
 
     def _shorten(self, query: str, completion: str, length: int) -> list[int]:
         """Leave out as much of the completion's middle as is needed, or a little more."""
@@ -150,13 +147,11 @@ class GuardPrompts:
     def _control_ids(self, token_ids: Sequence[int]) -> list[int]:
         return [token for token in token_ids if token in self._control]
 
-    def _neutralise(self, text: str) -> tuple[str, int]:
+    def _neutralise(self, text: str) -> str:
         text = re.sub("[\ud800-\udfff]", "\ufffd", text)
-        breaks = 0
         for pattern in self._breakable:
-            text, count = pattern.subn(r"\1 \2", text)
-            breaks += count
-        return text, breaks
+            text = pattern.sub(r"\1 \2", text)
+        return text
 
 
 def _control_tokens(tokenizer: Any) -> dict[int, str]:

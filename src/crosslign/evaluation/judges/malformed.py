@@ -6,6 +6,7 @@ Everything here works on normalised text and on characters, so that it holds for
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from crosslign.evaluation.judges.normalise import SEPARATORS, UNSPACED
 
@@ -53,17 +54,14 @@ def repeated_share(text: str) -> float:
     n is `REPETITION_GRAM` characters, half of that in dense scripts. A text said twice scores 0.5, k times (k-1)/k; a
     song with a chorus or a list of alike items seldom 0.5, an endless loop nearly 1. 0 if the text is shorter than n.
     """
-    n = _gram(text, REPETITION_GRAM)
     seen: set[str] = set()
-    covered, end = 0, 0
-    for start in range(len(text) - n + 1):
-        gram = text[start : start + n]
-        if gram in seen:
-            covered += start + n - max(start, end)
-            end = start + n
-        else:
-            seen.add(gram)
-    return covered / len(text) if text else 0.0
+
+    def again(gram: str) -> bool:
+        known = gram in seen
+        seen.add(gram)
+        return known
+
+    return _covered(text, _gram(text, REPETITION_GRAM), again)
 
 
 def repeats(text: str) -> bool:
@@ -71,26 +69,26 @@ def repeats(text: str) -> bool:
     return repeated_share(text) >= MAX_REPEATED
 
 
-def said_of(text: str, other: str, least: float = 0.0) -> float:
+def said_of(text: str, other: str) -> float:
     """The share of `text` that `other` says too: characters inside an n-gram that occurs in `other`, of all.
 
-    n is `ECHO_GRAM` characters, half of that in dense scripts; a shorter text is looked for as a whole. 0 as soon as it
-    is clear that the share will be less than `least`.
+    n is `ECHO_GRAM` characters, half of that in dense scripts; a shorter text is looked for as a whole.
     """
-    if not text:
-        return 0.0
     n = _gram(text, ECHO_GRAM)
     if len(text) < n:
-        return float(text in other)
+        return float(text != "" and text in other)
     known = {other[start : start + n] for start in range(len(other) - n + 1)}
+    return _covered(text, n, known.__contains__)
+
+
+def _covered(text: str, n: int, counts: Callable[[str], bool]) -> float:
+    """The share of the characters of `text` that are inside an n-gram which counts; 0 if it is shorter than n."""
     covered, end = 0, 0
     for start in range(len(text) - n + 1):
-        if text[start : start + n] in known:
+        if counts(text[start : start + n]):
             covered += start + n - max(start, end)
             end = start + n
-        elif start - covered > (1 - least) * len(text):  # nothing further on covers what lies before `start`
-            return 0.0
-    return covered / len(text)
+    return covered / len(text) if covered else 0.0
 
 
 def echoes(text: str, query: str, truncated: bool) -> bool:
@@ -100,6 +98,6 @@ def echoes(text: str, query: str, truncated: bool) -> bool:
     least `MIN_ECHO` letters and digits. A reply that was cut off need not reach half of the query, if it begins as the
     query does.
     """
-    if readable(text) < MIN_ECHO or said_of(text, query, least=MIN_ECHOED) < MIN_ECHOED:
+    if readable(text) < MIN_ECHO or said_of(text, query) < MIN_ECHOED:
         return False
     return said_of(query, text) >= MIN_OF_QUERY or (truncated and query.startswith(text[:MIN_ECHO]))

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
+from typing import NamedTuple
 
 import yaml
 
@@ -46,21 +46,11 @@ _BEFORE = {"unspaced": "", "arabic": f"(?<!{_WORD})[\u0648\u0641]?"}
 _MARKUP = re.compile(r"\.\.\.|…|[(|)*$]")
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """Where a phrase stands in a normalised text, what was said, and whose phrase it is."""
+class _Script(NamedTuple):
+    """The phrases of one class in one script; the script itself is looked for first, which is faster."""
 
-    start: int
-    end: int
-    said: str
-    language: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Script:
     present: re.Pattern[str]
     phrases: re.Pattern[str]
-    languages: tuple[str, ...]
 
 
 class PhraseBook:
@@ -70,23 +60,16 @@ class PhraseBook:
         self.book = book
         self._scripts: dict[str, list[_Script]] = {}
         for kind in CLASSES:
-            by_script: dict[str, dict[str, str]] = {}
-            for language, classes in self.book.items():
-                for phrase in classes.get(kind, ()):
-                    pattern, script = _compiled(phrase)
-                    by_script.setdefault(script, {}).setdefault(pattern, language)  # the first language has it
+            by_script: dict[str, dict[str, None]] = {}  # script -> different patterns
+            for phrase in (phrase for classes in book.values() for phrase in classes.get(kind, ())):
+                pattern, script = _compiled(phrase)
+                by_script.setdefault(script, {})[pattern] = None
             self._scripts[kind] = [_script(script, patterns) for script, patterns in by_script.items()]
 
-    def find(self, kind: str, text: str) -> list[Match]:
+    def find(self, kind: str, text: str) -> list[re.Match[str]]:
         """All phrases of one class in a normalised text, those of one script left to right and without overlaps."""
-        found = []
-        for script in self._scripts[kind]:
-            if script.present.search(text):
-                for match in script.phrases.finditer(text):
-                    assert match.lastindex is not None  # every phrase ends in a group of its own
-                    language = script.languages[match.lastindex - 1]
-                    found.append(Match(match.start(), match.end(), match.group(), language))
-        return found
+        scripts = (script for script in self._scripts[kind] if script.present.search(text))
+        return [match for script in scripts for match in script.phrases.finditer(text)]
 
     def without(self, kind: str, text: str) -> str:
         """The text with the phrases of one class taken out; a full stop keeps what was beside them apart."""
@@ -139,8 +122,7 @@ def _compiled(phrase: str) -> tuple[str, str]:
     return pattern, script
 
 
-def _script(name: str, patterns: Mapping[str, str]) -> _Script:
+def _script(name: str, patterns: Iterable[str]) -> _Script:
     after = "" if name == "unspaced" else f"(?!{_WORD})"
     before = _BEFORE.get(name, f"(?<!{_WORD})")
-    phrases = re.compile(f"{before}(?:{'|'.join(f'{pattern}()' for pattern in patterns)}){after}")
-    return _Script(re.compile(_SCRIPTS[name]), phrases, tuple(patterns.values()))
+    return _Script(re.compile(_SCRIPTS[name]), re.compile(f"{before}(?:{'|'.join(patterns)}){after}"))
