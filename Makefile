@@ -35,7 +35,7 @@ test: .venv/dev  ## the fast suite
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto
 
 test-processes: .venv/dev  ## two processes of one run, and a run that is killed; about a minute on two cores
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m processes
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m processes
 
 test-all: .venv/dev  ## every test, and more examples of what is drawn at random
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m '' --hypothesis-profile=thorough

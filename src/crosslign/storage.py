@@ -124,8 +124,10 @@ def damaged_files(folder: Path) -> list[str] | None:
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         expected = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return [f"{MANIFEST} cannot be read"]
     found = []
     for name, (size, sha256) in expected.items():
         file = folder / name

@@ -223,6 +223,7 @@ sys.exit(cli.main(["train", sys.argv[1]]))
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform == "win32", reason="needs setrlimit")
 def test_a_full_disk_while_saving_leaves_the_last_checkpoint(recipe: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
