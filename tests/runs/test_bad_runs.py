@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROWS, write_csv
-from helpers import cli_train, losses, metrics, no_weights, run
+from helpers import cli_train, interrupted_after, losses, metrics, no_weights, run
 
 from crosslign.distillation import DistillationTrainer
 from crosslign.runs.config import RunConfig
@@ -155,22 +155,10 @@ def test_overwrite_with_a_bad_recipe_loses_nothing(
     assert json.loads((folder / "run.json").read_text())["status"] == "finished"
 
 
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    original = DistillationTrainer.training_step
-
-    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step == step:
-            raise KeyboardInterrupt
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(DistillationTrainer, "training_step", training_step)
-
-
 def test_an_interrupted_run_says_how_to_go_on_and_does(
     recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, 3)
+    with interrupted_after(3, KeyboardInterrupt()):
         assert cli_train(tmp_path, recipe) == 130
     assert "The last complete checkpoint is" in capsys.readouterr().err
     assert cli_train(tmp_path, recipe) == 1
