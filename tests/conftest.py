@@ -122,13 +122,14 @@ def table_file(tmp_path: Path) -> Path:
 
 
 def small_recipe(folder: Path, model_folder: Path, table: Path) -> dict[str, Any]:
-    """A raw recipe of a run that takes a second or two; it writes into `folder`."""
+    """A raw recipe of a run that takes half a second; it writes into `folder`."""
     return {
         "model": {"path": str(model_folder), "lora": {"r": 4}},
         "data": {"tables": [{"path": str(table)}], "languages": ["sw", "bn"]},
         "teacher": {"template": "judged", "max_judgement_length": 6},
         "student": {"max_length": 4000},
         "sampling": {"max_completion_length": 8},
+        "divergence_queries": 2,
         "cache_dir": str(folder / "cache"),
         "output_dir": str(folder / "run"),
         "training": {
@@ -145,3 +146,14 @@ def small_recipe(folder: Path, model_folder: Path, table: Path) -> dict[str, Any
 @pytest.fixture
 def recipe(tmp_path: Path, model_folder: Path, table_file: Path) -> dict[str, Any]:
     return small_recipe(tmp_path, model_folder, table_file)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> dict[str, Any]:
+    """The recipe of a finished run of 4 steps, with checkpoints 2 and 4. Treat its folder as read-only."""
+    from helpers import run  # which imports this module
+
+    folder = tmp_path_factory.mktemp("whole")
+    recipe = small_recipe(folder, model_folder, write_csv(folder / "queries.csv", ROWS))
+    run(recipe)
+    return recipe

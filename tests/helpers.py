@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from conftest import VOCABULARY, byte_tokenizer, tiny_llama
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from crosslign.cli import main
+from crosslign.distillation import DistillationTrainer
 from crosslign.runs.prepare import prepare
 from crosslign.runs.recipe import parse_config
 from crosslign.runs.train import train
@@ -27,6 +30,27 @@ def run(raw: dict[str, Any], *, resume: bool = False, overwrite: bool = False, *
     prepared = prepare(parse_config(raw), overwrite=overwrite, resume=resume)
     train(prepared)
     return Path(raw["output_dir"])
+
+
+@contextmanager
+def interrupted_after(step: int, error: BaseException) -> Iterator[None]:
+    """Within this every training raises `error` when it begins the step after `step`."""
+    training_step = DistillationTrainer.training_step
+
+    def interrupted(self: DistillationTrainer, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == step:
+            raise error
+        return training_step(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DistillationTrainer, "training_step", interrupted)
+        yield
+
+
+def power_cut(step: int, raw: dict[str, Any]) -> None:
+    """A run that does nothing more when it begins the step after `step`."""
+    with interrupted_after(step, RuntimeError("power cut")), pytest.raises(RuntimeError, match="power cut"):
+        run(raw)
 
 
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:

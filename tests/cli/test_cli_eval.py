@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from conftest import ROWS, tiny_llama, write_csv
 from fake_endpoint import Answer, FakeEndpoint, failed, said
-from helpers import run
 from peft import LoraConfig, get_peft_model
 
 from crosslign.cli import main
@@ -139,11 +138,10 @@ def test_languages_added_later_ask_for_their_own_alone(
 
 
 def test_before_and_after_an_alignment(
-    recipe: dict[str, Any], table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: dict[str, Any], model_folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, adapter = recipe["model"]["path"], run(recipe, learning_rate=0.1)
-    assert evaluate(model, table, tmp_path / "a") == 0
-    assert evaluate(model, table, tmp_path / "b", "--adapter", str(adapter)) == 0
+    assert evaluate(model_folder, table, tmp_path / "a") == 0
+    assert evaluate(model_folder, table, tmp_path / "b", "--adapter", whole["output_dir"]) == 0
     manifest = results_of(tmp_path / "b")["manifest"]
     assert manifest["groups"]["trained"] == ["sw", "bn"]  # the run's record says so
     assert manifest["adapter_sha256"]
