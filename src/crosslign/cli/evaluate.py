@@ -243,8 +243,7 @@ def _task_list() -> str:
     lines = []
     for task in available():
         languages = " ".join(task.languages) or "as the file has"
-        consent = ", gated" if task.gated else ""
-        lines.append(f"{task.name} ({task.kind}; {task.licence}{consent})")
+        lines.append(f"{task.name} ({task.kind}; {task.licence})")
         lines.append(f"  languages {languages}")
         lines.append(f"  from      {task.source}")
     lines.append("table:PATH, table:harmful:PATH, table:benign:PATH (any query table; see crosslign validate)")

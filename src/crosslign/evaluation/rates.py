@@ -138,9 +138,8 @@ class Grid:
             return {"value": None, "reason": too_few(what, None if mean else n), "n": n}
         count = int(np.nansum(values))
         estimate = stats.mean_over_languages(*self.part(side + metric, columns)) if mean else stats.wilson(count, n)
-        percent = {name: 100 * getattr(estimate, name) for name in ("value", "low", "high")}
         averaged = {"languages": [self.languages[i] for i in columns]} if mean else {}
-        return {**percent, "count": count, "n": n, **averaged}
+        return {**estimate.percent(), "count": count, "n": n, **averaged}
 
 
 def too_few(what: str, number: int | None) -> str:

@@ -69,6 +69,10 @@ class Estimate:
     high: float
     n: float
 
+    def percent(self) -> dict[str, float]:
+        """Value and interval in %, by the names that results give them."""
+        return {name: 100 * getattr(self, name) for name in ("value", "low", "high")}
+
 
 def wilson(count: float, n: float) -> Estimate:
     """Wilson's score interval of `count` of `n`. Neither needs to be whole: an effective size is not.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from crosslign.evaluation.rates import HEADLINES
-from crosslign.evaluation.tables import aligned, short_names
+from crosslign.evaluation.tables import MISSING, aligned, number, short_names
 
 SHOWN = 3  # evaluations whose fault is told
 _TITLES = {"asr": "attack success", "over_refusal": "over-refusal"}
@@ -62,7 +62,7 @@ def sentence(entry: Mapping[str, Any]) -> str:
     titles = short_names(entry["tasks"])
     for name, task in entry["tasks"].items():
         worst = f" (worst: {_worst(task)})" if task["worst_language"] else ""
-        parts.append(f"{titles[name]} {_TITLES[task['metric']]} {_percent(task['all'])}{worst}")
+        parts.append(f"{titles[name]} {_TITLES[task['metric']]} {number(task['all'])}{worst}")
     return "; ".join(parts)
 
 
@@ -77,17 +77,13 @@ def evaluation_table(record: Mapping[str, Any]) -> str:
     for name, before in first["tasks"].items():
         after = last["tasks"][name]
         title = f"  {titles[name]} {_TITLES[before['metric']]}"
-        rows.append((title, _percent(before["all"]), _percent(after["all"]), f"{_worst(before)} -> {_worst(after)}"))
+        rows.append((title, number(before["all"]), number(after["all"]), f"{_worst(before)} -> {_worst(after)}"))
     table = aligned(rows, left=(0, 3))
     return f"{table}\n{_about_best(record)}" if "best" in record else table
 
 
-def _percent(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.1f}"
-
-
 def _worst(task: Mapping[str, Any]) -> str:
-    return f"{task['worst_language']} {task['worst']:.1f}" if task["worst_language"] else "unknown"
+    return f"{task['worst_language']} {task['worst']:.1f}" if task["worst_language"] else MISSING
 
 
 def _about_best(record: Mapping[str, Any]) -> str:

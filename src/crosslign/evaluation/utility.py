@@ -11,10 +11,10 @@ import contextlib
 import copy
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -25,13 +25,12 @@ from crosslign.evaluation.stats import wilson
 from crosslign.evaluation.utility_tasks import DIGITS_FILTER, GeneratedTask, tasks_folder, write_tasks
 from crosslign.models import causal_lm, evaluating, token_ids
 from crosslign.storage import append_rows, digest, write_atomically
-from crosslign.types import CrosslignError, cause, nearest
+from crosslign.types import Announce, CrosslignError, cause, nearest, silent
 
 MAX_NEW_TOKENS = 512  # lm-eval's own limit of 256 cuts worked solutions off in scripts with many tokens a word
 FILE, ANSWERS = "utility.json", "utility-answers.jsonl"
 
 Cell = dict[str, Any]
-Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,8 @@ def check_utility(request: UtilityRequest, languages: Sequence[str]) -> None:
         raise CrosslignError(f"--utility-limit: {request.limit}; it is a number of rows, at least 1.")
     if request.max_new_tokens < 1:
         raise CrosslignError(f"--utility-max-tokens: {request.max_new_tokens}; it is a number of tokens, at least 1.")
-    with _folder() as folder:
-        request.write(languages, folder)
+    with TemporaryDirectory() as folder:
+        request.write(languages, Path(folder))
 
 
 def utility_stage(
@@ -87,9 +86,9 @@ def utility_stage(
 
     `load` gives model and tokenizer and is called only if something has to be measured.
     """
-    with _folder() as folder:
-        generated = request.write(languages, folder)
-        local = {file.name: file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.jsonl"))}
+    with TemporaryDirectory() as folder:
+        generated = request.write(languages, Path(folder))
+        local = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(folder).glob("*.jsonl"))}
         settings = [request.limit, request.max_new_tokens]
         mark = digest([identity, [(task.benchmark, task.language) for task in generated], local, settings])
         try:
@@ -120,7 +119,7 @@ def utility(
     *,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     answers: Path | None = None,
-    announce: Announce = lambda text: None,
+    announce: Announce = silent,
 ) -> dict[str, dict[str, Cell]]:
     """Measure a causal language model, greedily and through its chat template.
 
@@ -137,7 +136,6 @@ def utility(
 
     Raises CrosslignError if lm-eval is missing, a task or its data are, or a prompt does not fit into the model.
     """
-    tasks_folder()
     if not tokenizer.chat_template:
         raise CrosslignError(
             "utility: the tokenizer has no chat template; give one, or use an instruction-tuned model."
@@ -158,7 +156,7 @@ def measure(
     languages: Sequence[str],
     *,
     answers: Path | None = None,
-    announce: Announce = lambda text: None,
+    announce: Announce = silent,
 ) -> dict[str, dict[str, Cell]]:
     """`utility` for any `lm_eval.api.model.LM` that has a chat template."""
     tasks_folder()
@@ -168,8 +166,8 @@ def measure(
     results: dict[str, dict[str, Cell]] = {name: {} for name in request.tasks}
     if answers is not None:
         answers.unlink(missing_ok=True)
-    with _folder() as folder, _quiet():
-        generated = request.write(languages, folder)
+    with TemporaryDirectory() as folder, _quiet():
+        generated = request.write(languages, Path(folder))
         loaded = _load(generated, folder)
         for task in generated:
             rows = len(loaded[task.name].eval_docs)
@@ -190,16 +188,9 @@ def measure(
     return results
 
 
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="crosslign-utility-") as folder:
-        yield Path(folder)
-
-
 def _cell(task: GeneratedTask, samples: Sequence[Mapping[str, Any]]) -> Cell:
     rate = wilson(sum(_correct(task, sample) for sample in samples), len(samples))
-    percent = {"value": 100 * rate.value, "n": len(samples), "low": 100 * rate.low, "high": 100 * rate.high}
-    return {"metric": task.stock.metric, **percent}
+    return {"metric": task.stock.metric, **rate.percent(), "n": len(samples)}
 
 
 def _correct(task: GeneratedTask, sample: Mapping[str, Any]) -> bool:
@@ -219,12 +210,12 @@ def _answer(task: GeneratedTask, sample: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _load(generated: Sequence[GeneratedTask], folder: Path) -> dict[str, Any]:
+def _load(generated: Sequence[GeneratedTask], folder: str) -> dict[str, Any]:
     """The tasks with their data, all before the first is measured, so that what is missing shows at once."""
     from lm_eval.tasks import TaskManager
 
     # Indexing the defaults takes ten seconds.
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    manager = TaskManager(include_path=folder, include_defaults=False)
     loaded: dict[str, Any] = {}
     for task in generated:
         try:

@@ -77,13 +77,13 @@ def words(kind: str, **pairs: tuple[Any, ...]) -> tuple[str, str, str, str]:
             "harmful",
             {"sw": (70, 4, 0.0001), "bn": (40, 9, 0.001), "jv": (50, 9, 0.001), "th": (60, 9, 0.001)},
             ("safer", "better"),
-            "Unsafe answers: the fall is larger than chance in all 4.",
+            "Unsafe answers: the fall is larger than chance in Thai, Swahili, Bangla and Javanese.",
         ),
         (
             "harmful",
             {"en": (5, 4, 1.0), **dict.fromkeys(("zh", "sw", "bn", "jv", "th", "ar"), (70, 4, 0.001))},
             ("safer", "better"),
-            "Unsafe answers: the fall is larger than chance in all but English.",
+            "Unsafe answers: the fall is larger than chance in 6 of 7.",
         ),
         (
             "harmful",

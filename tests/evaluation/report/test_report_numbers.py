@@ -177,7 +177,7 @@ def test_a_bar_is_filled_in_proportion_without_gap_or_overlap(counts: dict[str, 
 @given(st.lists(st.floats(0, 100), max_size=20))
 def test_axes_cover_their_values_and_not_much_more(values: list[float]) -> None:
     rates = [{"value": value} for value in values]
-    low, high = figures.axis_from_zero(rates), figures.axis_to_hundred(rates)
+    low, high = figures.axis_of(rates, 0), figures.axis_of(rates, 100)
     assert all(value <= low.high <= 100 and 0 <= high.low <= value for value in values)
     assert low.high <= max(4, 2.5 * max(values, default=40))
     for axis in (low, high):

@@ -91,19 +91,16 @@ def test_structure_is_sound(tree: Any) -> None:
             assert node.get("scope") in ("row", "col")
 
 
-def test_languages_stand_by_resources_and_then_by_rate() -> None:
+def test_languages_stand_by_resources() -> None:
     results, _ = full_comparison(60)
     rows = list(table(parse(render_report(results, [])), "picture", "multijail"))[1:]
     names = {"en": "English", "zh": "Chinese", "it": "Italian", "vi": "Vietnamese", "ar": "Arabic", "ko": "Korean"}
     names |= {"th": "Thai", "bn": "Bangla", "sw": "Swahili", "jv": "Javanese"}
     codes = {name: code for code, name in names.items()}
-    languages = results["tasks"]["multijail"]["languages"]
     found = [codes[name] for name in rows[:10]]
     assert found[0] == "en"
     for level, place in (("high", 1), ("medium", 4), ("low", 7)):
         assert set(found[place : place + 3]) == set(GROUPS[level])
-        rates = [languages[code]["before"]["asr"]["value"] for code in found[place : place + 3]]
-        assert rates == sorted(rates, reverse=True)
     assert rows[10:] == [f"mean, {group}" for group in ("high", "medium", "low", "trained", "unseen", "all")]
 
 

@@ -36,20 +36,12 @@ class Axis:
         return round(100 * min(max(share, 0.0), 1.0), 2)
 
 
-def axis_from_zero(rates: Iterable[Rate]) -> Axis:
-    """From 0 to the first round end that covers rates which should be low, and their intervals."""
-    largest = max((end for rate in rates for end in _ends(rate)), default=100.0)
-    return Axis(0, next((top for top in _TOPS if largest <= top), 100))
-
-
-def axis_to_hundred(rates: Iterable[Rate]) -> Axis:
-    """From the last round start below rates which should be high, and their intervals, to 100."""
-    smallest = min((end for rate in rates for end in _ends(rate)), default=0.0)
-    return Axis(next((100 - top for top in _TOPS if 100 - top <= smallest), 0), 100)
-
-
-def _ends(rate: Rate) -> list[float]:
-    return [rate[key] for key in ("value", "low", "high") if rate.get(key) is not None]
+def axis_of(rates: Iterable[Rate], best: Literal[0, 100]) -> Axis:
+    """From the best value to the first round one beyond all rates and their intervals."""
+    ends = (rate[key] for rate in rates for key in ("value", "low", "high") if rate.get(key) is not None)
+    farthest = max((abs(end - best) for end in ends), default=100.0)
+    length = next((top for top in _TOPS if farthest <= top), 100)
+    return Axis(0, length) if best == 0 else Axis(100 - length, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +77,7 @@ class Panel:
 def overview(view: View) -> list[Panel]:
     """All tasks at once: unsafe answers and refusals of harmless requests on one axis, and ability on its own."""
     rated = [_rated(task, task.metric) for task in view.tasks]
-    axis = axis_from_zero(_rates(rated))
+    axis = axis_of(_rates(rated), 0)
     panels = [
         _panel(task.title, task.measures, rows, axis, view, {"fell": "better", "rose": "worse"})
         for task, rows in zip(view.tasks, rated, strict=True)
@@ -99,7 +91,7 @@ def overview(view: View) -> list[Panel]:
 def fidelity(view: View) -> list[Panel]:
     """Answers in the language of the request."""
     rated = [_rated(task, "fidelity") for task in view.tasks]
-    axis = axis_to_hundred(_rates(rated))
+    axis = axis_of(_rates(rated), 100)
     return [
         _panel(task.title, "in the language of the request", rows, axis, view)
         for task, rows in zip(view.tasks, rated, strict=True)

@@ -10,7 +10,6 @@ from crosslign.evaluation.report.view import Part, Row, Task, View
 from crosslign.evaluation.tables import number
 
 _NAMES_AT_MOST = 5
-_OTHERS_AT_MOST = 3
 _VERDICTS = {
     "harmful": {"fell": "safer", "rose": "less safe"},
     "benign": {"fell": "fewer refusals", "rose": "more refusals"},
@@ -179,12 +178,9 @@ def _quality(task: Task) -> list[str]:
 
 
 def _named(some: Sequence[Row], every: Sequence[Row]) -> str:
-    """ "Swahili, Bangla and Thai"; more than five by the others, "all but English and Italian", or as a number."""
-    others = [row for row in every if row not in some]
-    if every and not others and len(every) > _OTHERS_AT_MOST:
-        return f"all {len(every)}"
+    """ "Swahili, Bangla and Thai"; more than five by their number, "all 7" or "6 of 7"."""
     if len(some) > _NAMES_AT_MOST:
-        return f"all but {_named(others, others)}" if len(others) <= _OTHERS_AT_MOST else f"{len(some)} of {len(every)}"
+        return f"all {len(every)}" if len(some) == len(every) else f"{len(some)} of {len(every)}"
     *first, last = (row.name for row in some)
     return f"{', '.join(first)} and {last}" if first else last
 

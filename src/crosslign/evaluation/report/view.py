@@ -97,7 +97,7 @@ class View:
     Fields:
         compared: two sides, or one.
         manifests: one of each side. sides: their names, "" if there is one.
-        names: of all languages, in the page's order, each with a name that tells it from the others.
+        names: of all languages by their resources, each with a name that tells it from the others.
         tasks: those with harmful requests first, each in the file's order.
     """
 
@@ -108,7 +108,11 @@ class View:
         self.utility: Mapping[str, Mapping[str, Part]] = results.get("utility", {})
         self._groups: Mapping[str, list[str]] = self.manifests[-1].get("groups", {})
         tasks = sorted(results["tasks"].items(), key=lambda pair: pair[1]["kind"] == "benign")
-        self.names = self._ordered_names(dict(tasks))
+        codes = [code for _, part in tasks for code in part["languages"]]
+        codes += [code for languages in self.utility.values() for code in languages]
+        levels = {code: RESOURCES.index(name) for name in RESOURCES for code in self._groups.get(name, ())}
+        # The source language, which is in no group, is first.
+        self.names = telling_names(sorted(dict.fromkeys(codes), key=lambda code: levels.get(code, -1)))
         titles = short_names(results["tasks"])
         self.tasks = [
             Task(name, titles[name], part["kind"], part["judge"], tuple(self._rows(part)), part.get("agreement", {}))
@@ -125,26 +129,6 @@ class View:
         codes = [code for code in self.names if code in found]
         return [Row(self.names[code], "language", code, (), self.cells(found[code]), None) for code in codes]
 
-    def _ordered_names(self, tasks: Mapping[str, Part]) -> dict[str, str]:
-        """By resources, the source language first; then by the first task's rate on the first side, highest first."""
-        codes = [code for task in tasks.values() for code in task["languages"]]
-        codes += [code for languages in self.utility.values() for code in languages]
-        names = telling_names(dict.fromkeys(codes))
-
-        def first_rate(code: str) -> float:
-            for task in tasks.values():
-                if code in task["languages"]:
-                    rate = rate_of(self.cells(task["languages"][code])[0], HEADLINES[task["kind"]].metric)["value"]
-                    if rate is not None:
-                        return float(rate)
-            return -1.0
-
-        def place(code: str) -> tuple[int, float, str]:
-            level = next((i for i, name in enumerate(RESOURCES) if code in self._groups.get(name, ())), -1)
-            return level, -first_rate(code), names[code]
-
-        return {code: names[code] for code in sorted(names, key=place)}
-
     def _rows(self, task: Part) -> Iterator[Row]:
         order = list(self.names)
         rows = sorted(parts(task), key=lambda row: order.index(row[1]) if row[0] == "language" else len(order))
@@ -155,23 +139,11 @@ class View:
             yield Row(title, scope, code, tags, self.cells(part), part if self.compared else None)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting of the manifest, by its place there, with its value on each side."""
-
-    name: str
-    values: tuple[str, ...]
-
-    @property
-    def differs(self) -> bool:
-        return len(set(self.values)) > 1
-
-
-def settings(view: View) -> list[Setting]:
-    """All settings of all sides, in the order in which they first occur."""
+def settings(view: View) -> dict[str, list[str]]:
+    """All settings of the manifests by their places there, each with its value on each side, as they first occur."""
     sides = [dict(_leaves(manifest)) for manifest in view.manifests]
     names = dict.fromkeys(name for side in sides for name in side)
-    return [Setting(name, tuple(side.get(name, "not recorded") for side in sides)) for name in names]
+    return {name: [side.get(name, "not recorded") for side in sides] for name in names}
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -185,10 +157,6 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _plain(value: Any) -> str:
-    return (
-        "none"
-        if value in (None, [], {})
-        else value
-        if isinstance(value, str)
-        else json.dumps(value, ensure_ascii=False)
-    )
+    if value in (None, [], {}):
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

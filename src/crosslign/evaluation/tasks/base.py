@@ -128,7 +128,6 @@ class Task:
         languages: what the published set has; () if only the file can tell.
         licence, citation: one line each.
         reader: gives the queries; one that needs no file ignores the place that it is told.
-        gated: whether the hub asks for consent first.
         parallel: whether translations share ids; if not, each language is a set of its own.
     """
 
@@ -140,7 +139,6 @@ class Task:
     citation: str
     reader: Reader
     version: str = "1"
-    gated: bool = False
     parallel: bool = True
 
     def load(

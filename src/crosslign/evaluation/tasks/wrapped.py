@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-from crosslign.evaluation.tasks.base import Place, Reader, Reading, Task
+from crosslign.evaluation.tasks.base import Place, Reading, Task
 from crosslign.evaluation.tasks.registry import registry
 from crosslign.evaluation.tasks.sets import multijail
 from crosslign.types import CrosslignError
@@ -31,34 +31,19 @@ def multijail_intentional(wrapper: str | None = None) -> Task:
 
     The wrapper is part of the version: two runs with different wrappers are not the same task.
     """
-    inner, text = multijail(), _wrapper_text(wrapper)
-    return replace(
-        inner,
-        name="multijail_intentional",
-        version=f"{inner.version}+{hashlib.sha256(text.encode()).hexdigest()[:10]}",
-        reader=WrappedReader(inner.reader, text),
-    )
+    inner, around = multijail(), _wrapper_text(wrapper)
 
+    def wrapped(text: str) -> str:
+        return around.replace(PLACEHOLDER, text)  # not format(): wrappers and queries may hold other braces
 
-@dataclass(frozen=True)
-class WrappedReader:
-    """Puts the queries that another reader gives, and their source texts, inside a wrapper. Ids stay."""
+    def read(place: Place, source_language: str, languages: Sequence[str] | None) -> Reading:
+        """What MultiJail's reader gives, queries and their source texts inside the wrapper. Ids stay."""
+        reading = inner.reader(place, source_language, languages)
+        queries = [replace(q, text=wrapped(q.text), source_text=wrapped(q.source_text)) for q in reading.queries]
+        return replace(reading, queries=queries)
 
-    inner: Reader
-    wrapper: str
-
-    def __call__(self, place: Place, source_language: str, languages: Sequence[str] | None) -> Reading:
-        reading = self.inner(place, source_language, languages)
-        # replace() and not format(): wrappers and queries may hold other braces.
-        wrapped = [
-            replace(
-                q,
-                text=self.wrapper.replace(PLACEHOLDER, q.text),
-                source_text=self.wrapper.replace(PLACEHOLDER, q.source_text),
-            )
-            for q in reading.queries
-        ]
-        return replace(reading, queries=wrapped)
+    version = f"{inner.version}+{hashlib.sha256(around.encode()).hexdigest()[:10]}"
+    return replace(inner, name="multijail_intentional", version=version, reader=read)
 
 
 def _wrapper_text(path: str | None) -> str:

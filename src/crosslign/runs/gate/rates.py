@@ -97,14 +97,7 @@ def rate(events: Iterable[bool | None], what: str, minimum: int = 1) -> Result:
     if len(known) < minimum:
         reason = f"only {len(known)} {what}; {minimum} are needed" if known else f"no {what}"
         return {"value": None, "reason": reason, "count": sum(known), "n": len(known)}
-    estimate = stats.wilson(sum(known), len(known))
-    return {
-        "value": 100 * estimate.value,
-        "low": 100 * estimate.low,
-        "high": 100 * estimate.high,
-        "count": sum(known),
-        "n": len(known),
-    }
+    return {**stats.wilson(sum(known), len(known)).percent(), "count": sum(known), "n": len(known)}
 
 
 def _outcome(answers: Iterable[Answer], outcome: Outcome) -> Result:

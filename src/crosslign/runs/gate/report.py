@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from crosslign.evaluation.completions import query_row
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.tables import aligned
 from crosslign.languages import english_name
@@ -148,15 +149,9 @@ def make_report(
 
 def pair_row(template: str, pair: Pair) -> Row:
     """A pair as JSON, with all that is needed to look at it."""
-    query, score = pair.query, pair.score
+    score = pair.score
     return {
-        "id": query.id,
-        "language": query.language,
-        "label": query.label,
-        "category": query.category,
-        "query": query.text,
-        "source_language": query.source_language,
-        "source_query": query.source_text,
+        **query_row(pair.query),
         "template": template,
         "student": _answer_row(pair.student),
         "teacher": {
