@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from crosslign import __version__
 from crosslign.evaluation.report import figures
 from crosslign.evaluation.report.findings import cautions, findings, points
 from crosslign.evaluation.report.transcripts import Transcript, block, visible
@@ -26,7 +27,7 @@ from crosslign.evaluation.report.view import View, settings
 from crosslign.evaluation.result_tables import model_names
 from crosslign.evaluation.results import SCHEMA_VERSION
 from crosslign.evaluation.tables import number, p_value
-from crosslign.storage import versions, write_atomically
+from crosslign.storage import write_atomically
 from crosslign.types import CrosslignError
 
 __all__ = ["Transcript", "render_report", "write_report"]
@@ -65,7 +66,7 @@ def render_report(results: Mapping[str, Any], transcripts: Sequence[Transcript],
     return template.render(
         title=" → ".join(models),
         models=models,
-        version=versions()["crosslign"],
+        version=__version__,
         policy=_policy(style, script),
         style=Markup(style),  # noqa: S704  both are this package's own files
         script=Markup(script),  # noqa: S704
