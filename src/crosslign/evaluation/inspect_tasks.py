@@ -38,7 +38,7 @@ from crosslign.evaluation.completions import query_of, query_row
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.judges.registry import JudgeSettings, judges_itself, make_judges
 from crosslign.evaluation.tasks import TaskKind, get_task, names
-from crosslign.evaluation.tasks.registry import TABLE
+from crosslign.evaluation.tasks.base import TABLE
 from crosslign.evaluation.tasks.tables import DEMO
 from crosslign.types import OUTCOMES, CrosslignError, JudgeItem, Label, Outcome, Verdict
 
