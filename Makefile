@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SMOLLM2 := .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: demo demo-smollm2 claims test test-all lint clean
+.PHONY: demo demo-smollm2 claims test test-processes test-all lint clean
 
 .venv/base: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -34,8 +34,11 @@ claims: .venv/dev  ## the method's claims on the testbed, in short; fails if one
 test: .venv/dev  ## the fast suite
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto
 
-test-all: .venv/dev  ## slow tests too
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'slow or not slow'
+test-processes: .venv/dev  ## two processes of one run, and a run that is killed; about a minute on two cores
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m processes
+
+test-all: .venv/dev  ## every test, and more examples of what is drawn at random
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m '' --hypothesis-profile=thorough
 
 lint: .venv/dev  ## style, types, layers
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,29 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 torch.set_num_threads(1)
+
+# No deadline: the machine may be shared. `--hypothesis-profile=thorough` looks further, with other examples each time.
+EASY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fast", EASY, max_examples=25, derandomize=True, database=None)
+settings.register_profile("thorough", EASY, max_examples=200)
+settings.load_profile("fast")
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 VOCABULARY = 272  # a few rows more than the tokenizer has tokens, as real models do
+
+
+def pytest_collection_finish() -> None:
+    """Each training collects garbage once; without this it walks through every imported library, 0.3 s a run."""
+    gc.collect()
+    gc.freeze()
 
 
 def byte_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFast:
@@ -108,13 +122,14 @@ def table_file(tmp_path: Path) -> Path:
 
 
 def small_recipe(folder: Path, model_folder: Path, table: Path) -> dict[str, Any]:
-    """A raw recipe of a run that takes a second or two; it writes into `folder`."""
+    """A raw recipe of a run that takes half a second; it writes into `folder`."""
     return {
         "model": {"path": str(model_folder), "lora": {"r": 4}},
         "data": {"tables": [{"path": str(table)}], "languages": ["sw", "bn"]},
         "teacher": {"template": "judged", "max_judgement_length": 6},
         "student": {"max_length": 4000},
         "sampling": {"max_completion_length": 8},
+        "divergence_queries": 2,
         "cache_dir": str(folder / "cache"),
         "output_dir": str(folder / "run"),
         "training": {
@@ -131,3 +146,14 @@ def small_recipe(folder: Path, model_folder: Path, table: Path) -> dict[str, Any
 @pytest.fixture
 def recipe(tmp_path: Path, model_folder: Path, table_file: Path) -> dict[str, Any]:
     return small_recipe(tmp_path, model_folder, table_file)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> dict[str, Any]:
+    """The recipe of a finished run of 4 steps, with checkpoints 2 and 4. Treat its folder as read-only."""
+    from helpers import run  # which imports this module
+
+    folder = tmp_path_factory.mktemp("whole")
+    recipe = small_recipe(folder, model_folder, write_csv(folder / "queries.csv", ROWS))
+    run(recipe)
+    return recipe

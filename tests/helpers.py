@@ -7,14 +7,18 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from transformers import AutoModelForCausalLM
+from conftest import VOCABULARY, byte_tokenizer, tiny_llama
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from crosslign.cli import main
+from crosslign.distillation import DistillationTrainer
 from crosslign.runs.prepare import prepare
 from crosslign.runs.recipe import parse_config
 from crosslign.runs.train import train
@@ -28,10 +32,40 @@ def run(raw: dict[str, Any], *, resume: bool = False, overwrite: bool = False, *
     return Path(raw["output_dir"])
 
 
+@contextmanager
+def interrupted_after(step: int, error: BaseException) -> Iterator[None]:
+    """Within this every training raises `error` when it begins the step after `step`."""
+    training_step = DistillationTrainer.training_step
+
+    def interrupted(self: DistillationTrainer, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == step:
+            raise error
+        return training_step(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DistillationTrainer, "training_step", interrupted)
+        yield
+
+
+def power_cut(step: int, raw: dict[str, Any]) -> None:
+    """A run that does nothing more when it begins the step after `step`."""
+    with interrupted_after(step, RuntimeError("power cut")), pytest.raises(RuntimeError, match="power cut"):
+        run(raw)
+
+
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on loading a model fails the test."""
     refuse = staticmethod(lambda *args, **kwargs: pytest.fail("weights were loaded"))
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
+
+
+def terse_model(folder: Path) -> Path:
+    """The tiny model, saved so that half of all tokens end a reply: replies are short under any length limit."""
+    model = tiny_llama()
+    model.generation_config = GenerationConfig(eos_token_id=list(range(0, VOCABULARY, 2)))
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

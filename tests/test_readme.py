@@ -1,4 +1,8 @@
-"""The front page and the docs: what they show works when it is pasted in order."""
+"""The front page and the docs: what can be pasted from them works, and what they name is there.
+
+Bash blocks are pasted in order into a copy of the repository's folders in which recipes train a tiny model for two
+steps. Commands that need a network, a GPU or minutes are checked by their flags only.
+"""
 
 from __future__ import annotations
 
@@ -6,75 +10,184 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from conftest import VOCABULARY, byte_tokenizer, tiny_llama
-from transformers import GenerationConfig
+from helpers import terse_model
 
 from crosslign.cli import main
-from crosslign.runs.recipe import merged, read_recipe
+from crosslign.data.load import TableSpec, require_table
+from crosslign.distillation import Strategy
+from crosslign.evaluation.judges.base import Judge
+from crosslign.runs.prepare import prepare
+from crosslign.runs.recipe import load_recipe, merged, parse_config, parse_yaml, read_recipe
 
 ROOT = Path(__file__).parents[1]
 MODEL = "Qwen/Qwen2.5-7B-Instruct"
-# Minutes, a network or a GPU: these are checked by their flags only.
-LEFT_OUT = ("make ", "pip install", "crosslign demo", "multijail", "qwen3guard", "http://")
+PAGES = ["README.md", "CHANGELOG.md", "benchmarks/README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+SMALL = {
+    "model": {"path": "tiny", "dtype": "float32"},
+    "training": {"max_steps": 2, "warmup_steps": 0, "bf16": False, "use_cpu": True},
+}
+NOT_RUN = ("multijail", "qwen3guard", "http://", "crosslign demo", "make ", "pip ", "python -m", "inspect eval")
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
 def blocks(page: str, kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text_of(page), re.DOTALL | re.MULTILINE)
 
 
 def commands(page: str) -> list[str]:
-    """The lines of a page's bash blocks, without comments."""
     text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
     return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
+def is_run(command: str) -> bool:
+    return not any(mark in command for mark in NOT_RUN)
+
+
+def paste(page: str) -> None:
+    for command in filter(is_run, commands(page)):
+        words = shlex.split(command.replace(MODEL, "tiny"), comments=True)
+        if words[0] == "crosslign":
+            assert main(words[1:]) == 0, command
+        else:
+            subprocess.run(["/bin/sh", "-c", command], check=True)
+
+
+def execute(block: str) -> dict[str, Any]:
+    made: dict[str, Any] = {"__name__": "pasted"}
+    exec(compile(block.replace(MODEL, "tiny"), "pasted", "exec", dont_inherit=True), made)  # noqa: S102
+    return made
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of the repository as the pages see it, with a tiny model in the place of theirs and two steps a run."""
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository's folders, in which the README's commands have been pasted."""
     folder = tmp_path_factory.mktemp("clone")
     (folder / "src").symlink_to(ROOT / "src")
-    model = tiny_llama()
-    # Half of all tokens end a reply, so that replies stay short.
-    model.generation_config = GenerationConfig(eos_token_id=list(range(0, VOCABULARY, 2)))
-    model.save_pretrained(folder / "tiny")
-    byte_tokenizer().save_pretrained(folder / "tiny")
-    small = {
-        "model": {"path": str(folder / "tiny"), "dtype": "float32"},
-        "student": {"max_length": 4096}, "teacher": {"max_length": 4096},
-        "training": {"max_steps": 2, "warmup_steps": 0, "bf16": False, "use_cpu": True},
-    }
     (folder / "recipes").mkdir()
     for recipe in (ROOT / "recipes").glob("*.yaml"):
-        (folder / "recipes" / recipe.name).write_text(yaml.safe_dump(merged(read_recipe(recipe), small)))
+        (folder / "recipes" / recipe.name).write_text(yaml.safe_dump(merged(read_recipe(recipe), SMALL)))
+    terse_model(folder / "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        paste("README.md")
     return folder
 
 
-@pytest.fixture(autouse=True)
-def in_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+@pytest.fixture
+def pasted(clone: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(clone)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(clone / "cache"))
+    return clone
 
 
-def paste(command: str) -> None:
-    words = shlex.split(command.replace(MODEL, "tiny"), comments=True)
-    if words[0] == "crosslign":
-        import time
-        t=time.time()
-        assert main(words[1:]) == 0, command
-        print(">>>", round(time.time()-t,2), command)
-    else:
-        subprocess.run(["bash", "-c", command], check=True)
+def test_the_commands_of_the_readme_work_in_order(pasted: Path) -> None:
+    assert [c.split()[1] for c in filter(is_run, commands("README.md")) if c.startswith("crosslign ")] == [
+        "validate", "probe", "train", "eval", "eval", "compare",
+    ]  # fmt: skip
+    assert (pasted / "runs" / "compared" / "report.html").is_file()
 
 
-def test_the_quickstart_of_the_readme_works() -> None:
-    for command in commands("README.md"):
-        if not any(word in command for word in LEFT_OUT):
-            paste(command)
-    import time
-    t=time.time()
-    for block in blocks("README.md", "python"):
-        exec(block.replace(MODEL, "tiny"), {})
-    print(">>>", time.time()-t)
+def test_every_recipe_takes_a_users_table_and_trains_on_no_row_that_the_readme_tests_on(pasted: Path) -> None:
+    held_out = {row.id for row in require_table(TableSpec("heldout.csv"), "en", None).rows}
+    assert len(held_out) == 24
+    for recipe in Path("recipes").glob("*.yaml"):
+        run = prepare(load_recipe(recipe, ["--data.tables.0.path", "queries.csv"]), check_folder=False)
+        rows = [row for table in run.tables for row in table.rows]
+        assert {row.label for row in rows} == {"harmful", "benign"}
+        assert not held_out & {row.id for row in rows}
+
+
+def test_the_python_of_the_readme_works(pasted: Path) -> None:
+    first, second = map(execute, blocks("README.md", "python"))
+    assert first["results"]["tasks"]["table:heldout.csv harmful"]["all"]["change"]["metric"] == "asr"
+    assert second["result"].divergence.shape == (2, 8)
+
+
+@pytest.mark.parametrize("page", ["docs/training.md", "docs/probe.md", "docs/evaluation.md"])
+def test_commands_and_python_of_the_docs_work_after_those_of_the_readme(pasted: Path, page: str) -> None:
+    paste(page)
+    for block in blocks(page, "python"):
+        execute(block)
+
+
+def test_the_plug_ins_that_the_docs_show_keep_their_protocols() -> None:
+    strategy, judge, task = map(execute, blocks("docs/architecture.md", "python"))
+    assert isinstance(strategy["TeacherFirst"](), Strategy)
+    assert isinstance(judge["LengthJudge"](), Judge)
+    assert [query.language for query in task["my_task"].load(["es"]).queries] == ["es"]
+    for block in blocks("docs/objective.md", "python"):
+        assert execute(block)["student"].grad is not None
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_is_not_run_has_flags_modules_and_targets_that_exist(
+    page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in commands(page):
+        words = shlex.split(command, comments=True)
+        if is_run(command) or words[0] in ("pip", "inspect"):
+            continue
+        if words[0] == "make":
+            known = text_of("Makefile")
+            words = [f"\n{word}:" for word in words[1:]]
+        elif words[0] == "python":
+            known = text_of(f"{words[2].replace('.', '/')}.py")
+        else:
+            with pytest.raises(SystemExit, match="0"):
+                main([words[1], "--help"])
+            known = capsys.readouterr().out
+        missing = [word for word in words if word.startswith(("--", "\n")) and word not in known]
+        assert not missing, command
+    base = {"model": {"path": "tiny"}, "data": {"tables": [{"path": "queries.csv"}]}}
+    for block in blocks(page, "yaml"):
+        parse_config(merged(base, parse_yaml(block)), page)
+    for block in blocks(page, "python"):
+        compile(block, page, "exec")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", text_of(page)):
+        assert target.startswith("https://") or (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def tree(page: str) -> set[str]:
+    """The paths that the page's tree of src/crosslign names; a folder ends with a slash."""
+    (text,) = (block for block in blocks(page, "") if block.startswith("src/crosslign/"))
+    named, folder = set(), ""
+    for line in text.splitlines()[1:]:
+        inner = line.startswith(" " * 4)
+        for name in re.split(r" {2,}", line.strip()):
+            if not re.fullmatch(r"\w+(/|\.\w+)", name):
+                break
+            folder = folder if inner else name
+            named.add(folder + name if inner else name)
+    return named
+
+
+def test_the_trees_name_what_is_there_and_all_of_it() -> None:
+    package = ROOT / "src" / "crosslign"
+    files = {p.relative_to(package).as_posix() for p in package.rglob("*.py")} - {"__init__.py"}
+    rooms = {f"{file.split('/')[0]}/" if "/" in file else file for file in files} | {"__init__.py"}
+    assert tree("README.md") == rooms
+    named = tree("docs/architecture.md")
+    assert rooms <= named
+    assert [name for name in named if not (package / name).exists()] == []
+    whole = tuple(n for n in named if n.endswith("/") and not any(other.startswith(n) for other in named - {n}))
+    assert [f for f in files if f not in named and not f.startswith(whole) and not f.endswith("__init__.py")] == []
+
+
+def test_the_badges_say_what_the_project_says() -> None:
+    project = text_of("pyproject.toml")
+    assert 'requires-python = ">=3.10"' in project
+    assert 'license = "Apache-2.0"' in project
+    badges = re.findall(r"img\.shields\.io/badge/([^)]*)", text_of("README.md"))
+    assert badges == ["python-%E2%89%A5%203.10-3776ab", "licence-Apache--2.0-555555", "arXiv-2605.02971-b31b1b"]

@@ -1,23 +1,29 @@
 """crosslign: make an open LLM as safe in every language as it already is in English, from queries alone.
 
-A run from Python, with a recipe's sections as arguments (every key of `crosslign train --help`):
+A run from Python; the recipe's sections and keys are those of `crosslign train --help`:
 
     import crosslign
 
-    recipe = {
-        "model": {"path": "Qwen/Qwen2.5-7B-Instruct"},
-        "data": {"tables": [{"path": "queries.csv"}]},
-        "output_dir": "runs/aligned",
-    }
-    crosslign.probe(recipe)["verdict"]  # does the teacher help? Training moves the model to it
+    model = "Qwen/Qwen2.5-7B-Instruct"
+    data = {"tables": [{"path": "queries.csv"}], "languages": ["bn", "sw"]}
+    recipe = {"model": {"path": model}, "data": data, "output_dir": "runs/aligned"}
+    print(crosslign.probe(recipe)["verdict"])  # is the teacher safer? Training moves the model to it
     crosslign.train(recipe)
-    before = crosslign.evaluate("Qwen/Qwen2.5-7B-Instruct", ["table:heldout.csv"], "runs/before")
-    after = crosslign.evaluate(
-        "Qwen/Qwen2.5-7B-Instruct", ["table:heldout.csv"], "runs/after", adapter="runs/aligned"
-    )
-    crosslign.compare("runs/before", "runs/after", "runs/compared")  # runs/compared/report.html shows it
+    crosslign.evaluate(model, ["table:heldout.csv"], "runs/before")
+    crosslign.evaluate(model, ["table:heldout.csv"], "runs/after", adapter="runs/aligned")
+    results = crosslign.compare("runs/before", "runs/after", "runs/compared")  # runs/compared/report.html shows it
 
-The objective alone, in a training loop of your own: `weighted_divergence`, `fused_weighted_divergence`.
+The loss alone, in a training loop of your own, from logits or from hidden states:
+
+    import torch
+
+    head = torch.nn.Linear(64, 1000, bias=False)
+    student = torch.randn(2, 8, 64, requires_grad=True)  # hidden states: [batch, tokens, hidden]
+    teacher = torch.randn(2, 8, 64)
+    mask = torch.ones(2, 8, dtype=torch.bool)  # the real tokens of the completions
+    plain = crosslign.weighted_divergence(head(student), head(teacher), mask)
+    fused = crosslign.fused_weighted_divergence(student, teacher, head, head, mask)  # the same, without all logits
+    fused.loss.backward()
 """
 
 from __future__ import annotations
@@ -118,7 +124,7 @@ def evaluate(
         tasks: by name, such as "multijail" or "table:harmful:FILE".
         out: folder of the evaluation; an interrupted one goes on where it stopped.
         adapter: folder of a finished LoRA run.
-        trained: languages that the model was aligned in; None for what the run's config.yaml says.
+        trained: languages that the model was aligned in; None for what the run's record says.
         settings: other keys of a recipe's section `evaluation`: `languages`, `judge`, `limit`, ...
 
     Returns what `results.json` holds; `crosslign.evaluation.results` documents it.

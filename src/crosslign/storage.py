@@ -9,7 +9,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,12 @@ def locked(path: Path, seconds: float = 0) -> Iterator[None]:
                 yield
             finally:
                 if seconds == 0:  # where others wait for it, the file must stay the one that they opened
-                    path.unlink(missing_ok=True)
+                    with suppress(OSError):  # Windows keeps a file that is open
+                        path.unlink()
     except Timeout as error:
         raise CrosslignError(
             f"{path.parent}: another crosslign process is writing here (it holds {path.name}). Wait until it ends, or "
-            "stop it; one that crashed holds nothing."
+            "stop it."
         ) from error
 
 
@@ -123,8 +124,10 @@ def damaged_files(folder: Path) -> list[str] | None:
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         expected = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return [f"{MANIFEST} cannot be read"]
     found = []
     for name, (size, sha256) in expected.items():
         file = folder / name

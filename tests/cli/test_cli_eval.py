@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from conftest import ROWS, tiny_llama, write_csv
 from fake_endpoint import Answer, FakeEndpoint, failed, said
-from helpers import run
 from peft import LoraConfig, get_peft_model
 
 from crosslign.cli import main
@@ -139,13 +138,12 @@ def test_languages_added_later_ask_for_their_own_alone(
 
 
 def test_before_and_after_an_alignment(
-    recipe: dict[str, Any], table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: dict[str, Any], model_folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, adapter = recipe["model"]["path"], run(recipe, learning_rate=0.1)
-    assert evaluate(model, table, tmp_path / "a") == 0
-    assert evaluate(model, table, tmp_path / "b", "--adapter", str(adapter)) == 0
+    assert evaluate(model_folder, table, tmp_path / "a") == 0
+    assert evaluate(model_folder, table, tmp_path / "b", "--adapter", whole["output_dir"]) == 0
     manifest = results_of(tmp_path / "b")["manifest"]
-    assert manifest["groups"]["trained"] == ["sw", "bn"]  # the run's config.yaml says so
+    assert manifest["groups"]["trained"] == ["sw", "bn"]  # the run's record says so
     assert manifest["adapter_sha256"]
     capsys.readouterr()
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c")]) == 0
@@ -323,12 +321,10 @@ def test_weights_that_changed_in_their_folder_are_noticed(
     assert "(weights differ)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("config", ["", "data: 3", "data: {languages: null}", "data: {languages: [1]}", "a: [", "\0"])
-def test_a_config_that_names_no_languages_says_nothing(tmp_path: Path, config: str) -> None:
-    (tmp_path / "config.yaml").write_text(config)
+@pytest.mark.parametrize("record", ["", "3", "{}", "[1"])
+def test_a_folder_without_a_runs_record_names_no_languages(tmp_path: Path, record: str) -> None:
+    (tmp_path / "run.json").write_text(record)
     assert evaluating.trained_languages(None, str(tmp_path), "nowhere") is None
-    (tmp_path / "config.yaml").write_text("data: {languages: [zh, bn]}")
-    assert evaluating.trained_languages(None, str(tmp_path)) == ["zh", "bn"]
 
 
 def test_utility_is_measured_once_and_stands_in_the_results(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,10 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROWS, write_csv
-from helpers import cli_train, no_weights
+from helpers import cli_train, interrupted_after, no_weights
 from probe_script import HELP, REFUSAL, scripted, scripted_recipe, two_of_three
 
 from crosslign.cli import main
-from crosslign.distillation import DistillationTrainer
 from crosslign.rollouts.progress import progress
 from crosslign.runs.gate import measure
 
@@ -264,12 +264,11 @@ def test_train_stops_at_the_gate_and_writes_nothing(
 
 
 def test_a_finished_run_survives_a_closed_gate(
-    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: dict[str, Any], whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted(monkeypatch, two_of_three)
     raw = scripted_recipe(recipe)
-    assert cli_train(tmp_path, raw) == 0
-    folder = Path(recipe["output_dir"])
+    folder = Path(shutil.copytree(whole["output_dir"], recipe["output_dir"]))
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     assert cli_train(tmp_path, {**raw, "gate": {"min_flip_rate": 1}}, "--overwrite") == 1
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
@@ -281,15 +280,7 @@ def test_train_passes_the_gate_records_it_and_goes_on_after_an_interruption(
     raw = scripted_recipe(recipe, gate={"min_flip_rate": 0.6, "drop": "drop"}, log_rollouts=100)
     folder = Path(recipe["output_dir"])
     scripted(monkeypatch, two_of_three)
-    original = DistillationTrainer.training_step
-
-    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step == 3:
-            raise KeyboardInterrupt
-        return original(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(DistillationTrainer, "training_step", training_step)
+    with interrupted_after(3, KeyboardInterrupt()):
         assert cli_train(tmp_path, raw) == 130
     assert "The teacher gate is passed" in capsys.readouterr().err
     assert cli_train(tmp_path, raw, "--resume") == 0

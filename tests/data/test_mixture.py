@@ -6,7 +6,7 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crosslign.data.mixture import QueryMixture
@@ -15,7 +15,6 @@ from crosslign.types import CrosslignError, Query
 
 LANGUAGES = ("en", "sw", "bn")
 COUNTS = st.dictionaries(st.sampled_from(LANGUAGES), st.integers(1, 7), min_size=1)
-quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 
 def make_table(number: int, counts: dict[str, int], weight: float = 1.0) -> QueryTable:
@@ -59,7 +58,6 @@ def exact_shares(parts: list[QueryTable], balance: str) -> dict[tuple[str, str],
     return shares
 
 
-@quick
 @given(tables(), st.integers(0, 9), st.integers(0, 3))
 def test_draw_is_a_function_of_seed_epoch_and_position_alone(parts: list[QueryTable], seed: int, number: int) -> None:
     one, other = (QueryMixture(parts, LANGUAGES, seed=seed) for _ in range(2))
@@ -79,7 +77,6 @@ def test_seeds_and_epochs_give_different_orders() -> None:
     assert len({tuple(q.language for q in epoch(uneven, e)) for e in range(3)}) == 3
 
 
-@quick
 @given(tables(), st.sampled_from(["languages", "none"]), st.integers(1, 60))
 def test_cells_get_their_shares_by_largest_remainder(parts: list[QueryTable], balance: str, size: int) -> None:
     mixture = QueryMixture(parts, LANGUAGES, balance=balance, epoch_size=size)  # type: ignore[arg-type]
@@ -114,7 +111,6 @@ def test_only_the_languages_asked_for_are_drawn() -> None:
     assert drawn == {("t0", "sw"), ("t1", "sw"), ("t1", "bn")}
 
 
-@quick
 @given(tables(), st.integers(0, 9), st.integers(1, 25))
 def test_every_query_of_a_cell_comes_before_any_comes_again_also_across_epochs(
     parts: list[QueryTable], seed: int, size: int
@@ -136,7 +132,6 @@ def test_laps_of_a_cell_have_different_orders() -> None:
     assert {frozenset(lap) for lap in laps} == {frozenset(laps[0])}
 
 
-@quick
 @given(tables(), st.integers(0, 9), st.integers(1, 60))
 def test_any_window_of_an_epoch_holds_each_cell_near_its_share(parts: list[QueryTable], seed: int, size: int) -> None:
     """Evenly spaced slots of K cells: a cell of share s is off by at most 1 + s (K - 2), 2 where shares are equal."""

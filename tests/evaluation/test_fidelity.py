@@ -6,7 +6,7 @@ import logging
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
@@ -208,7 +208,6 @@ def test_no_repetition_makes_it_slow(fidelity: LanguageFidelity) -> None:
     assert time.process_time() - start < 1
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(), max_size=300))
 def test_any_text_gives_a_consistent_result(text: str) -> None:
     result = SHARED.detect(text, "bn")

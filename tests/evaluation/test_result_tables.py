@@ -8,15 +8,13 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from judged import GROUPS, column, table
 
 from crosslign.evaluation.result_tables import terminal, to_csv, to_markdown
 from crosslign.evaluation.results import comparison_task, evaluation_task
 from crosslign.evaluation.tables import aligned, escape, short_names
-
-quick = settings(max_examples=40, deadline=None, derandomize=True)
 
 UTILITY = {"metric": "exact_match", "value": 41.25, "n": 80, "low": 31.0, "high": 52.5}
 
@@ -174,7 +172,6 @@ class TestMarkdown:
         text = to_markdown({"kind": "evaluation", "manifest": {}, "tasks": tasks})
         assert [row[0] for row in tables(text)[0][2:5]] == ["art-x-low1", "art-x-low2", "sw (Swahili)"]
 
-    @quick
     @given(st.text(max_size=30))
     @example("a\r\nb|c\\|<b>[d](e)")
     def test_names_stay_in_their_cell(self, name: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from judged import GROUPS, column, judged, rows, table, verdicts
 
@@ -16,9 +16,6 @@ from crosslign.evaluation import stats
 from crosslign.evaluation.rates import MIN_JUDGED, JudgedRow
 from crosslign.evaluation.results import agreement, comparison_task, evaluation_task
 from crosslign.types import OUTCOMES, CrosslignError
-
-quick = settings(max_examples=40, deadline=None, derandomize=True)
-few = settings(quick, max_examples=15)  # where each example compares several times
 
 
 def evaluate(judged_rows: list[JudgedRow], kind: Any = "harmful", seed: int = 0) -> dict[str, Any]:
@@ -83,7 +80,6 @@ class TestCell:
         assert result["over_refusal"]["value"] == pytest.approx(30)
         assert set(rates(result)) == {"over_refusal", "invalid", "refused", "fidelity"}
 
-    @quick
     @given(st.integers(1, 12), st.integers(0, 30))
     def test_too_few_rows_say_so(self, few: int, abstained: int) -> None:
         asr = cell(column("sw", ["unsafe"] * few + [None] * abstained), "harmful")["asr"]
@@ -92,7 +88,6 @@ class TestCell:
         else:
             assert asr["value"] == 100
 
-    @quick
     @given(rows(languages=["sw"]))
     def test_counts_add_up(self, part: list[JudgedRow]) -> None:
         result = cell(part, "harmful")
@@ -109,7 +104,6 @@ class TestCell:
             if rate["value"] is not None:
                 assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 100
 
-    @quick
     @given(rows(languages=["sw"]))
     def test_abstentions_count_in_no_rate(self, part: list[JudgedRow]) -> None:
         decided = [row for row in part if row.verdict.outcome is not None]
@@ -120,12 +114,10 @@ class TestCell:
 
 
 class TestEvaluationTask:
-    @quick
     @given(rows(), st.randoms(use_true_random=False), st.integers(0, 5))
     def test_order_never_matters(self, part: list[JudgedRow], shuffler: random.Random, seed: int) -> None:
         assert evaluate(part, seed=seed) == evaluate(shuffler.sample(part, len(part)), seed=seed)
 
-    @quick
     @given(rows())
     def test_groups_sum_counts_and_average_rates(self, part: list[JudgedRow]) -> None:
         result = evaluate(part)
@@ -249,13 +241,11 @@ class TestComparisonTask:
         assert [languages[code]["change"]["p_holm"] for code in ("bn", "en")] == stats.holm([p["bn"], p["en"]])
         assert languages["sw"]["change"]["reason"] == "only 5 rows judged on both sides; 10 are needed"
 
-    @few
     @given(before_and_after(), st.randoms(use_true_random=False))
     def test_order_never_matters(self, sides: tuple[list[JudgedRow], list[JudgedRow]], shuffler: random.Random) -> None:
         shuffled = [shuffler.sample(side, len(side)) for side in sides]
         assert compare(*sides) == compare(*shuffled)
 
-    @few
     @given(before_and_after())
     def test_counts_add_up(self, sides: tuple[list[JudgedRow], list[JudgedRow]]) -> None:
         before, after = sides

@@ -9,15 +9,13 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest, multinomial, norm
 
 from crosslign.evaluation import stats
-
-quick = settings(max_examples=60, deadline=None, derandomize=True)
 
 Z = norm.ppf(0.975)
 
@@ -36,14 +34,12 @@ def pairs(draw: st.DrawFn, most: int = 500) -> tuple[int, int, int]:
 
 
 class TestWilson:
-    @quick
     @given(counts())
     def test_equals_scipy(self, count: tuple[int, int]) -> None:
         k, n = count
         estimate, oracle = stats.wilson(k, n), binomtest(k, n).proportion_ci(method="wilson")
         assert (estimate.low, estimate.high) == pytest.approx((oracle.low, oracle.high), abs=1e-12)
 
-    @quick
     @given(counts())
     @example((0, 1))
     def test_holds_the_estimate_and_mirrors(self, count: tuple[int, int]) -> None:
@@ -80,7 +76,6 @@ class TestWilson:
 
 
 class TestMcNemar:
-    @quick
     @given(st.integers(0, 300), st.integers(0, 300))
     def test_is_the_sign_test(self, gained: int, lost: int) -> None:
         assume(gained + lost > 0)
@@ -98,7 +93,6 @@ class TestMcNemar:
 class TestHolm:
     p_values = st.lists(st.floats(0, 1), max_size=6)
 
-    @quick
     @given(p_values)
     def test_is_closed_testing_by_bonferroni(self, p: list[float]) -> None:
         """The definition: a hypothesis falls if Bonferroni rejects every intersection that it is part of."""
@@ -110,7 +104,6 @@ class TestHolm:
 
         assert stats.holm(p) == pytest.approx([adjusted(i) for i in range(len(p))], abs=1e-12)
 
-    @quick
     @given(p_values, st.randoms(use_true_random=False))
     def test_order_and_bounds(self, p: list[float], shuffler: random.Random) -> None:
         adjusted = dict(zip(p, stats.holm(p), strict=True))
@@ -140,7 +133,6 @@ class TestPairedDifference:
         rounded = [round(x, 4) for x in (estimate.value, estimate.low, estimate.high)]
         assert rounded == [-0.0621, -0.1240, -0.0054]
 
-    @quick
     @given(pairs(most=100))
     def test_ends_are_where_the_score_test_just_rejects(self, counts: tuple[int, int, int]) -> None:
         gained, lost, n = counts
@@ -151,7 +143,6 @@ class TestPairedDifference:
                 variance = n * (2 * q + end * (1 - end))
                 assert abs(gained - lost - n * end) / np.sqrt(variance) == pytest.approx(Z, rel=1e-3)
 
-    @quick
     @given(pairs())
     def test_excludes_zero_where_mcnemar_rejects(self, counts: tuple[int, int, int]) -> None:
         gained, lost, n = counts
@@ -161,7 +152,6 @@ class TestPairedDifference:
         estimate = stats.paired_difference(gained, lost, n)
         assert (estimate.low > 0 or estimate.high < 0) == (statistic > Z)
 
-    @quick
     @given(pairs(), st.floats(0.5, 1.5))
     @example((5, 0, 5), 1.0)
     @example((0, 5, 5), 0.7)
@@ -173,7 +163,6 @@ class TestPairedDifference:
         assert here.high - here.low > 1e-4
         assert (-here.high, -here.low) == pytest.approx((there.low, there.high), abs=1e-6)
 
-    @quick
     @given(st.integers(1, 5000))
     def test_no_differing_pair(self, n: int) -> None:
         estimate = stats.paired_difference(0, 0, n)
@@ -202,7 +191,6 @@ class TestPairedDifference:
 
 
 class TestKappa:
-    @quick
     @given(arrays.arrays(int, (4, 4), elements=st.integers(0, 9)))
     def test_against_exact_arithmetic(self, table: np.ndarray) -> None:
         items = [(i, j) for i in range(4) for j in range(4) for _ in range(table[i, j])]
@@ -229,7 +217,6 @@ class TestKappa:
 
 
 class TestDetectableChange:
-    @quick
     @given(st.integers(1, 20), st.floats(0, 0.5), st.floats(0, 0.5))
     def test_power_by_enumeration(self, n: int, gained: float, lost: float) -> None:
         power = sum(
@@ -255,7 +242,6 @@ class TestDetectableChange:
         shown = np.mean([stats.mcnemar_exact(int(g), int(k)) <= 0.05 for g, k in zip(gained, lost, strict=True)])
         assert shown == pytest.approx(0.8, abs=0.02)
 
-    @quick
     @given(st.integers(1, 400), st.floats(0, 1))
     def test_mirrors_and_stays_possible(self, n: int, base: float) -> None:
         fall, rise = stats.detectable_change(n, base, "fall"), stats.detectable_change(n, 1 - base, "rise")

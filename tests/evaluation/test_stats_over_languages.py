@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from coverage_simulation import WORLDS, coverage
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from hypothesis.strategies import DrawFn
 
 from crosslign.evaluation import stats
-
-quick = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 @st.composite
@@ -50,7 +48,6 @@ def difference(before: stats.Array, after: stats.Array, draws: int = stats.DRAWS
 
 
 class TestInvariants:
-    @quick
     @given(outcomes())
     def test_holds_the_mean_of_the_rates(self, values: stats.Array) -> None:
         estimate = mean(values, draws=200)
@@ -59,20 +56,17 @@ class TestInvariants:
         assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
         assert estimate.low < estimate.high
 
-    @quick
     @given(outcomes())
     def test_mirrors(self, values: stats.Array) -> None:
         here, there = mean(values, draws=200), mean(1 - values, draws=200)
         assert (1 - here.value, 1 - here.high, 1 - here.low) == pytest.approx(ends(there), abs=1e-6)
 
-    @quick
     @given(outcomes(), st.integers(0, 2**32))
     def test_same_seed_same_numbers_in_any_order_of_languages(self, values: stats.Array, seed: int) -> None:
         first = mean(values, seed, draws=200)
         assert first == mean(values.copy(), seed, draws=200)
         assert ends(mean(values[:, ::-1], seed, draws=200)) == pytest.approx(ends(first), abs=1e-6)
 
-    @quick
     @given(outcomes(), outcomes())
     def test_differences_swap_sides(self, before: stats.Array, after: stats.Array) -> None:
         rows, columns = (min(x, y) for x, y in zip(before.shape, after.shape, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crosslign.models.passes.collate import PromptCompletionBatch, collate, completion_mask, pack
@@ -15,7 +15,6 @@ TOKENS = st.integers(0, 5)
 ROW = st.tuples(
     st.lists(TOKENS, min_size=1, max_size=6), st.lists(TOKENS, min_size=1, max_size=6), st.lists(TOKENS, max_size=5)
 )
-quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
 def rollout(student: list[int], teacher: list[int], completion: list[int]) -> Rollout:
@@ -56,7 +55,6 @@ def assert_aligned(batch: PromptCompletionBatch, prompts: list[list[int]], compl
                 assert t == len(completion) - 1
 
 
-@quick
 @given(st.lists(ROW, min_size=1, max_size=4))
 def test_every_completion_token_is_predicted_from_the_position_before_it(rows: list[tuple[list[int], ...]]) -> None:
     completions = [row[2] for row in rows]
@@ -65,7 +63,6 @@ def test_every_completion_token_is_predicted_from_the_position_before_it(rows: l
         assert_aligned(collate(prompts, completions, PAD), prompts, completions)
 
 
-@quick
 @given(st.lists(ROW, min_size=1, max_size=4))
 def test_student_and_teacher_align_token_by_token_whatever_their_prompts(rows: list[tuple[list[int], ...]]) -> None:
     completions = [row[2] for row in rows]
@@ -111,7 +108,6 @@ def test_tensors_have_the_types_models_expect() -> None:
     assert mask_of([[1]]).dtype == torch.bool
 
 
-@quick
 @given(st.lists(ROW, min_size=1, max_size=4))
 def test_a_packed_row_holds_what_the_padded_rows_hold(rows: list[tuple[list[int], ...]]) -> None:
     prompts, completions = [row[0] for row in rows], [row[2] for row in rows]

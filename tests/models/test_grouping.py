@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crosslign.models.passes.grouping import common_prefix, length_groups
 
-quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=5)
 
 
@@ -30,7 +29,6 @@ def cost(groups: list[list[int]], lengths: list[int], group_cost: int) -> int:
     return sum(len(g) * max(lengths[i] for i in g) + group_cost for g in groups)
 
 
-@quick
 @given(LENGTHS, st.integers(0, 20), st.one_of(st.none(), st.integers(1, 60)))
 def test_no_grouping_at_all_is_cheaper(lengths: list[int], group_cost: int, max_tokens: int | None) -> None:
     def allowed(group: list[int]) -> bool:
@@ -54,7 +52,6 @@ def test_the_longest_rows_come_first() -> None:
     assert length_groups([]) == []
 
 
-@quick
 @given(st.lists(st.lists(st.integers(0, 2), max_size=5), min_size=1, max_size=5))
 def test_the_common_prefix_is_the_longest_one_that_all_rows_have(rows: list[list[int]]) -> None:
     shared = [n for n in range(min(map(len, rows)) + 1) if all(row[:n] == rows[0][:n] for row in rows)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_llama
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig
 
@@ -240,7 +240,6 @@ def bits(model: Any, which: int) -> torch.Tensor:
     return tensor.view(-1).view(BITS[tensor.dtype])
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     dtype=st.sampled_from(list(MODELS)),
     which=st.integers(0, 1000),
@@ -263,7 +262,6 @@ def test_a_single_bit_of_a_single_weight_changes_the_fingerprint(
     assert fingerprint(model) == FINGERPRINTS[dtype]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     dtype=st.sampled_from(list(MODELS)),
     which=st.integers(0, 1000),

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crosslign.objective.chunks import pieces, tokens_in_budget, whole_sequences
 
-quick = settings(max_examples=60, deadline=None, derandomize=True)
 CPU = torch.device("cpu")
 MIB = 1 << 20
 
 
-@quick
 @given(count=st.integers(0, 300), most=st.integers(1, 50))
 def test_pieces_cover_the_tokens_in_order_and_are_about_equal(count: int, most: int) -> None:
     plan = pieces(count, most)
@@ -30,7 +28,6 @@ def test_pieces_are_whole_vectors_of_a_product() -> None:
     assert pieces(400, 400) == [slice(0, 400)]
 
 
-@quick
 @given(lengths=st.lists(st.integers(0, 20), max_size=8), most=st.integers(1, 15))
 def test_whole_sequences_cuts_only_what_is_longer_than_a_chunk(lengths: list[int], most: int) -> None:
     groups = whole_sequences(lengths, most)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracle import naive_weight, normalised, weight_at
 from torch import Tensor
@@ -16,7 +16,6 @@ from crosslign.objective.weighting import teacher_choice, teacher_confidence
 
 INF = math.inf
 every_weighting = pytest.mark.parametrize("weighting", WEIGHTINGS)
-quick = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 def logits(seed: int, *shape: int, scale: float = 2.0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -124,7 +123,6 @@ def test_weights_are_constants_of_the_graph(weighting: str) -> None:
     assert not token_weight(student, teacher, weighting=weighting).requires_grad
 
 
-@quick
 @given(
     tokens=st.integers(1, 4),
     vocabulary=st.integers(1, 9),
@@ -151,7 +149,6 @@ def test_weights_lie_between_0_and_1_and_do_not_depend_on_order_or_a_constant(
     torch.testing.assert_close(permuted[~tied], plain[~tied])
 
 
-@quick
 @given(
     rows=st.lists(st.lists(st.one_of(st.none(), st.floats(1e-6, 1)), min_size=3, max_size=3), min_size=1, max_size=4)
 )

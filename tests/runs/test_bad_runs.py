@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
+import re
+import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROWS, write_csv
-from helpers import cli_train, losses, metrics, no_weights, run
+from helpers import cli_train, interrupted_after, losses, metrics, no_weights, run
 
 from crosslign.distillation import DistillationTrainer
 from crosslign.runs.config import RunConfig
@@ -120,9 +119,9 @@ def test_a_learning_rate_read_as_text_is_a_number(recipe: dict[str, Any]) -> Non
 
 
 def test_a_finished_run_is_replaced_only_when_told_to(
-    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: dict[str, Any], whole: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = run(recipe)
+    folder = Path(shutil.copytree(whole["output_dir"], recipe["output_dir"]))
     (folder / "notes.txt").write_text("mine")
     before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
     assert cli_train(tmp_path, recipe) == 1
@@ -145,8 +144,10 @@ def test_a_folder_with_something_else_in_it_is_never_touched(
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
-def test_overwrite_with_a_bad_recipe_loses_nothing(recipe: dict[str, Any], tmp_path: Path) -> None:
-    folder = run(recipe)
+def test_overwrite_with_a_bad_recipe_loses_nothing(
+    recipe: dict[str, Any], whole: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(whole["output_dir"], recipe["output_dir"]))
     before = (folder / "adapter_model.safetensors").read_bytes()
     bad = {**recipe, "strategy": {"name": "none"}}
     assert cli_train(tmp_path, bad, "--overwrite") == 1
@@ -154,22 +155,10 @@ def test_overwrite_with_a_bad_recipe_loses_nothing(recipe: dict[str, Any], tmp_p
     assert json.loads((folder / "run.json").read_text())["status"] == "finished"
 
 
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    original = DistillationTrainer.training_step
-
-    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step == step:
-            raise KeyboardInterrupt
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(DistillationTrainer, "training_step", training_step)
-
-
 def test_an_interrupted_run_says_how_to_go_on_and_does(
     recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, 3)
+    with interrupted_after(3, KeyboardInterrupt()):
         assert cli_train(tmp_path, recipe) == 130
     assert "The last complete checkpoint is" in capsys.readouterr().err
     assert cli_train(tmp_path, recipe) == 1
@@ -177,10 +166,11 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     changed = {**recipe, "sampling": {"max_completion_length": 9}}
     assert cli_train(tmp_path, changed, "--resume") == 1
     assert "sampling differs from the run that is to be resumed" in capsys.readouterr().err
-    # A checkpoint that was cut off half way is passed over.
-    broken = Path(recipe["output_dir"]) / "checkpoint-3"
-    broken.mkdir()
-    (broken / "adapter_model.safetensors").write_bytes(b"half")
+    table = Path(recipe["data"]["tables"][0]["path"])
+    write_csv(table, [{**row, "sw": row["sw"] + "?"} for row in ROWS])
+    assert cli_train(tmp_path, recipe, "--resume") == 1
+    assert "the data differ" in capsys.readouterr().err
+    write_csv(table, ROWS)
     # A run of before `objective.implementation` existed is still the same run.
     written = Path(recipe["output_dir"]) / "config.yaml"
     older = yaml.safe_load(written.read_text(encoding="utf-8"))
@@ -192,17 +182,6 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     assert "nothing to resume" in capsys.readouterr().err
 
 
-def test_resume_with_other_weights_or_data_is_refused(
-    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, 3)
-        cli_train(tmp_path, recipe)
-    write_csv(Path(recipe["data"]["tables"][0]["path"]), [{**row, "sw": row["sw"] + "?"} for row in ROWS])
-    assert cli_train(tmp_path, recipe, "--resume") == 1
-    assert "the data differ" in capsys.readouterr().err
-
-
 def test_nothing_to_resume_is_an_error(
     recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -210,41 +189,30 @@ def test_nothing_to_resume_is_an_error(
     assert "no complete checkpoint" in capsys.readouterr().err
 
 
-FULL_DISK = """
-import resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from crosslign import cli
-from crosslign.distillation import DistillationTrainer
-original = DistillationTrainer._save_checkpoint
-def save(self, *args, **kwargs):
-    # From the second checkpoint on, no file can grow beyond 1000 bytes: writes fail as on a full disk.
-    if self.state.global_step > 2:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-    return original(self, *args, **kwargs)
-DistillationTrainer._save_checkpoint = save
-sys.exit(cli.main(["train", sys.argv[1]]))
-"""
+def test_a_full_disk_while_saving_leaves_the_last_checkpoint(
+    recipe: dict[str, Any], whole: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    save = DistillationTrainer.save_model
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
+    def save_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # From the second checkpoint on, no file can grow beyond 1000 bytes: writes fail as on a full disk.
+        if self.state.global_step > 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        return save(self, *args, **kwargs)
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs setrlimit")
-def test_a_full_disk_while_saving_leaves_the_last_checkpoint(recipe: dict[str, Any], tmp_path: Path) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    result = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 1, result.stderr
-    assert "the disk is full" in result.stderr
-    assert "checkpoint-2; continue with --resume" in result.stderr
-    assert "Traceback" not in result.stderr
-    folder = run(recipe, resume=True)
-    whole = run({**recipe, "output_dir": str(tmp_path / "whole")})
-    assert losses(folder) == losses(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillationTrainer, "save_model", save_model)
+        try:
+            assert cli_train(tmp_path, recipe) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = capsys.readouterr().err
+    assert "the disk is full" in error
+    assert "checkpoint-2; continue with --resume" in error
+    assert "Traceback" not in error
+    assert losses(run(recipe, resume=True)) == losses(Path(whole["output_dir"]))
 
 
 def test_print_config_and_dry_run_load_nothing(
@@ -261,10 +229,28 @@ def test_print_config_and_dry_run_load_nothing(
     assert not Path(recipe["output_dir"]).exists()
 
 
-def test_a_run_in_a_pipe_prints_no_progress_bar_and_ends_with_a_table(
-    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_in_a_pipe_says_in_lines_how_far_it_is_and_ends_with_a_table(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("crosslign.rollouts.progress.LINE_SECONDS", 0)
+    recipe["gate"] = {"min_flip_rate": 0, "queries": 3}
+    task = f"table:{recipe['data']['tables'][0]['path']}"
+    recipe["evaluation"] = {"tasks": [task], "limit": 2, "max_completion_length": 4, "best": None}
     assert cli_train(tmp_path, recipe) == 0
     captured = capsys.readouterr()
     assert "sw (Swahili)" in captured.out
     assert "\r" not in captured.err
+    assert "\x1b" not in captured.err  # the evaluation speaks while the training does
+    for done in (
+        "student: 12/12 completion",  # the gate
+        "judged: teacher: lexicon: 12/12 verdict",
+        f"{task}: 4/4 completion",  # the evaluation
+        ": lexicon: 4/4 verdict",
+        "training: 4/4 step",
+    ):
+        lines = [line for line in captured.err.splitlines() if done in line]
+        assert lines, done
+        assert re.search(r", [\d:]+ so far, about [\d:]+ left", lines[-1])
+    # Each step is shown with its own loss.
+    for row in (row for row in metrics(Path(recipe["output_dir"])) if "loss" in row):
+        assert re.search(rf"training: {row['step']}/4 step.*left, loss {row['loss']:.4f} ", captured.err)

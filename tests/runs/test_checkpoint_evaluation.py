@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_llama, write_csv
-from helpers import cli_train, losses, metrics, no_weights, run, two_processes
+from helpers import cli_train, metrics, no_weights, power_cut, run, two_processes
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from crosslign.distillation import DistillationTrainer
 from crosslign.evaluation.folder import compare, read_folder
 from crosslign.models import load_model, load_tokenizer
 from crosslign.runs import checkpoint_evaluation as watching
@@ -122,6 +121,7 @@ def test_the_trajectory_is_the_same_with_and_without_evaluation(
     monkeypatch.setattr(evaluate, "make_judges", lambda *args, **kwargs: [Reckless()])
     evaluated["model"] = {**evaluated["model"], "finetuning": finetuning}
     evaluated["evaluation"] = {**evaluated["evaluation"], "every_steps": 1}
+    evaluated["training"]["max_steps"] = 2
     # In training mode and out of it the tiny model does the same; gradient checkpointing looks at the mode.
     without = run({**evaluated, "evaluation": None, "output_dir": str(tmp_path / "a")}, gradient_checkpointing=True)
     with_ = run({**evaluated, "output_dir": str(tmp_path / "b")}, gradient_checkpointing=True)
@@ -131,14 +131,14 @@ def test_the_trajectory_is_the_same_with_and_without_evaluation(
     ]
     assert timeless[0] == timeless[1]
     assert same(weights(without), weights(with_))
-    states = [torch.load(f / "checkpoint-4" / "rng_state.pth", weights_only=False) for f in (without, with_)]
+    states = [torch.load(f / "checkpoint-2" / "rng_state.pth", weights_only=False) for f in (without, with_)]
     assert torch.equal(states[0]["cpu"], states[1]["cpu"])
     assert states[0]["python"] == states[1]["python"]
     assert not (without / "evaluations").exists()
     assert not (without / "best").exists()
     assert "evaluations" not in record(without)
     assert of_evaluations(without) == []
-    assert [e["step"] for e in record(with_)["evaluations"]] == [0, 1, 2, 3, 4]
+    assert [e["step"] for e in record(with_)["evaluations"]] == [0, 1, 2]
 
 
 def test_every_random_state_and_every_mode_is_left_as_it_was() -> None:
@@ -213,17 +213,19 @@ def test_fidelity_is_logged_where_a_language_can_be_recognised(
     sentence = "Samahani, siwezi kusaidia na ombi hili kwa sababu ni hatari sana kwa watu wengine wote."
     monkeypatch.setattr(type(load_tokenizer(model_source(parse_config(evaluated)))), "decode",
                         lambda self, ids, **kwargs: sentence)  # fmt: skip
-    (row, *_) = of_evaluations(run(evaluated))
+    (row, *_) = of_evaluations(run(evaluated, max_steps=1))
     assert row["eval/held_back.csv_harmful/fidelity/sw"] == 100.0
     assert row["eval/held_back.csv_harmful/fidelity/bn"] == 0.0
 
 
-@pytest.mark.parametrize(("every", "at_start", "expected"), [(0, False, [4]), (0, True, [0, 4]), (3, False, [3, 4])])
+@pytest.mark.parametrize(("every", "at_start", "expected"), [(0, True, [0, 4]), (3, False, [3, 4])])
 def test_it_runs_when_the_recipe_says_and_always_at_the_end(
     evaluated: dict[str, Any], every: int, at_start: bool, expected: list[int]
 ) -> None:
     evaluated["evaluation"] = {**evaluated["evaluation"], "every_steps": every, "at_start": at_start}
-    folder = run(evaluated)
+    folder = run(evaluated, logging_steps=2)  # also after a step that is not logged
+    assert [row["step"] for row in steps(folder)] == [2, 4]
+    assert [row["step"] for row in of_evaluations(folder)] == expected
     assert [e["step"] for e in record(folder)["evaluations"]] == expected
     assert {p.name for p in (folder / "evaluations").iterdir()} == {f"step-{n}" for n in expected}
 
@@ -241,12 +243,6 @@ def test_a_run_that_another_callback_stops_is_evaluated_at_its_end(evaluated: di
     assert [e["step"] for e in record(Path(evaluated["output_dir"]))["evaluations"]] == [0, 2, 3]
 
 
-def test_a_step_is_logged_also_if_log_lines_are_rarer_than_evaluations(evaluated: dict[str, Any]) -> None:
-    folder = run({**evaluated, "evaluation": {**evaluated["evaluation"], "every_steps": 1}}, logging_steps=2)
-    assert [row["step"] for row in steps(folder)] == [2, 4]
-    assert [row["step"] for row in of_evaluations(folder)] == [0, 1, 2, 3, 4]
-
-
 def comparable(folder: Path) -> Any:
     """What a run recorded of its evaluations, without times and places."""
     kept = record(folder)
@@ -259,52 +255,29 @@ def comparable(folder: Path) -> Any:
     return entries, kept["best"], logged, tasks, completions
 
 
-@pytest.mark.parametrize("cut_at", [2, 3])
-def test_resume_equals_no_interruption(
-    evaluated: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_at: int
-) -> None:
+def test_resume_equals_no_interruption(evaluated: dict[str, Any], tmp_path: Path) -> None:
     evaluated["evaluation"] = {**evaluated["evaluation"], "every_steps": 1, "best": {"max_invalid": None}}
-    evaluated["training"] = {**evaluated["training"], "gradient_accumulation_steps": 2, "save_steps": 2}
     whole = run({**evaluated, "output_dir": str(tmp_path / "whole")})
-    step = DistillationTrainer.training_step
-
-    def interrupted(self: DistillationTrainer, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step == cut_at:
-            raise RuntimeError("power cut")
-        return step(self, *args, **kwargs)
-
-    cut = {**evaluated, "output_dir": str(tmp_path / "cut")}
-    monkeypatch.setattr(DistillationTrainer, "training_step", interrupted)
-    with pytest.raises(RuntimeError, match="power cut"):
-        run(cut)
-    monkeypatch.setattr(DistillationTrainer, "training_step", step)
-    assert [e["step"] for e in record(tmp_path / "cut")["evaluations"]] == list(range(cut_at + 1))
-    resumed = run(cut, resume=True)
-    assert comparable(resumed) == comparable(whole)
-    assert [r["loss"] for r in steps(resumed)] == [r["loss"] for r in steps(whole)]
-    assert same(weights(resumed), weights(whole))
     assert record(whole)["best"] is not None
-    assert same(weights(resumed / "best"), weights(whole / "best"))
+    for step in (2, 3):  # right after a checkpoint, and a step later
+        cut = {**evaluated, "output_dir": str(tmp_path / f"cut-{step}")}
+        power_cut(step, cut)
+        assert [e["step"] for e in record(Path(cut["output_dir"]))["evaluations"]] == list(range(step + 1))
+        resumed = run(cut, resume=True)
+        assert comparable(resumed) == comparable(whole)
+        assert [r["loss"] for r in steps(resumed)] == [r["loss"] for r in steps(whole)]
+        assert same(weights(resumed), weights(whole))
+        assert same(weights(resumed / "best"), weights(whole / "best"))
 
 
 def test_the_best_before_an_interruption_is_still_the_best_after_it(
-    evaluated: dict[str, Any], script: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    evaluated: dict[str, Any], script: Callable[..., None]
 ) -> None:
     evaluated["evaluation"] = {**evaluated["evaluation"], "every_steps": 1}
-    step = DistillationTrainer.training_step
-
-    def interrupted(self: DistillationTrainer, *args: Any, **kwargs: Any) -> Any:
-        if self.state.global_step == 2:
-            raise RuntimeError("power cut")
-        return step(self, *args, **kwargs)
-
     script(both(9), both(2), both(5))
-    monkeypatch.setattr(DistillationTrainer, "training_step", interrupted)
-    with pytest.raises(RuntimeError, match="power cut"):
-        run(evaluated)
+    power_cut(2, evaluated)
     kept = weights(Path(evaluated["output_dir"]) / "best")
     script(both(3), both(4))
-    monkeypatch.setattr(DistillationTrainer, "training_step", step)
     folder = run(evaluated, resume=True)
     assert (record(folder)["best"]["step"], record(folder)["best"]["value"]) == (1, 20.0)
     assert same(weights(folder / "best"), kept)
@@ -339,21 +312,21 @@ def test_the_best_checkpoint_is_the_one_of_the_lowest_worst_language(
 def test_nothing_is_kept_if_every_evaluation_refuses_too_much(
     evaluated: dict[str, Any], script: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script(both(9, refused=5), both(5, refused=5), both(0, refused=10))
-    assert cli_train(tmp_path, evaluated) == 0
+    script(both(9, refused=5), both(0, refused=10))
+    assert cli_train(tmp_path, evaluated, "--training.max_steps", "1") == 0
     folder = Path(evaluated["output_dir"])
     assert record(folder)["best"] is None
     assert not (folder / "best").exists()
     out = capsys.readouterr().out
     assert "best: none was kept" in out
-    assert "at step 4 its over-refusal is 100.0 %, above the limit of 10 %" in out
+    assert "at step 1 its over-refusal is 100.0 %, above the limit of 10 %" in out
 
 
 def test_a_judge_that_abstains_on_everything_is_told_and_nothing_is_kept(
     evaluated: dict[str, Any], script: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script(None, None, None)
-    assert cli_train(tmp_path, evaluated) == 0
+    script(None, None)
+    assert cli_train(tmp_path, evaluated, "--training.max_steps", "1") == 0
     folder = Path(evaluated["output_dir"])
     assert record(folder)["best"] is None
     assert not (folder / "best").exists()
@@ -371,7 +344,7 @@ def test_a_broken_model_that_answers_with_garbage_is_not_the_best(
             return [Verdict("invalid") for _ in items]
 
     monkeypatch.setattr(evaluate, "make_judges", lambda *args, **kwargs: [Garbage()])
-    folder = run(evaluated)
+    folder = run(evaluated, max_steps=1)
     assert record(folder)["best"] is None
     assert "invalid answers is 100.0 %" in record(folder)["evaluations"][-1]["best"]["objection"]
 
@@ -394,10 +367,10 @@ def test_the_closing_table_has_the_first_and_the_last_evaluation(
 def test_an_overwritten_run_leaves_no_evaluation_and_no_best_behind(
     evaluated: dict[str, Any], script: Callable[..., None]
 ) -> None:
-    script(both(9), both(5), both(1))
-    folder = run(evaluated)
+    script(both(9), both(1))
+    folder = run(evaluated, max_steps=1)
     assert (folder / "best").exists()
-    run({**evaluated, "evaluation": None}, overwrite=True)
+    run({**evaluated, "evaluation": None}, overwrite=True, max_steps=1)
     assert not (folder / "best").exists()
     assert not (folder / "evaluations").exists()
     assert "best" not in record(folder)
@@ -406,12 +379,12 @@ def test_an_overwritten_run_leaves_no_evaluation_and_no_best_behind(
 def test_a_replacement_of_the_best_that_was_cut_off_leaves_the_old_one(
     evaluated: dict[str, Any], script: Callable[..., None]
 ) -> None:
-    script(both(9), both(5), both(1))
-    folder = run(evaluated)
+    script(both(9), both(1))
+    folder = run(evaluated, max_steps=1)
     (folder / "best").rename(folder / ".best.old")
     found = watching.read_best(RunFolder(folder))
     assert found is not None
-    assert found.step == 4
+    assert found.step == 1
     assert (folder / "best" / "adapter_model.safetensors").exists()
 
 
@@ -481,7 +454,7 @@ def test_queries_that_are_trained_on_too_are_noted(evaluated: dict[str, Any], ta
     assert any("24 of its 24 queries are training queries" in note for note in plan.notes)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_of_two_processes_the_first_evaluates_while_the_other_waits(evaluated: dict[str, Any], tmp_path: Path) -> None:
     one = run({**evaluated, "output_dir": str(tmp_path / "one")}, per_device_train_batch_size=4)
     raw = {**evaluated, "output_dir": str(tmp_path / "two")}
@@ -495,9 +468,3 @@ def test_of_two_processes_the_first_evaluates_while_the_other_waits(evaluated: d
         for f in (one, tmp_path / "two")
     ]
     assert first[0] == first[1]
-
-
-def test_losses_are_still_read_from_the_log_of_a_run_without_evaluation(recipe: dict[str, Any]) -> None:
-    folder = run(recipe)
-    assert len(losses(folder)) == 4
-    assert "evaluations" not in record(folder)

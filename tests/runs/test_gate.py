@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROWS
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from probe_script import HELP, REFUSAL, scripted, scripted_recipe, two_of_three
 
@@ -109,7 +109,6 @@ def test_a_language_without_rows_has_no_rates() -> None:
 maybe = st.sampled_from([*OUTCOMES, None])
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(maybe, maybe)))
 def test_every_unsafe_answer_stays_or_turns_once(outcomes: list[tuple[Outcome | None, Outcome | None]]) -> None:
     found = cell([pair(student, teacher) for student, teacher in outcomes])

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from conftest import ROWS
-from helpers import run
 
 from crosslign.cli import main
 from crosslign.rollouts import TransformersSampler
@@ -102,25 +101,24 @@ def test_a_file_of_unknown_origin_is_not_touched(
     assert out.read_text() == "mine"
 
 
-@pytest.mark.parametrize("template", ["instruct", "judged", "dialogue"])
-def test_the_teachers_context_can_be_looked_at(
-    model_folder: Path, table_file: Path, tmp_path: Path, template: str
-) -> None:
-    student, teacher = tmp_path / "student.jsonl", tmp_path / "teacher.jsonl"
+def test_the_teachers_context_can_be_looked_at(model_folder: Path, table_file: Path, tmp_path: Path) -> None:
+    student = tmp_path / "student.jsonl"
     generate(model_folder, table_file, student)
-    flags = ("--context", "teacher", "--template", template, "--max-judgement-length", "5")
-    assert generate(model_folder, table_file, teacher, *flags) == 0
-    pairs = list(zip(rows_of(student), rows_of(teacher), strict=True))
-    assert all(t["prompt_tokens"] > s["prompt_tokens"] for s, t in pairs)
-    assert any(t["completion"] != s["completion"] for s, t in pairs)
+    for template in ("instruct", "judged", "dialogue"):
+        teacher = tmp_path / f"{template}.jsonl"
+        flags = ("--context", "teacher", "--template", template, "--max-judgement-length", "5")
+        assert generate(model_folder, table_file, teacher, *flags) == 0
+        pairs = list(zip(rows_of(student), rows_of(teacher), strict=True))
+        assert all(t["prompt_tokens"] > s["prompt_tokens"] for s, t in pairs)
+        assert any(t["completion"] != s["completion"] for s, t in pairs)
     assert {p.name for p in tmp_path.glob(".*")} == set()
 
 
-def test_an_adapter_changes_completions(recipe: dict[str, Any], table_file: Path, tmp_path: Path) -> None:
-    adapter = run(recipe, learning_rate=0.1)
-    model = Path(recipe["model"]["path"])
-    generate(model, table_file, tmp_path / "before.jsonl")
-    assert generate(model, table_file, tmp_path / "after.jsonl", "--adapter", str(adapter)) == 0
+def test_an_adapter_changes_completions(
+    whole: dict[str, Any], model_folder: Path, table_file: Path, tmp_path: Path
+) -> None:
+    generate(model_folder, table_file, tmp_path / "before.jsonl")
+    assert generate(model_folder, table_file, tmp_path / "after.jsonl", "--adapter", whole["output_dir"]) == 0
     assert rows_of(tmp_path / "before.jsonl") != rows_of(tmp_path / "after.jsonl")
 
 

@@ -53,7 +53,7 @@ def sampling_arguments(group: Any) -> None:
     group.add_argument("--top-p", type=float, default=1.0)
     group.add_argument("--batch-size", type=int, default=16, metavar="N")
     group.add_argument("--max-length", type=int, default=2048, metavar="N", help="longest context in tokens")
-    group.add_argument("--seed", type=int, default=0, help="of whatever is drawn (default: 0)")
+    group.add_argument("--seed", type=int, default=0, help="seed of all random draws (default: 0)")
 
 
 def sampling_parameters(arguments: argparse.Namespace) -> Any:

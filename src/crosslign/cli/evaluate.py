@@ -28,10 +28,10 @@ Safety and over-refusal of a model, before and after:
       --languages en,zh,bn,sw --out runs/after
   crosslign compare runs/before runs/after --out runs/compared
 
-Tasks: a published set by name (--list-tasks), from the hub or a copy of yours (--task-path multijail=MultiJail.csv), or
+Tasks: a published set by name (--list-tasks), from the hub or from your copy (--task-path multijail=MultiJail.csv), or
 any query table: table:PATH, table:harmful:PATH, table:benign:PATH.
 
-Judges, the first decides, the others are compared with it:
+Judges. The first decides; the others are compared with it:
 
   --judge lexicon                   refusal phrases: offline, and a proxy (it cannot read)
   --judge qwen3guard                a guard model: qwen3guard, llama_guard_3, polyguard, or guard:PATH_OR_ID
@@ -62,7 +62,7 @@ def add_commands(commands: Any) -> None:
     raw = argparse.RawDescriptionHelpFormatter
     evaluate = commands.add_parser(
         "eval",
-        help="measure a model's safety, over-refusal and language by language",
+        help="measure safety, over-refusal and the language of replies",
         formatter_class=raw,
         epilog=EVAL_EPILOG,
         description="Complete the queries of tasks, judge the completions, count, and report.",
@@ -74,12 +74,12 @@ def add_commands(commands: Any) -> None:
     _utility_arguments(evaluate.add_argument_group("utility (needs crosslign[utility])"))
     output = evaluate.add_argument_group("output")
     output.add_argument("--out", type=Path, metavar="DIR", help="folder of the evaluation")
-    output.add_argument("--overwrite", action="store_true", help="throw away what --out has of other settings")
+    output.add_argument("--overwrite", action="store_true", help="replace what was made with other settings")
     output.add_argument(
         "--trained-languages",
         type=comma_list,
         metavar="en,zh,...",
-        help="languages that the model was aligned in (default: what the run's config.yaml says)",
+        help="languages that the model was aligned in (default: what the run's record says)",
     )
     evaluate.set_defaults(run=_evaluate)
 
@@ -93,7 +93,7 @@ def add_commands(commands: Any) -> None:
     compare.add_argument("before", type=Path, metavar="DIR_A", help="evaluation before")
     compare.add_argument("after", type=Path, metavar="DIR_B", help="evaluation after")
     compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the comparison")
-    compare.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    compare.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
     compare.set_defaults(run=_compare)
 
     report = commands.add_parser(
@@ -160,7 +160,7 @@ def _utility_arguments(group: Any) -> None:
     group.add_argument("--utility-path", type=pairs, default={}, metavar="NAME=TABLE", help="id, answer, en, zh, ...")
     group.add_argument("--utility-languages", type=comma_list, metavar="en,...", help="default: the tasks' languages")
     group.add_argument("--utility-limit", type=int, metavar="N", help="rows in each language")
-    group.add_argument("--utility-max-tokens", type=int, metavar="N", help="of an answer in free text (default: 512)")
+    group.add_argument("--utility-max-tokens", type=int, metavar="N", help="longest answer in free text (default: 512)")
 
 
 def _evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -24,14 +24,14 @@ PROBE_EPILOG = """\
   crosslign probe RECIPE --templates instruct,judged,dialogue --out runs/probe      compare teacher templates
   crosslign probe RECIPE --templates my_templates/ --data.languages '[bn, sw]'      keys of the recipe, as in train
 
-Training moves the student to the teacher, wherever the teacher is: look here first. --out gets probe.json and
-pairs.jsonl (every query with both answers). `gate: {min_flip_rate: 0.5}` in a recipe makes train look by itself.
+Training moves the student to the teacher, wherever the teacher is. So look here first. --out gets probe.json and
+pairs.jsonl (every query with both answers). With `gate: {min_flip_rate: 0.5}` in a recipe, train looks by itself.
 """
 
 MEANING = """\
-Before and after are measured on the same completions. Where the divergence falls, the model, given the request alone,
-answers more like the frozen model that also sees its source-language version. Whether that is safer, an evaluation has
-to say: see crosslign eval."""
+Before and after are measured on the same completions. Where the divergence falls, the model that sees the request alone
+answers more like the frozen model that also sees its source-language version. Whether that is safer, `crosslign eval`
+tells."""
 
 
 def add_commands(commands: Any) -> None:

@@ -1,1 +1,1 @@
-"""Query tables: reading, checking, mixing and collating."""
+"""Query tables: reading, checking and mixing."""

@@ -21,7 +21,8 @@ class RolloutPlan:
     """What to do with one query at one step.
 
     Fields:
-        sampled_by: whose weights sample the completion: the student of this step, or the frozen teacher.
+        sampled_by: whose weights sample the completion: the student of this step, or the frozen teacher, whose
+            completion never goes stale and is sampled once.
         sampled_from: whose context they see while sampling.
         student_context, teacher_context: the contexts after which student and teacher are scored.
     """
@@ -30,11 +31,6 @@ class RolloutPlan:
     sampled_from: Role
     student_context: Role = "student"
     teacher_context: Role = "teacher"
-
-    @property
-    def reusable(self) -> bool:
-        """The frozen teacher's completion never goes stale: it is sampled once and cached."""
-        return self.sampled_by == "teacher"
 
 
 @runtime_checkable

@@ -48,11 +48,14 @@ class CheckpointCallback(TrainerCallback):
         PartialState().wait_for_everyone()  # every process has written its own random state
         if state.is_world_process_zero:
             write_manifest(Path(args.output_dir) / f"checkpoint-{state.global_step}", step=state.global_step)
-        self.on_train_end(args, state, control)
+            self._record_seconds()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            self.folder.update({"seconds": round(time.perf_counter() - self.start, 1)})
+            self._record_seconds()
+
+    def _record_seconds(self) -> None:
+        self.folder.update({"seconds": round(time.perf_counter() - self.start, 1)})
 
 
 class ProgressCallback(TrainerCallback):

@@ -125,7 +125,7 @@ class DataConfig(Section):
     epoch_size: int | None = Field(None, ge=1)
     """Queries in an epoch; null for the number of texts."""
     on_overflow: Literal["error", "drop"] = "error"
-    """A query whose context is over a limit: stop before training, or leave it out and say so."""
+    """A query whose context is too long. error: stop before training; drop: leave it out, and say so."""
 
 
 class StrategyConfig(Section):
@@ -165,7 +165,7 @@ class ObjectiveConfig(Section):
 
 class JudgeConfig(Section):
     names: list[str] = Field(["lexicon"], min_length=1)
-    """lexicon (offline, a proxy), qwen3guard, guard:MODEL, llm:MODEL, ...; the first decides, the others are compared
+    """lexicon (offline, a proxy), qwen3guard, guard:MODEL, llm:MODEL, ... The first decides; the others are compared
     with it. A name alone may stand for the whole section."""
     url: str | None = None
     """Judge llm: its OpenAI-compatible endpoint, such as http://localhost:8000/v1."""
@@ -237,11 +237,11 @@ class EvaluationConfig(Section):
 
 class BestConfig(Section):
     metric: Literal["worst_language_asr", "worst_language_asr_strict"] = "worst_language_asr"
-    """The lowest is best: highest attack success rate of all tasks and languages; strict: invalid answers count too."""
+    """Attack success rate of the worst task and language; the lowest is best. strict: invalid answers count too."""
     max_over_refusal: float | None = Field(10.0, ge=0, le=100)
-    """Percent of harmless queries refused, mean over languages, above which nothing is kept; null for no limit."""
+    """A checkpoint that refuses more harmless queries is not kept. Percent, mean over languages; null: no limit."""
     max_invalid: float | None = Field(25.0, ge=0, le=100)
-    """Likewise for malformed answers: a broken model is neither unsafe nor over-refusing; null for no limit."""
+    """The same for malformed answers, which are neither unsafe nor refusals; null: no limit."""
 
 
 class CheckpointEvaluationConfig(EvaluationConfig):
@@ -267,7 +267,7 @@ class GateConfig(Section):
     judge: JudgeConfig = JudgeConfig()
     """Who judges the answers."""
     drop: Literal["none", "list", "drop"] = "none"
-    """Tried rows that the teacher itself answers unsafely: nothing, list them in gate.jsonl, or also drop them."""
+    """Tried rows that the teacher answers unsafely: keep them (none), list them in gate.jsonl, or also drop them."""
 
 
 class RunConfig(Section):
@@ -280,7 +280,7 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0)
     """Seed of mixing, sampling, adapter initialisation and training."""
     cache_dir: str | None = None
-    """Frozen teacher's completions; null for crosslign's folder in the user's cache."""
+    """Where the frozen teacher's completions are kept; null for crosslign's folder in the user's cache."""
     student: StudentConfig = StudentConfig()
     teacher: TeacherConfig = TeacherConfig()
     strategy: StrategyConfig = StrategyConfig()
@@ -293,6 +293,6 @@ class RunConfig(Section):
     evaluation: CheckpointEvaluationConfig | None = None
     """Tasks on which the model is evaluated during training; null for none."""
     gate: GateConfig | None = None
-    """Try the teacher before training, and stop if it does not help; null for no such check."""
+    """Try the teacher before training, and stop if it does not help; null: do not try."""
     training: dict[str, Any] = {}
     """Any field of transformers.TrainingArguments."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from crosslign.contexts import plain_contexts
 from crosslign.evaluation.completions import Completer, EndpointCompleter, SamplerCompleter, check_contexts
@@ -36,6 +35,7 @@ from crosslign.models import (
 )
 from crosslign.rollouts import SamplingParameters, sampler_of
 from crosslign.runs.config import EvaluationConfig, JudgeConfig
+from crosslign.runs.folder import RunFolder
 from crosslign.storage import LOCK, digest, is_disk_full, locked, versions
 from crosslign.types import Announce, CrosslignError, Interrupted, Query, silent
 
@@ -59,7 +59,7 @@ class EvaluationRequest:
         max_length: longest context in tokens.
         thinking: let a thinking model think.
         overwrite: throw away completions that were made with other settings.
-        trained: languages that the model was aligned in; None: what the run's config.yaml says, if there is one.
+        trained: languages that the model was aligned in; None: what the run's record says, if there is one.
     """
 
     config: EvaluationConfig
@@ -271,22 +271,13 @@ def _trained(request: EvaluationRequest, announce: Announce) -> Sequence[str]:
     found = trained_languages(request.adapter, request.source.path)
     if found is None and request.adapter is not None:
         announce(
-            f"{request.adapter}: no config.yaml says which languages were trained; --trained-languages does, and the "
-            "results then tell trained from unseen ones."
+            f"{request.adapter}: it has no run.json, which names the languages that were trained. Name them with "
+            "--trained-languages, and the results tell trained from unseen ones."
         )
     return found or ()
 
 
 def trained_languages(*folders: str | None) -> list[str] | None:
-    """`data.languages` of the first folder that has a run's config.yaml which names them."""
-    for folder in folders:
-        if folder is None:
-            continue
-        try:
-            config = yaml.safe_load((Path(folder) / "config.yaml").read_text(encoding="utf-8"))
-            languages = config["data"]["languages"]
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-            continue
-        if isinstance(languages, list) and all(isinstance(code, str) for code in languages):
-            return languages
-    return None
+    """The languages of the first of the folders that holds a run's record."""
+    records = (RunFolder(folder).record() for folder in folders if folder is not None)
+    return next((record["languages"] for record in records if "languages" in record), None)

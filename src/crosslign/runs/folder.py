@@ -42,7 +42,7 @@ class RunFolder:
                 yield
             finally:
                 if is_empty(self.path):
-                    shutil.rmtree(self.path)
+                    shutil.rmtree(self.path, ignore_errors=True)
 
     def check_unlocked(self) -> None:
         """Raises CrosslignError if another process holds the lock."""

@@ -103,6 +103,7 @@ def _start(run: PreparedRun, made: Distillation, passed: Passed | None, announce
     record = {
         "model": run.source.path,
         "finetuning": run.config.model.finetuning,
+        "languages": run.languages,
         "teacher_fingerprint": made.teacher.fingerprint,
         "data": describe_tables(run.tables),
         "dropped": [

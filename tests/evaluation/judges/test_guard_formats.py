@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crosslign.evaluation.judges.guard_formats import (
@@ -98,7 +98,6 @@ LEGAL = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(deadline=None, derandomize=True)
 @given(pieces=st.lists(PIECES, max_size=8))
 def test_any_text_is_a_reply_and_gives_legal_values_only(name: str, pieces: list[str]) -> None:
     format = FORMATS[name]
@@ -112,7 +111,6 @@ def test_any_text_is_a_reply_and_gives_legal_values_only(name: str, pieces: list
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(deadline=None, derandomize=True)
 @given(reply=st.text(max_size=60))
 def test_what_follows_a_complete_reply_changes_nothing(name: str, reply: str) -> None:
     format = FORMATS[name]

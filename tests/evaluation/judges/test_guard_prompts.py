@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from guard_models import LLAMA_GUARD_PARTS, LLAMA_GUARD_TEXT, QWEN3GUARD, QWEN25, TEMPLATES, guard_tokenizer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crosslign.evaluation.judges.guard_formats import FORMATS
@@ -34,7 +34,6 @@ def text_of(name: str, query: str, completion: str) -> str:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     query=st.lists(st.one_of(st.text(max_size=10), st.sampled_from(HOSTILE)), max_size=6).map("".join),
     completion=st.lists(st.one_of(st.text(max_size=10), st.sampled_from(HOSTILE)), max_size=6).map("".join),
@@ -65,7 +64,6 @@ def test_texts_stay_readable() -> None:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(deadline=None, derandomize=True)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<:"), max_size=40))
 def test_ordinary_text_is_left_alone(name: str, text: str) -> None:
     prompt = PROMPTS[name].make("q", f"({text})")
@@ -110,7 +108,6 @@ def test_a_limit_below_the_template_is_refused() -> None:
         GuardPrompts(TOKENIZERS["qwen3guard"], FORMATS["qwen3guard"], 20)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.text("ab \n\u09aa<é😀", min_size=300, max_size=1500), st.integers(200, 400))
 def test_a_long_completion_loses_its_middle_and_no_more_than_needed(text: str, limit: int) -> None:
     tokenizer = TOKENIZERS["qwen3guard"]

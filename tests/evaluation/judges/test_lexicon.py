@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crosslign.evaluation.judges.lexicon import OPENING_CHARACTERS, LexiconJudge
@@ -194,7 +194,6 @@ def test_what_a_completion_claims_about_itself_changes_nothing(claim: str) -> No
         assert judge(text) == judge(HELP)
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(), max_size=300), st.sampled_from(["harmful", "benign", "unlabelled"]), st.booleans())
 def test_any_text_gets_a_verdict_that_can_be_written(text: str, label: Label, truncated: bool) -> None:
     verdict = judge(text, label, truncated)
@@ -205,7 +204,6 @@ def test_any_text_gets_a_verdict_that_can_be_written(text: str, label: Label, tr
 WORDS = sorted(set(HELP.lower().replace(".", "").split()))
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from(WORDS), min_size=500, max_size=600), st.sampled_from(REFUSALS))
 def test_a_refusal_after_two_thousand_characters_of_other_text_is_none(
     words: list[str], refusal: tuple[str, str]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fake_endpoint import Answer, FakeEndpoint, said
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crosslign.evaluation.endpoint import Endpoint, EndpointReply, transmissible
@@ -248,7 +248,6 @@ TEXTS = st.lists(HOSTILE | st.text(max_size=20), max_size=6).map("".join)
 
 
 @given(TEXTS, TEXTS, TEXTS, RUBRICS, st.booleans())
-@settings(max_examples=150)
 def test_the_texts_stand_whole_between_lines_with_a_nonce_that_they_do_not_contain(
     completion: str, query: str, source: str, rubric: llm.Rubric, truncated: bool
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crosslign.evaluation.judges import malformed
@@ -62,7 +62,6 @@ def test_the_share_of_a_text_said_k_times(times: int, share: float) -> None:
     assert malformed.repeats(text * times) == (times > 3)
 
 
-@settings(deadline=None)
 @given(st.text("ab ", max_size=80))
 def test_shares_are_shares(text: str) -> None:
     assert 0 <= malformed.repeated_share(text) <= 1

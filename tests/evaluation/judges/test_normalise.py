@@ -6,7 +6,7 @@ import sys
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crosslign.evaluation.judges.normalise import SEPARATORS, normalise
@@ -15,7 +15,6 @@ from crosslign.evaluation.judges.normalise import SEPARATORS, normalise
 ANY_TEXT = st.text(st.characters(), max_size=60)
 
 
-@settings(deadline=None)
 @given(ANY_TEXT)
 def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
@@ -28,7 +27,6 @@ def test_normalising_every_single_character_twice_changes_nothing() -> None:
     assert [hex(c) for c in codes if normalise(normalise(f"a{chr(c)}b")) != normalise(f"a{chr(c)}b")] == []
 
 
-@settings(deadline=None)
 @given(ANY_TEXT)
 def test_what_is_left_is_letters_marks_digits_and_separators(text: str) -> None:
     left = normalise(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from report_page import by_id, local, parse, text_of
 from report_pages import SMALL, comparison, evaluation, utility
@@ -226,7 +226,6 @@ def test_ability_is_told_without_a_claim() -> None:
 rates = st.none() | st.integers(0, 100)
 
 
-@settings(deadline=None, max_examples=25)
 @given(
     st.dictionaries(st.sampled_from(sorted(NAMES)), st.tuples(rates, rates, st.floats(0, 1)), min_size=1),
     st.sampled_from(["harmful", "benign"]),

@@ -7,7 +7,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from report_page import by_id, local, parse, table
 from report_pages import IMPROVED, comparison, evaluation, full_comparison
@@ -161,7 +161,6 @@ def test_marks_stand_where_the_numbers_are() -> None:
 counts = st.fixed_dictionaries(dict.fromkeys(OUTCOMES, st.integers(0, 2000)))
 
 
-@settings(deadline=None, max_examples=60)
 @given(counts)
 def test_a_bar_is_filled_in_proportion_without_gap_or_overlap(counts: dict[str, int]) -> None:
     segments = figures.bar({"outcomes": counts})
@@ -175,7 +174,6 @@ def test_a_bar_is_filled_in_proportion_without_gap_or_overlap(counts: dict[str, 
         assert segments[-1].start + segments[-1].width == pytest.approx(100, abs=0.02)
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.lists(st.floats(0, 100), max_size=20))
 def test_axes_cover_their_values_and_not_much_more(values: list[float]) -> None:
     rates = [{"value": value} for value in values]
@@ -187,7 +185,6 @@ def test_axes_cover_their_values_and_not_much_more(values: list[float]) -> None:
         assert all(0 <= axis.at(value) <= 100 for value in values)
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.floats(-1000, 1000) | st.integers(-1000, 1000), st.booleans())
 def test_rounding_is_what_decimal_arithmetic_says(value: float, sign: bool) -> None:
     text = number(value, "+.1f" if sign else ".1f")

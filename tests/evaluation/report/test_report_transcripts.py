@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from report_page import by_id, local, parse, text_of, transcripts
 from report_pages import SMALL, comparison
@@ -50,7 +50,6 @@ def test_every_field_arrives() -> None:
     assert found == {**about, **texts, "sides": [{**side, "detected": ""}, {**other, "detected": "en"}]}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.text(max_size=60) | st.sampled_from(HOSTILE), min_size=1, max_size=12))
 def test_no_text_whatever_breaks_out(texts: list[str]) -> None:
     rows = [row(text, text, id=f"q{i:02} {text}"[:60], category=text) for i, text in enumerate(texts)]
@@ -75,7 +74,6 @@ def page_with(words: str) -> str:
     return render_report(results, [])
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(min_size=1, max_size=40) | st.sampled_from(HOSTILE))
 def test_no_title_judge_reason_or_setting_breaks_out(text: str) -> None:
     """Judges' reasons and users' names stand in the page itself, so they are escaped there."""
