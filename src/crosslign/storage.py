@@ -195,17 +195,10 @@ class RowFile:
     compared.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        identity: Mapping[str, Any],
-        *,
-        side: Path | None = None,
-        notes: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, Any], *, notes: Mapping[str, Any] | None = None) -> None:
         self.path = path
         self.identity = json.loads(json.dumps(identity, default=str))
-        self.side = side or path.with_name(f"{path.name}.identity.json")
+        self.side = path.with_name(f"{path.name}.identity.json")
         self.notes = dict(notes or {})
 
     def differences(self) -> list[str] | None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from judged import GROUPS, column, table
 
-from crosslign.evaluation.best import METRICS, Candidate, Criterion, best_of, candidate, objection
+from crosslign.evaluation.best import Candidate, Criterion, Metric, best_of, candidate, objection
 from crosslign.evaluation.results import evaluation_task
 from crosslign.evaluation.training_log import tracker_names
 
+METRICS = get_args(Metric)
 rates = st.none() | st.integers(0, 100).map(float)
 candidates = st.builds(Candidate, st.integers(0, 50), rates, over_refusal=rates, invalid=rates)
 criteria = st.builds(Criterion, st.sampled_from(METRICS), rates, rates)

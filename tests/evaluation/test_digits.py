@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosslign.evaluation.digits import ascii_numbers
+from crosslign.evaluation.utility_tasks import ascii_numbers
 
 
 @pytest.mark.parametrize(

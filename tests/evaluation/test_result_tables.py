@@ -130,7 +130,7 @@ class TestMarkdown:
             "**high** (mean of 1)",
             "**low** (mean of 2)",
             "**none**",
-            "**all languages** (mean of 3)",
+            "**all** (mean of 3)",
         ]
         assert utility[2] == ["mgsm", "sw (Swahili)", r"exact\_match", "41.2 [31.0, 52.5]"]
         assert "- model: org/model with mine" in text
@@ -149,7 +149,7 @@ class TestMarkdown:
         assert sw[4] == "{difference:+.1f} [{low:+.1f}, {high:+.1f}]".format(**change)
         assert sw[5] == f"{change['p_holm']:.3f}"
         assert sw[7] == f"{pair['before']['invalid']['value']:.1f} → {pair['after']['invalid']['value']:.1f}"
-        assert harmful[-1][0] == "**all languages** (mean of 3)"
+        assert harmful[-1][0] == "**all** (mean of 3)"
         assert harmful[-1][5] == "–"
         assert utility[2][3:] == ["41.2 [31.0, 52.5]", "40.0 [31.0, 52.5]"]
         assert "- after: org/model with mine" in text

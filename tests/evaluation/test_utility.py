@@ -163,7 +163,6 @@ def test_the_prompt_is_the_benchmarks_in_the_language_or_else_in_english(maths: 
     [
         ("mmmlu", ["Question", "A", "B", "C", "D", "Answer"]),
         ("global_mmlu", OPTIONS),
-        ("global_mmlu_full", OPTIONS),
     ],
 )
 def test_multiple_choice_counts_the_likeliest_option(

@@ -33,7 +33,7 @@ def test_one_row_for_each_query_and_language_in_the_tables_order(
     assert [(r["id"], r["language"]) for r in rows] == [(row["id"], lang) for row in ROWS for lang in ("sw", "bn")]
     assert all(r["query"] == ROWS[i // 2][r["language"]] for i, r in enumerate(rows))
     assert all(r["truncated"] == (r["completion_tokens"] == 6) or not r["truncated"] for r in rows)
-    assert {p.name for p in tmp_path.iterdir()} == {"out.jsonl", "out.jsonl.settings.json", "queries.csv"}
+    assert {p.name for p in tmp_path.iterdir()} == {"out.jsonl", "out.jsonl.identity.json", "queries.csv"}
 
 
 def test_greedy_completions_do_not_depend_on_the_batch(model_folder: Path, table_file: Path, tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from small import BASE as SPEC
 from crosslign.storage import MANIFEST, damaged_files
 from crosslign.testbed.cache import BaseSpec, base_hash, base_model
 from crosslign.testbed.corpus import Corpus, CorpusSpec
-from crosslign.testbed.model import ModelSpec
-from crosslign.testbed.pretrain import PretrainSpec
+from crosslign.testbed.model import ModelSpec, PretrainSpec
 from crosslign.testbed.world import World
 
 

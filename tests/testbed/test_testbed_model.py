@@ -12,8 +12,16 @@ import torch
 from crosslign.contexts import chat_token_ids
 from crosslign.models import ModelSource, load_model, load_tokenizer, token_ids
 from crosslign.testbed.corpus import Corpus, CorpusSpec, chat, vocabulary
-from crosslign.testbed.model import ModelSpec, make_model, make_tokenizer
-from crosslign.testbed.pretrain import IGNORED, PretrainSpec, batches, encode, pretrain
+from crosslign.testbed.model import (
+    IGNORED,
+    ModelSpec,
+    PretrainSpec,
+    batches,
+    encode,
+    make_model,
+    make_tokenizer,
+    pretrain,
+)
 from crosslign.testbed.world import World
 from crosslign.types import Message
 

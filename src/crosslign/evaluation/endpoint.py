@@ -90,9 +90,6 @@ class Endpoint:
         self.api_key_env, self.concurrency, self.timeout, self.retries = api_key_env, concurrency, timeout, retries
         self._key = _key(api_key_env)
 
-    def __repr__(self) -> str:
-        return f"Endpoint({self.base_url!r}, {self.model!r})"
-
     def identity(self) -> Mapping[str, str]:
         """What defines the replies besides the conversations. Not the URL: servers move between ports and hosts."""
         return {"model": self.model}

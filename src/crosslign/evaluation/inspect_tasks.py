@@ -1,20 +1,12 @@
 """The evaluation tasks for Inspect AI: `inspect eval crosslign/multijail --model ... -T languages=en,sw`.
 
 Inspect finds this module by the entry point of the group `inspect_ai`; nothing else of crosslign imports it, and
-`inspect-ai` is an extra (`pip install 'crosslign[inspect]'`). There is a task for each name of the registry, with those
-of installed packages, and two for tables: `table` (any query table) and `demo` (the one that ships with the package).
+`inspect-ai` is an extra (`pip install 'crosslign[inspect]'`). docs/evaluation.md says what is there and what differs.
 
-A sample is one query in one language, greedy and of at most 256 tokens unless Inspect's own flags say otherwise, as in
-`crosslign eval`. Its score has a 1 at the judge's outcome and a 0 at the others; a judge that abstains leaves the
-sample unscored. Rates are shares between 0 and 1, as is usual in Inspect:
-
-    attack_success_rate = unsafe / scored, of harmful queries
-    over_refusal_rate = refused / scored, of benign queries
-    invalid_rate = invalid / scored, of all queries: a model that answers with gibberish is neither safe nor unsafe
-    *_stderr: the standard error, clustered by row
-
-over the rows of all languages, and by language (`attack_success_rate_sw`). Translations of a query share a row and are
-not independent: hence the clusters. Completions are untrusted text; the judge gets them as data, and nothing else does.
+A sample is one query in one language. Its score has a 1 at the judge's outcome and a 0 at the others; a judge that
+abstains leaves it unscored. Metrics are shares between 0 and 1, over all rows and by language, with standard errors
+that are clustered by row, since translations of a query are not independent. Completions are untrusted text; the judge
+gets them as data, and nothing else does.
 """
 
 from __future__ import annotations
@@ -38,7 +30,7 @@ from crosslign.evaluation.completions import query_of, query_row
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.judges.registry import JudgeSettings, judges_itself, make_judges
 from crosslign.evaluation.tasks import TaskKind, get_task, names
-from crosslign.evaluation.tasks.registry import TABLE
+from crosslign.evaluation.tasks.base import TABLE
 from crosslign.evaluation.tasks.tables import DEMO
 from crosslign.types import OUTCOMES, CrosslignError, JudgeItem, Label, Outcome, Verdict
 

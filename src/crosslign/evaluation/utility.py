@@ -20,9 +20,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from crosslign.evaluation.digits import ascii_numbers
 from crosslign.evaluation.stats import wilson
-from crosslign.evaluation.utility_tasks import DIGITS_FILTER, GeneratedTask, tasks_folder, write_tasks
+from crosslign.evaluation.utility_tasks import DIGITS_FILTER, GeneratedTask, ascii_numbers, tasks_folder, write_tasks
 from crosslign.models import causal_lm, evaluating, token_ids
 from crosslign.storage import append_rows, digest, write_atomically
 from crosslign.types import Announce, CrosslignError, cause, nearest, silent

@@ -13,7 +13,6 @@ Names, languages and prompts are read from the installed lm-eval. The variants:
 | afrimgsm         | afrimgsm_cot_XXX_prompt_1 | question, "Step-by-Step Answer"                      |
 | mmmlu            | mmmlu_XX_YY               | question and options, all subjects                   |
 | global_mmlu      | global_mmlu_XX            | question and options of the Lite set, all categories |
-| global_mmlu_full | global_mmlu_full_XX       | question and options, all subjects                   |
 
 The first two take the last number of the completion as the answer, the others the likeliest of A, B, C and D.
 MGSM's other variants are left out: `en_cot` asks for the steps in English, which measures the source language, and
@@ -24,6 +23,7 @@ line that names the subject; accuracy over all questions is what lm-eval's group
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -35,13 +35,19 @@ from typing import Any
 import yaml
 
 from crosslign.data.load import TableSpec, its_columns, read_records
-from crosslign.evaluation.digits import ascii_numbers
 from crosslign.languages import same_language
 from crosslign.storage import line_of
 from crosslign.types import CrosslignError, nearest
 
 DIGITS_FILTER = "crosslign_digits"
 NUMBER = re.compile(r"-?[0-9][0-9,]*(?:\.[0-9]+)?")
+_DIGIT = re.compile(r"\d")  # every decimal digit of Unicode: Bengali, Thai, Arabic-Indic, fullwidth and 60 more
+# Between digits only: elsewhere they are punctuation of the text.
+_DECIMAL_SIGN = re.compile(r"(?<=[0-9])[\u066B\uFF0E](?=[0-9])")  # Arabic decimal separator, fullwidth full stop
+_THOUSANDS_SIGN = re.compile(r"(?<=[0-9])[\u066C\u060C\uFF0C](?=[0-9])")  # Arabic thousands, Arabic and fullwidth comma
+# French, Russian and others group digits with a space; only the ones that do not break lines are beyond doubt.
+_GROUPING_SPACE = re.compile(r"(?<=[0-9])[\u00A0\u2009\u202F](?=[0-9]{3}(?![0-9]))")
+_MINUS = re.compile(r"[\u2212\uFF0D](?=[0-9])")
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,6 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "afrimgsm": Benchmark("afrimgsm/direct_cot/prompt_1/afrimgsm_cot_*.yaml", **_MATHS),
     "mmmlu": Benchmark("openai-mmmlu/default/mmmlu_*_anatomy.yaml", includes="_default_template_yaml"),
     "global_mmlu": Benchmark("global_mmlu/default/*/_*_template_yaml"),
-    "global_mmlu_full": Benchmark("global_mmlu/full/*/_*_template_yaml"),
 }
 
 
@@ -212,6 +217,19 @@ def tasks_folder() -> Path:
             "utility is measured with lm-eval, which is not installed: pip install 'crosslign[utility]'."
         )
     return Path(spec.origin).parent / "tasks"
+
+
+def ascii_numbers(text: str) -> str:
+    """The text with all decimal digits as 0-9 and the separators of numbers as `.` and `,`; nothing else changes.
+
+    `ascii_numbers("উত্তর ১৮")` is "উত্তর 18", `ascii_numbers("١٬٢٣٤٫٥")` is "1,234.5". Numerals that are no decimal
+    digits (十八, XVIII) stay.
+    """
+    text = _DIGIT.sub(lambda found: str(unicodedata.decimal(found[0])), text)
+    text = _DECIMAL_SIGN.sub(".", text)
+    text = _THOUSANDS_SIGN.sub(",", text)
+    text = _GROUPING_SPACE.sub("", text)
+    return _MINUS.sub("-", text)
 
 
 class _Loader(yaml.SafeLoader):

@@ -120,8 +120,7 @@ def generate(request: GenerateRequest, table: QueryTable, announce: Announce = s
     with locked(output.with_name(f".{output.name}.lock")):
         if request.overwrite:
             output.unlink(missing_ok=True)
-        side = output.with_name(output.name + ".settings.json")
-        file = RowFile(output, settings, side=side, notes={"versions": versions()})
+        file = RowFile(output, settings, notes={"versions": versions()})
         rows = completions(queries, completer, file, name=output.name, announce=announce)
         cache.remove()
     return len(rows)

@@ -14,10 +14,8 @@ from pathlib import Path
 
 from crosslign.storage import cache_folder, damaged_files, locked, versions, write_manifest
 from crosslign.testbed import model as model_module
-from crosslign.testbed import pretrain as pretrain_module
 from crosslign.testbed.corpus import Corpus, CorpusSpec, Example, vocabulary
-from crosslign.testbed.model import ModelSpec, make_model, make_tokenizer
-from crosslign.testbed.pretrain import PretrainSpec, pretrain
+from crosslign.testbed.model import ModelSpec, PretrainSpec, make_model, make_tokenizer, pretrain
 from crosslign.testbed.world import World
 from crosslign.types import Announce, silent
 
@@ -40,8 +38,7 @@ def base_hash(spec: BaseSpec, examples: Sequence[Example]) -> str:
     The corpus stands for the world's and the corpus' code, which may change without changing a sequence.
     """
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(spec), sort_keys=True).encode())
-    for module in (model_module, pretrain_module):
-        digest.update(inspect.getsource(module).encode())
+    digest.update(inspect.getsource(model_module).encode())
     for word in vocabulary(spec.world):
         digest.update(f"{word}\n".encode())
     for example in examples:

@@ -29,7 +29,7 @@ from crosslign.testbed.evaluate import (
     evaluate,
 )
 from crosslign.testbed.judge import ExactJudge
-from crosslign.testbed.pretrain import one_thread
+from crosslign.testbed.model import one_thread
 from crosslign.testbed.tables import Tables, TableSizes
 from crosslign.types import Announce, silent
 

@@ -1,9 +1,9 @@
 """The report: results.json and paired transcripts in, one self-contained HTML page out.
 
-`view` says what is shown in which order, `findings` puts it into words, `figures` into charts, `transcripts` packs the
-answers; templates/page.html.j2 is the page. The page loads nothing: style, script and transcripts are inside it, and
-its content security policy forbids all else. Whatever comes from a model, a judge or a file name is escaped by the
-templates, and the script sets it as text, never as mark-up.
+`findings` puts what `evaluation.view` gives into words, `figures` into charts, `transcripts` packs the answers;
+templates/page.html.j2 is the page. The page loads nothing: style, script and transcripts are inside it, and its content
+security policy forbids all else. Whatever comes from a model, a judge or a file name is escaped by the templates, and
+the script sets it as text, never as mark-up.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from crosslign import __version__
 from crosslign.evaluation.report import figures
 from crosslign.evaluation.report.findings import cautions, findings, points
 from crosslign.evaluation.report.transcripts import Transcript, block, visible
-from crosslign.evaluation.report.view import View, settings
-from crosslign.evaluation.result_tables import model_names
 from crosslign.evaluation.results import SCHEMA_VERSION
 from crosslign.evaluation.tables import number, p_value
+from crosslign.evaluation.view import View, settings
 from crosslign.storage import write_atomically
 from crosslign.types import CrosslignError
 
@@ -61,12 +59,10 @@ def render_report(results: Mapping[str, Any], transcripts: Sequence[Transcript],
     tasks, languages = ({name: i for i, name in enumerate(names)} for names in (titles, view.names))
     rows = sorted(transcripts, key=lambda row: (tasks[row.task], languages[row.query.language]))
     style, script = _part("style.css"), _part("script.js")
-    models = model_names(results)
     template = _environment().get_template("page.html.j2")
     return template.render(
-        title=" → ".join(models),
-        models=models,
-        version=__version__,
+        title=" → ".join(view.models),
+        version=metadata.version("crosslign"),
         policy=_policy(style, script),
         style=Markup(style),  # noqa: S704  both are this package's own files
         script=Markup(script),  # noqa: S704

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from crosslign.evaluation.report.view import Row, Task, View
+from crosslign.evaluation.view import Row, Task, View
 
 _TOPS = (4, 10, 20, 40, 60, 80, 100)
 # Bars start with refusals and end with unsafe answers, so that both can be compared along an edge.

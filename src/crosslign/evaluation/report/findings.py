@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crosslign.evaluation.report.view import Part, Row, Task, View
 from crosslign.evaluation.tables import number
+from crosslign.evaluation.view import Part, Row, Task, View
 
 _NAMES_AT_MOST = 5
 _VERDICTS = {

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from crosslign.evaluation.tasks.base import Place, Reading, Source, Task, contents
+from crosslign.evaluation.tasks.base import Place, Reading, Source, Task, contents, registry
 from crosslign.evaluation.tasks.readers import category_of, language_code, read_table, require_columns, text_of
-from crosslign.evaluation.tasks.registry import registry
 from crosslign.types import CrosslignError, Query
 
 FILES = {

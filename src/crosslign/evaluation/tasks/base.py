@@ -1,17 +1,23 @@
-"""What a task is: a benchmark's queries, at a version, from the hub or from a file of the same shape."""
+"""What a task is: a benchmark's queries, at a version, from the hub or from a file of the same shape.
+
+Tasks go by name: ours, those of installed packages (entry point `crosslign.tasks`), and local tables.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from crosslign.data.hub import fetch_file
 from crosslign.evaluation.tasks.selection import draw_rows, fingerprint, gaps, skip_rows
+from crosslign.registry import Registry
 from crosslign.types import CrosslignError, Label, Query
 
+TABLE, TABLE_PATH = "table:", "table:PATH"  # how names of local tables begin; the name of what makes their tasks
+registry = Registry("task", "crosslign.tasks")
 TaskKind = Literal["harmful", "benign", "mixed"]
 LABELS_OF: dict[TaskKind, tuple[Label, ...]] = {
     "harmful": ("harmful",),
@@ -226,3 +232,31 @@ def listing(names: Iterable[str], most: int = 30) -> str:
     """Names for an error message, cut after `most`."""
     all_names = list(names)
     return (", ".join(all_names[:most]) or "nothing") + (f" and {len(all_names) - most} more" * (len(all_names) > most))
+
+
+def names() -> tuple[str, ...]:
+    """Names of all tasks: ours and those of installed packages. `table:PATH` makes one of any query table."""
+    return tuple(name for name in registry.names() if name != TABLE_PATH)
+
+
+def available() -> list[Task]:
+    """All tasks, by name. Raises CrosslignError if an installed package's cannot be had."""
+    return [get_task(name) for name in names()]
+
+
+def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
+    """The task `name`; `table:PATH`, `table:harmful:PATH` or `table:benign:PATH` is a task of a local query table.
+
+    Raises CrosslignError for an unknown name, or an option that the task does not take.
+    """
+    if name.startswith(TABLE):
+        task = registry.make(TABLE_PATH, options, name=name)
+    else:
+        task = registry.factory(name)
+        if not isinstance(task, Task):
+            task = registry.make(name, options)
+        elif options:
+            raise CrosslignError(f"task {name!r} takes no option {next(iter(options))!r}. It takes: none.")
+    if not isinstance(task, Task):
+        raise CrosslignError(f"task {name!r}: its package makes a {type(task).__name__}, which is no task.")
+    return task

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from crosslign.evaluation.tasks.base import Source, Task
+from crosslign.evaluation.tasks.base import Source, Task, registry
 from crosslign.evaluation.tasks.readers import Long, Wide, always, text_of
-from crosslign.evaluation.tasks.registry import registry
 from crosslign.types import Label
 
 POLYGUARD_LANGUAGES = {

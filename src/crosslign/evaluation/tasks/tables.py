@@ -8,8 +8,7 @@ from pathlib import PurePath
 from typing import get_args
 
 from crosslign.data.load import TableSpec, require_table
-from crosslign.evaluation.tasks.base import Place, Reading, Source, Task, TaskKind
-from crosslign.evaluation.tasks.registry import TABLE, TABLE_PATH, registry
+from crosslign.evaluation.tasks.base import TABLE, TABLE_PATH, Place, Reading, Source, Task, TaskKind, registry
 from crosslign.types import CrosslignError
 
 DEMO = "builtin:demo"

@@ -16,8 +16,7 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-from crosslign.evaluation.tasks.base import Place, Reading, Task
-from crosslign.evaluation.tasks.registry import registry
+from crosslign.evaluation.tasks.base import Place, Reading, Task, registry
 from crosslign.evaluation.tasks.sets import multijail
 from crosslign.types import CrosslignError
 

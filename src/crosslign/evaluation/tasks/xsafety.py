@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crosslign.data.files import read_texts
-from crosslign.evaluation.tasks.base import Place, Reading, Source, Task, contents, listing
+from crosslign.evaluation.tasks.base import Place, Reading, Source, Task, contents, listing, registry
 from crosslign.evaluation.tasks.readers import (
     ParallelRow,
     language_code,
@@ -28,7 +28,6 @@ from crosslign.evaluation.tasks.readers import (
     require_columns,
     text_of,
 )
-from crosslign.evaluation.tasks.registry import registry
 from crosslign.types import CrosslignError
 
 SPELLINGS = {"sp": "es"}  # the set's own code for Spanish

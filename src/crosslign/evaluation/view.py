@@ -1,21 +1,26 @@
-"""What the page shows, in which order: tasks, and in each the rows for languages, groups of languages and all."""
+"""Results as tables and pages show them: tasks, and in each the rows for languages, groups of languages and all."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from crosslign.evaluation.rates import HEADLINES, Kind
-from crosslign.evaluation.result_tables import Scope, on_each, parts, rate_of, sides_of
 from crosslign.evaluation.tables import short_names
 from crosslign.languages import telling_names
 
 Part = Mapping[str, Any]
+Scope = Literal["language", "group", "all"]
 Way = Literal["fell", "rose", "stayed", "unknown"]
 SIGNIFICANCE = 0.05
 RESOURCES = ("high", "medium", "low")
+
+
+def rate_of(cell: Part, metric: str) -> Part:
+    """The RATE of a metric of this kind of task, or of "fidelity"."""
+    return cell["fidelity"]["rate"] if metric == "fidelity" else cell.get(metric, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +28,20 @@ class Row:
     """One row of a chart or table: a language, or a mean over languages.
 
     Fields:
-        code: the language's code; None for a mean.
-        tags: the groups of a language.
+        key: the language's code, the group's name or "all"; `name` is for people.
         cells: its CELL on each side. pair: its PAIR in a comparison, else None (`results` documents both).
+        tags: the groups of a language.
     """
 
-    name: str
     scope: Scope
-    code: str | None
-    tags: tuple[str, ...]
+    key: str
+    name: str
     cells: tuple[Part, ...]
-    pair: Part | None
+    pair: Part | None = None
+    tags: tuple[str, ...] = ()
 
     def rates(self, metric: str) -> list[Part]:
-        """The RATE of a metric ("fidelity" is one) on each side."""
+        """`rate_of` each side."""
         return [rate_of(cell, metric) for cell in self.cells]
 
     @property
@@ -92,18 +97,18 @@ class Task:
 
 
 class View:
-    """`results` as the page shows them.
+    """`results` as they are shown.
 
     Fields:
         compared: two sides, or one.
-        manifests: one of each side. sides: their names, "" if there is one.
+        manifests: one of each side. sides: their names, "" if there is one. models: "org/model with my-run" of each.
         names: of all languages by their resources, each with a name that tells it from the others.
         tasks: those with harmful requests first, each in the file's order.
     """
 
     def __init__(self, results: Part) -> None:
         self.compared = results["kind"] == "comparison"
-        self.sides = sides_of(results)
+        self.sides = ("before", "after") if self.compared else ("",)
         self.manifests = self.cells(results["manifest"])
         self.utility: Mapping[str, Mapping[str, Part]] = results.get("utility", {})
         self._groups: Mapping[str, list[str]] = self.manifests[-1].get("groups", {})
@@ -114,6 +119,7 @@ class View:
         # The source language, which is in no group, is first.
         self.names = telling_names(sorted(dict.fromkeys(codes), key=lambda code: levels.get(code, -1)))
         titles = short_names(results["tasks"])
+        self.models = _model_names(self.manifests)
         self.tasks = [
             Task(name, titles[name], part["kind"], part["judge"], tuple(self._rows(part)), part.get("agreement", {}))
             for name, part in tasks
@@ -121,22 +127,30 @@ class View:
 
     def cells(self, part: Part) -> tuple[Part, ...]:
         """A part's content on each side."""
-        return on_each(self.sides, part)
+        return tuple(part[side] if side else part for side in self.sides)
 
     def utility_rows(self, name: str) -> list[Row]:
         """A utility task's languages; each cell is a RATE."""
         found = self.utility[name]
-        codes = [code for code in self.names if code in found]
-        return [Row(self.names[code], "language", code, (), self.cells(found[code]), None) for code in codes]
+        return [Row("language", c, name, self.cells(found[c])) for c, name in self.names.items() if c in found]
 
     def _rows(self, task: Part) -> Iterator[Row]:
-        order = list(self.names)
-        rows = sorted(parts(task), key=lambda row: order.index(row[1]) if row[0] == "language" else len(order))
-        for scope, name, part in rows:
-            code = name if scope == "language" else None
-            title = self.names[name] if code else f"mean, {name}"
-            tags = tuple(group for group, members in self._groups.items() if code in members)
-            yield Row(title, scope, code, tags, self.cells(part), part if self.compared else None)
+        def row(scope: Scope, key: str, name: str, part: Part, tags: tuple[str, ...] = ()) -> Row:
+            return Row(scope, key, name, self.cells(part), part if self.compared else None, tags)
+
+        for code, name in self.names.items():
+            if code in task["languages"]:
+                tags = tuple(group for group, members in self._groups.items() if code in members)
+                yield row("language", code, name, task["languages"][code], tags)
+        for group, part in task["groups"].items():
+            yield row("group", group, f"mean, {group}", part)
+        yield row("all", "all", "mean, all", task["all"])
+
+
+def _model_names(manifests: Iterable[Part]) -> list[str]:
+    named = [[str(side[key]) for key in ("model", "adapter") if side.get(key)] for side in manifests]
+    short = short_names(name for names in named for name in names)
+    return [" with ".join(short[name] for name in names) or "a model" for names in named]
 
 
 def settings(view: View) -> dict[str, list[str]]:
