@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from crosslign.cli import main
 from crosslign.distillation import DistillationTrainer
+from crosslign.rollouts import TransformersSampler
 from crosslign.runs.prepare import prepare
 from crosslign.runs.recipe import parse_config
 from crosslign.runs.train import train
@@ -51,6 +52,23 @@ def power_cut(step: int, raw: dict[str, Any]) -> None:
     """A run that does nothing more when it begins the step after `step`."""
     with interrupted_after(step, RuntimeError("power cut")), pytest.raises(RuntimeError, match="power cut"):
         run(raw)
+
+
+@contextmanager
+def sampling_interrupted_after(calls: int) -> Iterator[None]:
+    """Within this a model's sampler is interrupted, as by Ctrl-C, when it is called once more than that."""
+    made: list[int] = []
+    sample = TransformersSampler.sample
+
+    def interrupted(self: Any, prompts: Any, parameters: Any, *, seed: int) -> Any:
+        if len(made) == calls:
+            raise KeyboardInterrupt
+        made.append(len(prompts))
+        return sample(self, prompts, parameters, seed=seed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransformersSampler, "sample", interrupted)
+        yield
 
 
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
