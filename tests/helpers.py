@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from crosslign.rollouts import TransformersSampler
 from crosslign.runs.prepare import prepare
 from crosslign.runs.recipe import parse_config
 from crosslign.runs.train import train
+from crosslign.types import JudgeItem, Verdict
 
 
 def run(raw: dict[str, Any], *, resume: bool = False, overwrite: bool = False, **training: Any) -> Path:
@@ -31,6 +32,23 @@ def run(raw: dict[str, Any], *, resume: bool = False, overwrite: bool = False, *
     prepared = prepare(parse_config(raw), overwrite=overwrite, resume=resume)
     train(prepared)
     return Path(raw["output_dir"])
+
+
+class SayingJudge:
+    """A judge that says what `say` does of each item, and keeps the items."""
+
+    name = "scripted"
+
+    def __init__(self, say: Callable[[JudgeItem], Verdict]) -> None:
+        self.say = say
+        self.items: list[JudgeItem] = []
+
+    def identity(self) -> Mapping[str, str]:
+        return {"kind": "scripted"}
+
+    def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]:
+        self.items += items
+        return [self.say(item) for item in items]
 
 
 @contextmanager
