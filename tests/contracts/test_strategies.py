@@ -81,13 +81,9 @@ def test_mixed_takes_the_seed_of_the_run_unless_its_options_name_one() -> None:
 
 @pytest.mark.parametrize("share", [-0.01, 1.01, float("nan"), "half"])
 def test_mixed_with_a_share_that_is_no_probability_is_an_error(share: object) -> None:
-    with pytest.raises(CrosslignError, match=r"strategy 'mixed': "):
+    said = "" if share == "half" else f"lambda_on_policy is a probability, not {share}"
+    with pytest.raises(CrosslignError, match=f"strategy 'mixed': {said}"):
         strategies.get("mixed", {"lambda_on_policy": share})
-
-
-def test_a_share_out_of_range_is_named() -> None:
-    with pytest.raises(CrosslignError, match=r"lambda_on_policy is a probability, not 1\.5"):
-        strategies.get("mixed", {"lambda_on_policy": 1.5})
 
 
 def test_an_unknown_name_gets_the_nearest_one_or_all_valid_ones() -> None:

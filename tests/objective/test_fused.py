@@ -563,5 +563,6 @@ def test_what_does_not_fit_is_named() -> None:
     ],
 )
 def test_an_unknown_option_is_an_error_even_without_valid_tokens(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Case(torch.zeros(1, 2), 5).fused(**options)
+    for path in ("fused", "reference"):
+        with pytest.raises(ValueError, match=message):
+            getattr(Case(torch.zeros(1, 2), 5), path)(**options)

@@ -32,15 +32,6 @@ def set_unreadable_table(recipe: dict[str, Any], tmp: Path) -> None:
     recipe["data"]["tables"][0]["path"] = str(tmp / "missing.csv")
 
 
-def set_empty_table(recipe: dict[str, Any], tmp: Path) -> None:
-    (tmp / "empty.csv").write_text("")
-    recipe["data"]["tables"][0]["path"] = str(tmp / "empty.csv")
-
-
-def set_duplicate_ids(recipe: dict[str, Any], tmp: Path) -> None:
-    recipe["data"]["tables"][0]["path"] = str(write_csv(tmp / "twice.csv", [*ROWS, ROWS[3]]))
-
-
 def set_template_typo(recipe: dict[str, Any], tmp: Path) -> None:
     (tmp / "t.yaml").write_text("messages:\n- {role: user, content: 'x {qury}'}\n")
     recipe["teacher"] = {"template": str(tmp / "t.yaml")}
@@ -53,12 +44,10 @@ def set_control_token(recipe: dict[str, Any], tmp: Path) -> None:
 
 BAD: dict[str, tuple[Change, str]] = {
     "unreadable table": (set_unreadable_table, "missing.csv: cannot be read: No such file or directory"),
-    "empty table": (set_empty_table, "empty.csv: the file is empty"),
     "wrong column": (
         lambda r, t: r["data"]["tables"][0].update(columns={"sw": "swa"}),
         "maps 'sw' to 'swa', which the table does not have",
     ),
-    "duplicate ids": (set_duplicate_ids, "twice.csv, row 13, field 'id': the id 'row-3' stands in row 4 already"),
     "language the table lacks": (lambda r, t: r["data"].update(languages=["sw", "yo"]), "no table has a text in 'yo'"),
     "no such language": (lambda r, t: r["data"].update(languages=["zzz"]), "'zzz' names no known language"),
     "template typo": (set_template_typo, "unknown field {qury}. Did you mean {query}?"),
@@ -72,10 +61,6 @@ BAD: dict[str, tuple[Change, str]] = {
     "unknown training argument": (
         lambda r, t: r["training"].update(learnin_rate=1),
         "unknown key 'learnin_rate'. Did you mean 'learning_rate'?",
-    ),
-    "unknown key": (
-        lambda r, t: r["data"].update(langauges=["sw"]),
-        "unknown key 'data.langauges'. Did you mean 'languages'?",
     ),
     "unknown strategy": (lambda r, t: r.update(strategy={"name": "onpolicy"}), "Did you mean 'on_policy'?"),
     "batch above the data": (
