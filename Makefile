@@ -32,7 +32,7 @@ claims: .venv/dev  ## the method's claims on the testbed, in short; fails if one
 	$(BIN)/python -m benchmarks.claims --quick
 
 test: .venv/dev  ## the fast suite
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 test-processes: .venv/dev  ## two processes of one run, and a run that is killed; about a minute on two cores
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m processes

@@ -289,19 +289,32 @@ GENERATION_CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+def hot_and_cold(model: Any) -> list[list[Completion]]:
+    """Completions with and without ids that are forbidden, greedy and drawn."""
+    return [
+        transformers_sampler(policy(model), forbidden_token_ids=forbidden).sample(
+            PROMPTS, limited(8, temperature=temperature), seed=4
+        )
+        for forbidden in (FORBIDDEN, ())
+        for temperature in (0.0, 1.0)
+    ]
+
+
+@pytest.fixture(scope="module")
+def plain(model: Any) -> list[list[Completion]]:
+    return hot_and_cold(model)
+
+
 @pytest.mark.parametrize("name", GENERATION_CONFIGS)
-def test_the_generation_config_of_the_model_does_not_leak_in_and_is_left_alone(name: str) -> None:
-    for forbidden in (FORBIDDEN, ()):
-        plain = transformers_sampler(policy(tiny_llama()), forbidden_token_ids=forbidden)
-        model = tiny_llama()
-        for field, value in GENERATION_CONFIGS[name].items():
-            setattr(model.generation_config, field, value)
-        before = model.generation_config.to_dict()
-        sampler = transformers_sampler(policy(model), forbidden_token_ids=forbidden)
-        for temperature in (0.0, 1.0):
-            parameters = limited(8, temperature=temperature)
-            assert sampler.sample(PROMPTS, parameters, seed=4) == plain.sample(PROMPTS, parameters, seed=4)
-        assert model.generation_config.to_dict() == before
+def test_the_generation_config_of_the_model_does_not_leak_in_and_is_left_alone(
+    name: str, plain: list[list[Completion]]
+) -> None:
+    model = tiny_llama()
+    for field, value in GENERATION_CONFIGS[name].items():
+        setattr(model.generation_config, field, value)
+    before = model.generation_config.to_dict()
+    assert hot_and_cold(model) == plain
+    assert model.generation_config.to_dict() == before
 
 
 def test_the_generation_config_does_not_leak_into_a_lora_model_either() -> None:

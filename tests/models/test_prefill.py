@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -13,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosslign.models import FrozenTeacher
-from crosslign.models.passes import prefill as module
 from crosslign.models.passes.prefill import Prefill, left_padded
 
 COMMON = list(range(20, 30))
@@ -121,16 +121,18 @@ def test_one_prompt_needs_none() -> None:
 def test_a_model_that_does_not_go_on_from_its_cache_is_padded(
     fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    right = module._filled
+    model = build("Llama")
+    forward = model.model.forward
 
-    def wrong(*arguments: Any) -> Any:
-        if fault == "impossible":
-            raise TypeError("forward() takes no cache")
-        filled = right(*arguments)
-        filled.layers[0].values.mul_(1.1)
-        return filled
+    @wraps(forward)
+    def faulty(*, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None, **inputs: Any) -> Any:
+        if position_ids is None:  # `generate` gives them; who goes on from a cache may leave them to the model
+            if fault == "impossible":
+                raise TypeError("forward() takes no cache")
+            position_ids = torch.arange(input_ids.shape[1])[None]
+        return forward(input_ids=input_ids, position_ids=position_ids, **inputs)
 
-    monkeypatch.setattr(module, "_filled", wrong)
-    with caplog.at_level(logging.INFO, logger=module.__name__):
-        assert Prefill(0)(LLAMA, PROMPTS) == {}
+    monkeypatch.setattr(model.model, "forward", faulty)
+    with caplog.at_level(logging.INFO, logger=Prefill.__module__):
+        assert Prefill(0)(model, PROMPTS) == {}
     assert ("takes no cache" if fault == "impossible" else "logits differ by") in caplog.text

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_llama
@@ -292,12 +294,12 @@ def test_two_tensors_that_swap_places_change_the_fingerprint() -> None:
     assert fingerprint(model) != expected
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 1 << 10])
-def test_the_fingerprint_does_not_depend_on_how_it_is_summed(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    linear = torch.nn.Linear(7, 9)
-    expected = fingerprint(linear)
-    monkeypatch.setattr("crosslign.models.teacher._CHUNK", chunk)
-    assert fingerprint(linear) == expected
+def test_the_fingerprint_of_a_large_tensor_is_that_of_its_definition() -> None:
+    linear = torch.nn.Linear(1_000, 4_501, bias=False)
+    x = linear.weight.detach().numpy().view(np.int32).ravel().astype(np.int64)
+    sums = int(x.sum()) % 2**64, int(((2 * np.arange(x.size) + 1) * x).sum()) % 2**64  # int64 wraps around
+    text = f"weight|(4501, 1000)|torch.float32|{sums[0]}|{sums[1]}\n"
+    assert fingerprint(linear) == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def test_weights_that_are_not_contiguous_have_a_fingerprint_too() -> None:

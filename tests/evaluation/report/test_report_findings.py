@@ -12,6 +12,7 @@ from report_pages import SMALL, comparison, evaluation, utility
 
 from crosslign.evaluation.report import render_report
 
+RESULTS, _ = comparison(SMALL)
 NAMES = {"en": "English", "zh": "Chinese", "sw": "Swahili", "bn": "Bangla", "jv": "Javanese", "th": "Thai"}
 
 
@@ -42,8 +43,7 @@ def pair(kind: str, before: float | None, after: float | None, p: float | None =
 def told(kind: str, pairs: dict[str, Any], mean: dict[str, Any] | None = None) -> tuple[str, str, str, str]:
     """Verdict, tone, leading sentence and the rest of the one task's finding."""
     task = {"kind": kind, "judge": "guard", "languages": pairs, "groups": {}, "all": mean or pair(kind, None, None)}
-    results, _ = comparison(SMALL)
-    return finding({**results, "tasks": {"multijail": task}})
+    return finding({**RESULTS, "tasks": {"multijail": task}})
 
 
 def finding(results: dict[str, Any], place: int = 0) -> tuple[str, str, str, str]:
@@ -209,14 +209,13 @@ def test_one_evaluation_states_rates_and_claims_no_change() -> None:
 
 
 def test_ability_is_told_without_a_claim() -> None:
-    results, _ = comparison(SMALL)
-    results["utility"] = {
+    ability = {
         "mgsm": utility({"en": (0.7, 0.6), "sw": (0.2, 0.22), "bn": (0.3, 0.1)}),
         "one": utility({"sw": (0.2, 0.22)}),
         "none": utility({"sw": (0.2, 0.22)}),
     }
-    results["utility"]["none"]["sw"]["before"]["value"] = None
-    assert [finding(results, place)[2] for place in (1, 2, 3)] == [
+    ability["none"]["sw"]["before"]["value"] = None
+    assert [finding({**RESULTS, "utility": ability}, place)[2] for place in (1, 2, 3)] == [
         "Ability fell in 2, rose in 1 of 3 languages (whether by chance was not tested).",
         "Ability in Swahili: 20.0 % → 22.0 % (whether by chance was not tested).",
         "Ability was not measured on both sides.",

@@ -12,7 +12,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from crosslign.evaluation.report.transcripts import Transcript, block, visible
 from crosslign.evaluation.results import SCHEMA_VERSION
 from crosslign.evaluation.tables import number, p_value
 from crosslign.evaluation.view import View, settings
-from crosslign.storage import versions, write_atomically
+from crosslign.storage import write_atomically
 from crosslign.types import CrosslignError
 
 __all__ = ["Transcript", "render_report", "write_report"]
@@ -62,7 +62,7 @@ def render_report(results: Mapping[str, Any], transcripts: Sequence[Transcript],
     template = _environment().get_template("page.html.j2")
     return template.render(
         title=" → ".join(view.models),
-        version=versions()["crosslign"],
+        version=metadata.version("crosslign"),
         policy=_policy(style, script),
         style=Markup(style),  # noqa: S704  both are this package's own files
         script=Markup(script),  # noqa: S704
