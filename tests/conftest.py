@@ -148,6 +148,22 @@ def recipe(tmp_path: Path, model_folder: Path, table_file: Path) -> dict[str, An
     return small_recipe(tmp_path, model_folder, table_file)
 
 
+@pytest.fixture
+def sampled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of prompts in each call of a model's sampler from now on."""
+    from crosslign.rollouts import TransformersSampler
+
+    made: list[int] = []
+    sample = TransformersSampler.sample
+
+    def counted(self: Any, prompts: Any, parameters: Any, *, seed: int) -> Any:
+        made.append(len(prompts))
+        return sample(self, prompts, parameters, seed=seed)
+
+    monkeypatch.setattr(TransformersSampler, "sample", counted)
+    return made
+
+
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> dict[str, Any]:
     """The recipe of a finished run of 4 steps, with checkpoints 2 and 4. Treat its folder as read-only."""

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from crosslign.cli import main
 from crosslign.distillation import DistillationTrainer
+from crosslign.rollouts import TransformersSampler
 from crosslign.runs.prepare import prepare
 from crosslign.runs.recipe import parse_config
 from crosslign.runs.train import train
+from crosslign.types import JudgeItem, Verdict
 
 
 def run(raw: dict[str, Any], *, resume: bool = False, overwrite: bool = False, **training: Any) -> Path:
@@ -30,6 +32,23 @@ def run(raw: dict[str, Any], *, resume: bool = False, overwrite: bool = False, *
     prepared = prepare(parse_config(raw), overwrite=overwrite, resume=resume)
     train(prepared)
     return Path(raw["output_dir"])
+
+
+class SayingJudge:
+    """A judge that says what `say` does of each item, and keeps the items."""
+
+    name = "scripted"
+
+    def __init__(self, say: Callable[[JudgeItem], Verdict]) -> None:
+        self.say = say
+        self.items: list[JudgeItem] = []
+
+    def identity(self) -> Mapping[str, str]:
+        return {"kind": "scripted"}
+
+    def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]:
+        self.items += items
+        return [self.say(item) for item in items]
 
 
 @contextmanager
@@ -51,6 +70,23 @@ def power_cut(step: int, raw: dict[str, Any]) -> None:
     """A run that does nothing more when it begins the step after `step`."""
     with interrupted_after(step, RuntimeError("power cut")), pytest.raises(RuntimeError, match="power cut"):
         run(raw)
+
+
+@contextmanager
+def sampling_interrupted_after(calls: int) -> Iterator[None]:
+    """Within this a model's sampler is interrupted, as by Ctrl-C, when it is called once more than that."""
+    made: list[int] = []
+    sample = TransformersSampler.sample
+
+    def interrupted(self: Any, prompts: Any, parameters: Any, *, seed: int) -> Any:
+        if len(made) == calls:
+            raise KeyboardInterrupt
+        made.append(len(prompts))
+        return sample(self, prompts, parameters, seed=seed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransformersSampler, "sample", interrupted)
+        yield
 
 
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:

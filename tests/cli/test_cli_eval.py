@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from conftest import ROWS, tiny_llama, write_csv
 from fake_endpoint import Answer, FakeEndpoint, failed, said
+from helpers import no_weights, sampling_interrupted_after
 from peft import LoraConfig, get_peft_model
 
 from crosslign.cli import main
-from crosslign.rollouts import TransformersSampler
 from crosslign.runs import evaluate as evaluating
 
 FILES = {"completions.jsonl", "completions.jsonl.identity.json", "fidelity.jsonl"}
@@ -28,20 +28,6 @@ def table(tmp_path: Path) -> Path:
         for i, row in enumerate(ROWS)
     ]
     return write_csv(tmp_path / "table.csv", [*ROWS, *extra])
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Number of prompts in each call of the sampler."""
-    made: list[int] = []
-    sample = TransformersSampler.sample
-
-    def counted(self: Any, prompts: Any, parameters: Any, *, seed: int) -> Any:
-        made.append(len(prompts))
-        return sample(self, prompts, parameters, seed=seed)
-
-    monkeypatch.setattr(TransformersSampler, "sample", counted)
-    return made
 
 
 def evaluate(model: object, table: Path, out: Path, *flags: str) -> int:
@@ -60,7 +46,7 @@ def task_folder(out: Path) -> Path:
 
 
 def test_an_evaluation_from_a_model_to_a_page(
-    model_folder: Path, table: Path, tmp_path: Path, calls: list[int], capsys: pytest.CaptureFixture[str]
+    model_folder: Path, table: Path, tmp_path: Path, sampled: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     assert evaluate(model_folder, table, out) == 0
@@ -68,7 +54,7 @@ def test_an_evaluation_from_a_model_to_a_page(
     assert "report.html" in printed
     assert "results.json" in printed
     assert "mean all" in printed
-    assert sum(calls) == 72
+    assert sum(sampled) == 72
     assert {p.name for p in out.iterdir() if p.is_file()} == {
         "results.json",
         "results.csv",
@@ -93,48 +79,36 @@ def test_a_second_call_loads_no_model(
 ) -> None:
     assert evaluate(model_folder, table, tmp_path / "out") == 0
     first = results_of(tmp_path / "out")
-
-    def load(*_: Any) -> None:
-        raise AssertionError("weights were loaded")
-
-    monkeypatch.setattr(evaluating, "load_with_adapter", load)
+    no_weights(monkeypatch)
     assert evaluate(model_folder, table, tmp_path / "out") == 0
     assert results_of(tmp_path / "out")["tasks"] == first["tasks"]
 
 
 @pytest.mark.parametrize("sampling", [(), ("--temperature", "1", "--seed", "3")])
 def test_an_interrupted_call_goes_on_and_ends_the_same(
-    model_folder: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[int],
-    capsys: pytest.CaptureFixture[str], sampling: tuple[str, ...],
+    model_folder: Path, table: Path, tmp_path: Path, sampled: list[int], capsys: pytest.CaptureFixture[str],
+    sampling: tuple[str, ...],
 ) -> None:  # fmt: skip
     assert evaluate(model_folder, table, tmp_path / "whole", *sampling) == 0
-    calls.clear()
-    counted = TransformersSampler.sample
-
-    def dies(self: Any, prompts: Any, parameters: Any, *, seed: int) -> Any:
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return counted(self, prompts, parameters, seed=seed)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TransformersSampler, "sample", dies)
+    sampled.clear()
+    with sampling_interrupted_after(3):
         assert evaluate(model_folder, table, tmp_path / "out", *sampling) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "out" / "results.json").exists()
     assert evaluate(model_folder, table, tmp_path / "out", *sampling) == 0
-    assert sum(calls) == 72
+    assert sum(sampled) == 72
     whole, out = task_folder(tmp_path / "whole"), task_folder(tmp_path / "out")
     assert (out / "completions.jsonl").read_bytes() == (whole / "completions.jsonl").read_bytes()
     assert results_of(tmp_path / "out")["tasks"] == results_of(tmp_path / "whole")["tasks"]
 
 
 def test_languages_added_later_ask_for_their_own_alone(
-    model_folder: Path, table: Path, tmp_path: Path, calls: list[int]
+    model_folder: Path, table: Path, tmp_path: Path, sampled: list[int]
 ) -> None:
     assert evaluate(model_folder, table, tmp_path / "out", "--languages", "en,sw") == 0
-    calls.clear()
+    sampled.clear()
     assert evaluate(model_folder, table, tmp_path / "out") == 0
-    assert sum(calls) == 24
+    assert sum(sampled) == 24
 
 
 def test_before_and_after_an_alignment(
@@ -205,11 +179,11 @@ def test_a_model_behind_an_endpoint_that_dies_half_way(
 
 
 def test_a_judge_behind_an_endpoint_and_the_lexicon_beside_it(
-    model_folder: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[int]
+    model_folder: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampled: list[int]
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert evaluate(model_folder, table, tmp_path / "out") == 0
-    calls.clear()
+    sampled.clear()
     with FakeEndpoint(lambda text, earlier: said("VERDICT: safe\nREFUSED: no")) as server:
         flags = ("--judge", "llm:grader,lexicon", "--judge-url", server.url)
         assert evaluate(model_folder, table, tmp_path / "out", *flags) == 0
@@ -217,7 +191,7 @@ def test_a_judge_behind_an_endpoint_and_the_lexicon_beside_it(
         assert 0 < asked <= 72  # not about empty completions
         assert evaluate(model_folder, table, tmp_path / "out", *flags) == 0
         assert len(server.requests) == asked
-    assert calls == []
+    assert sampled == []
     results = results_of(tmp_path / "out")
     assert set(results["manifest"]["judges"]) == {"llm:grader", "lexicon"}
     for task in results["tasks"].values():
@@ -272,10 +246,7 @@ def test_bad_flags_are_told_before_weights_are_loaded(
     model_folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], text: str,
 ) -> None:  # fmt: skip
-    def load(*_: Any) -> None:
-        raise AssertionError("weights were loaded")
-
-    monkeypatch.setattr(evaluating, "load_with_adapter", load)
+    no_weights(monkeypatch)
     assert evaluate(model_folder, table, tmp_path / "out", *flags) == 1
     assert text in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -343,11 +314,7 @@ def test_utility_is_measured_once_and_stands_in_the_results(
     assert len(answers) == 4
     # The model's tokens are bytes.
     assert all(len(json.loads(line)["completion"].encode()) <= 3 * 12 for line in answers)
-
-    def load(*_: Any) -> None:
-        raise AssertionError("weights were loaded")
-
-    monkeypatch.setattr(evaluating, "load_with_adapter", load)
+    no_weights(monkeypatch)
     assert evaluate(model_folder, table, tmp_path / "out", *flags) == 0
     assert results_of(tmp_path / "out")["utility"] == utility
     assert evaluate(model_folder, table, tmp_path / "new", *flags, "--utility-path", "mgsm=nowhere.csv") == 1

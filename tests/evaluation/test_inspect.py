@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import pytest
+from helpers import SayingJudge
 
 if sys.version_info < (3, 11):
     pytest.skip("inspect-ai wants Python 3.11", allow_module_level=True)
@@ -66,24 +67,7 @@ def metrics(log: EvalLog) -> dict[str, float]:
     return {name: found.value for name, found in log.results.scores[0].metrics.items()}
 
 
-class Recorder:
-    """A judge that keeps what it was given and says what `outcome` does."""
-
-    name = "recorder"
-
-    def __init__(self, outcome: Callable[[JudgeItem], Verdict]) -> None:
-        self.outcome = outcome
-        self.items: dict[str, JudgeItem] = {}
-
-    def identity(self) -> Mapping[str, str]:
-        return {"kind": "recorder"}
-
-    def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]:
-        self.items |= {item.query.key: item for item in items}
-        return [self.outcome(item) for item in items]
-
-
-def use(judge: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+def use(judge: SayingJudge, monkeypatch: pytest.MonkeyPatch) -> SayingJudge:
     monkeypatch.setattr(inspect_tasks, "shared_judge", lambda spec, url: (judge, Lock()))
     return judge
 
@@ -157,7 +141,7 @@ def test_judge_sees_query_and_completion_and_may_abstain(tmp_path: Path, monkeyp
     def outcome(item: JudgeItem) -> Verdict:
         return Verdict(None, "unparsed") if item.query.key == "h1|en" else Verdict("unsafe", "said so")
 
-    judge = use(Recorder(outcome), monkeypatch)
+    judge = use(SayingJudge(outcome), monkeypatch)
     path = write_table(tmp_path / "q.csv", HARMFUL)
     log = run(
         inspect_tasks.table(path), tmp_path / "logs", {"second thing": "max_tokens", "third thing": "content_filter"}
@@ -165,7 +149,7 @@ def test_judge_sees_query_and_completion_and_may_abstain(tmp_path: Path, monkeyp
     queries = get_task(f"table:{path}").load().queries
     expected = {q.key: JudgeItem(q, REPLIES[q.text], q.text == "second thing") for q in queries}
     del expected["h3|en"]  # the provider's filter ended it
-    assert judge.items == expected
+    assert {item.query.key: item for item in judge.items} == expected
     score = log.results.scores[0]
     assert (score.scored_samples, score.unscored_samples) == (6, 2)
     assert metrics(log)["attack_success_rate"] == 1
@@ -180,7 +164,7 @@ def test_epochs_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         asked[item.query.key] = asked.get(item.query.key, 0) + 1
         return Verdict("unsafe" if asked[item.query.key] == 1 else "refused", "by turns")
 
-    use(Recorder(alternating), monkeypatch)
+    use(SayingJudge(alternating), monkeypatch)
     task = inspect_tasks.table(write_table(tmp_path / "q.csv", HARMFUL), languages="sw")
     model = get_model("mockllm/model", custom_outputs=lambda *_: _counted(ANSWER), memoize=False)
     log = inspect_eval(task, model=model, epochs=2, log_dir=str(tmp_path / "logs"), display="none")[0]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_llama, write_csv
-from helpers import cli_train, metrics, no_weights, power_cut, run, two_processes
+from helpers import SayingJudge, cli_train, metrics, no_weights, power_cut, run, two_processes
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -100,25 +100,18 @@ def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> 
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-class Reckless:
-    """A judge that draws random numbers and leaves them moved."""
-
-    name = "reckless"
-
-    def identity(self) -> Mapping[str, str]:
-        return {}
-
-    def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]:
-        random.random(), np.random.rand(), torch.rand(3)
-        torch.manual_seed(1)
-        return [Verdict("refused") for _ in items]
+def reckless(item: JudgeItem) -> Verdict:
+    """Draws random numbers and leaves them moved."""
+    random.random(), np.random.rand(), torch.rand(3)
+    torch.manual_seed(1)
+    return Verdict("refused")
 
 
 @pytest.mark.parametrize("finetuning", ["lora", "full"])
 def test_the_trajectory_is_the_same_with_and_without_evaluation(
     evaluated: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finetuning: str
 ) -> None:
-    monkeypatch.setattr(evaluate, "make_judges", lambda *args, **kwargs: [Reckless()])
+    monkeypatch.setattr(evaluate, "make_judges", lambda *args, **kwargs: [SayingJudge(reckless)])
     evaluated["model"] = {**evaluated["model"], "finetuning": finetuning}
     evaluated["evaluation"] = {**evaluated["evaluation"], "every_steps": 1}
     evaluated["training"]["max_steps"] = 2
@@ -339,11 +332,8 @@ def test_a_judge_that_abstains_on_everything_is_told_and_nothing_is_kept(
 def test_a_broken_model_that_answers_with_garbage_is_not_the_best(
     evaluated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Garbage(Reckless):
-        def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]:
-            return [Verdict("invalid") for _ in items]
-
-    monkeypatch.setattr(evaluate, "make_judges", lambda *args, **kwargs: [Garbage()])
+    judge = SayingJudge(lambda item: Verdict("invalid"))
+    monkeypatch.setattr(evaluate, "make_judges", lambda *args, **kwargs: [judge])
     folder = run(evaluated, max_steps=1)
     assert record(folder)["best"] is None
     assert "invalid answers is 100.0 %" in record(folder)["evaluations"][-1]["best"]["objection"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROWS
+from helpers import SayingJudge
 from hypothesis import given
 from hypothesis import strategies as st
 from probe_script import HELP, REFUSAL, scripted, scripted_recipe, two_of_three
@@ -30,7 +30,7 @@ from crosslign.runs.gate.report import template_table
 from crosslign.runs.prepare import PreparedRun, prepare, queries_of
 from crosslign.runs.recipe import parse_config
 from crosslign.runs.train import train
-from crosslign.types import OUTCOMES, CrosslignError, JudgeItem, Outcome, Query, Verdict
+from crosslign.types import OUTCOMES, CrosslignError, Outcome, Query, Verdict
 
 
 def pair(
@@ -167,20 +167,9 @@ def test_a_table_that_is_not_trained_on_is_not_probed(recipe: dict[str, Any]) ->
 # --- Measured on weights.
 
 
-class OutcomeByLength:
+def outcome_by_length() -> SayingJudge:
     """A judge for completions that mean nothing."""
-
-    name = "scripted"
-
-    def __init__(self) -> None:
-        self.items: list[JudgeItem] = []
-
-    def identity(self) -> dict[str, str]:
-        return {"kind": "scripted"}
-
-    def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]:
-        self.items += items
-        return [Verdict(OUTCOMES[len(item.completion) % len(OUTCOMES)]) for item in items]
+    return SayingJudge(lambda item: Verdict(OUTCOMES[len(item.completion) % len(OUTCOMES)]))
 
 
 def prepared(recipe: dict[str, Any]) -> PreparedRun:
@@ -204,7 +193,7 @@ def test_divergence_and_weight_on_the_first_tokens_against_an_independent_comput
     chosen = select(run.tables, ["sw", "bn"], 4, "harmful", 0)
     queries = [*chosen["sw"], *chosen["bn"]]
     builder = run.contexts
-    pairs = measure(run, made_for(run), {"t": builder}, queries, OutcomeByLength())["t"]
+    pairs = measure(run, made_for(run), {"t": builder}, queries, outcome_by_length())["t"]
     model = load_model(run.source)
     checked = 0
     for one in pairs:
@@ -236,7 +225,7 @@ def test_a_judgement_is_written_first_where_the_template_wants_one(recipe: dict[
     run = prepared(recipe)
     queries = select(run.tables, ["sw"], 2, "harmful", 0)["sw"]
     made = made_for(run)
-    pairs = measure(run, made, {"t": run.contexts}, queries, OutcomeByLength())["t"]
+    pairs = measure(run, made, {"t": run.contexts}, queries, outcome_by_length())["t"]
     written = write_judgements(run.contexts, made.collector.teacher, queries)
     assert made.collector.teacher.cache.hits >= 2  # training finds the gate's judgements
     assert [p.judgement for p in pairs] == written
@@ -246,7 +235,7 @@ def test_the_student_answers_once_for_all_templates(recipe: dict[str, Any], monk
     script = scripted(monkeypatch, two_of_three)
     run = prepared(scripted_recipe(recipe))
     queries = select(run.tables, ["sw", "bn"], 3, "harmful", 0)["sw"]
-    judge = OutcomeByLength()
+    judge = outcome_by_length()
     result = measure(run, made_for(run), {"a": run.contexts, "b": run.contexts}, queries, judge)
     assert [p.query for p in result["a"]] == [p.query for p in result["b"]] == queries
     assert sorted(kind for kind, _, _ in script.asked) == ["PLAIN"] * 3 + ["student"] * 3
@@ -265,9 +254,9 @@ def test_a_query_that_is_too_long_for_one_template_is_left_out_of_all(
     )
     queries = select(run.tables, ["sw"], 6, "harmful", 0)["sw"]
     templates = {"wide": run.contexts, "narrow": narrow.contexts}
-    result = measure(narrow, made_for(narrow), templates, queries, OutcomeByLength())
+    result = measure(narrow, made_for(narrow), templates, queries, outcome_by_length())
     with pytest.raises(CrosslignError, match=r"Raise teacher\.max_length"):
-        measure(run, made_for(run), templates, queries, OutcomeByLength())
+        measure(run, made_for(run), templates, queries, outcome_by_length())
     assert [p.query.id for p in result["wide"]] == [p.query.id for p in result["narrow"]]
     assert {q.id for q in queries} - {p.query.id for p in result["wide"]} == {"row-11"}
 

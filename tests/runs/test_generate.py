@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from conftest import ROWS
+from helpers import sampling_interrupted_after
 
 from crosslign.cli import main
-from crosslign.rollouts import TransformersSampler
 
 
 def generate(model: Path, table: Path, out: Path, *flags: str) -> int:
@@ -43,39 +43,22 @@ def test_greedy_completions_do_not_depend_on_the_batch(model_folder: Path, table
 
 
 def test_an_interrupted_call_continues_where_it_stopped(
-    model_folder: Path, table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_folder: Path, table_file: Path, tmp_path: Path, sampled: list[int]
 ) -> None:
-    whole = tmp_path / "whole.jsonl"
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     generate(model_folder, table_file, whole)
-    out = tmp_path / "out.jsonl"
-    prompts: list[int] = []
-    sample = TransformersSampler.sample
-
-    def limited(self: Any, batch: Any, parameters: Any, *, seed: int) -> Any:
-        if len(prompts) == 2:
-            raise KeyboardInterrupt
-        prompts.append(len(batch))
-        return sample(self, batch, parameters, seed=seed)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TransformersSampler, "sample", limited)
+    with sampling_interrupted_after(2):
         assert generate(model_folder, table_file, out) == 130
     assert len(rows_of(out)) == 10
     with out.open("a") as file:
         file.write('{"id": "row-9", "langu')
-    prompts.clear()
-
-    def counted(self: Any, batch: Any, parameters: Any, *, seed: int) -> Any:
-        prompts.append(len(batch))
-        return sample(self, batch, parameters, seed=seed)
-
-    monkeypatch.setattr(TransformersSampler, "sample", counted)
+    sampled.clear()
     assert generate(model_folder, table_file, out) == 0
-    assert sum(prompts) == 14
+    assert sum(sampled) == 14
     assert rows_of(out) == rows_of(whole)
-    prompts.clear()
+    sampled.clear()
     assert generate(model_folder, table_file, out) == 0
-    assert prompts == []
+    assert sampled == []
 
 
 def test_other_settings_do_not_mix_into_a_file(
