@@ -373,14 +373,6 @@ def test_template_file_that_cannot_be_read_is_named(tmp_path: Path, data: bytes)
     assert refusal(load_teacher_template, str(path)).startswith(f"{path}: not a readable YAML template: ")
 
 
-def test_unknown_field_names_its_message_the_nearest_field_and_all_fields() -> None:
-    spec = {"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "{qury}"}]}
-    assert refusal(load_teacher_template, spec) == (
-        "teacher template 'custom', message 2: unknown field {qury}. Did you mean {query}? "
-        "Valid fields: {query}, {source_query}, {language}, {source_language}, {judgement}."
-    )
-
-
 @pytest.mark.parametrize("content", ["{}", "{0}", "{query.text}", "{query!r}", "{query:>9}", "{query[0]}"])
 def test_only_plain_fields_are_allowed(content: str) -> None:
     message = refusal(load_teacher_template, custom("{query} " + content))
@@ -388,59 +380,31 @@ def test_only_plain_fields_are_allowed(content: str) -> None:
     assert "Valid fields: {query}" in message
 
 
-def test_single_brace_is_an_error_that_says_how_to_write_one() -> None:
-    message = refusal(load_teacher_template, custom("{query} }"))
-    assert message.endswith("Write a literal brace as {{ or }}.")
-    assert "message 1: Single '}' encountered" in message
-
-
-def test_template_must_use_the_query() -> None:
-    message = refusal(load_teacher_template, custom("{source_query}"))
-    assert message.startswith("teacher template 'custom': the field {query} is missing. Valid fields: ")
-
-
-def test_judgement_field_needs_a_generated_judgement() -> None:
-    assert refusal(load_teacher_template, custom("{query} {judgement}")) == (
-        "teacher template 'custom': {judgement} is used, but judgement is 'none'. Set judgement: generated."
-    )
-
-
-def test_generated_judgement_must_be_used_and_must_come_from_somewhere() -> None:
-    assert "(judgement: generated): the field {judgement} is missing" in refusal(
-        load_teacher_template, custom("{query}", **GENERATED)
-    )
-    assert refusal(load_teacher_template, custom("{query} {judgement}", judgement="generated")).endswith(
-        "judgement: generated needs judgement_messages."
-    )
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{source_query} {judgement}", "judgement_messages cannot use {judgement}; it is what they produce."),
-        ("Is it safe?", "judgement_messages: the field {source_query} is missing."),
-        ("{sorce_query}", "judgement_messages, message 1: unknown field {sorce_query}. Did you mean {source_query}?"),
-    ],
-)
-def test_judgement_messages_are_checked_too(content: str, message: str) -> None:
+def with_judgement(content: str) -> dict[str, Any]:
     inner = [{"role": "user", "content": content}]
-    spec = custom("{query} {judgement}", judgement="generated", judgement_messages=inner)
-    assert message in refusal(load_teacher_template, spec)
-
-
-def test_unknown_key_of_a_template_gives_the_nearest() -> None:
-    message = refusal(load_teacher_template, custom("{query}", judgment="generated"))
-    assert message == "teacher template 'custom': unknown key 'judgment'. Did you mean 'judgement'?"
-
-
-def test_unknown_mode_of_judgement_lists_the_modes() -> None:
-    message = refusal(load_teacher_template, custom("{query}", judgement="yes"))
-    assert message == "teacher template 'custom': judgement is 'yes'; valid: none, generated."
+    return custom("{query} {judgement}", judgement="generated", judgement_messages=inner)
 
 
 @pytest.mark.parametrize(
-    ("raw", "message"),
+    ("template", "message"),
     [
+        ({"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "{qury}"}]},
+         ", message 2: unknown field {qury}. Did you mean {query}? "
+         "Valid fields: {query}, {source_query}, {language}, {source_language}, {judgement}."),
+        (custom("{query} }"), ", message 1: Single '}' encountered"),
+        (custom("{query} }"), "Write a literal brace as {{ or }}."),
+        (custom("{source_query}"), ": the field {query} is missing. Valid fields: "),
+        (custom("{query} {judgement}"),
+         ": {judgement} is used, but judgement is 'none'. Set judgement: generated."),
+        (custom("{query}", **GENERATED), "(judgement: generated): the field {judgement} is missing"),
+        (custom("{query} {judgement}", judgement="generated"), "judgement: generated needs judgement_messages."),
+        (with_judgement("{source_query} {judgement}"),
+         "judgement_messages cannot use {judgement}; it is what they produce."),
+        (with_judgement("Is it safe?"), "judgement_messages: the field {source_query} is missing."),
+        (with_judgement("{sorce_query}"),
+         "judgement_messages, message 1: unknown field {sorce_query}. Did you mean {source_query}?"),
+        (custom("{query}", judgment="generated"), ": unknown key 'judgment'. Did you mean 'judgement'?"),
+        (custom("{query}", judgement="yes"), ": judgement is 'yes'; valid: none, generated."),
         ({}, "expected a mapping with 'messages'. Valid keys: description, judgement, judgement_messages, messages."),
         ({"messages": []}, "expected a list of messages, each with 'role' and 'content'."),
         ({"messages": {"role": "user"}}, "expected a list of messages, each with 'role' and 'content'."),
@@ -452,8 +416,8 @@ def test_unknown_mode_of_judgement_lists_the_modes() -> None:
          "message 1: content must be text, not None."),
     ],
 )  # fmt: skip
-def test_messages_of_a_wrong_shape_are_refused_with_their_place(raw: Any, message: str) -> None:
-    text = refusal(load_teacher_template, raw)
+def test_a_template_that_cannot_be_used_says_what_is_wrong_and_where(template: Any, message: str) -> None:
+    text = refusal(load_teacher_template, template)
     assert text.startswith("teacher template 'custom'")
     assert message in text
 

@@ -180,21 +180,6 @@ def test_passing_trouble_is_tried_again(trouble: Answer) -> None:
     assert len(server.requests) == 2
 
 
-def test_a_silent_server_times_out_and_is_tried_again() -> None:
-    with serving(lambda text, n: Answer(hang=True) if n == 0 else echo(text, n), timeout=0.3) as (server, endpoint):
-        assert ask(endpoint, "hello")[0].text == "reply to hello"
-    assert len(server.requests) > 1
-
-
-def test_half_of_the_replies_are_nonsense() -> None:
-    def script(text: str, earlier: int) -> Answer:
-        return Answer(body=b"nonsense") if (int(text) + earlier) % 2 else echo(text, earlier)
-
-    with serving(script, concurrency=4) as (_, endpoint):
-        replies = ask(endpoint, *map(str, range(40)))
-    assert [r.text for r in replies] == [f"reply to {i}" for i in range(40)]
-
-
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
@@ -237,13 +222,6 @@ def test_what_is_done_before_the_endpoint_dies_is_delivered_and_the_rest_can_be_
         dead = False
         rest = ask(endpoint, *texts[6:])
     assert [kept[i].text for i in sorted(kept)] + [r.text for r in rest] == [f"reply to {t}" for t in texts]
-
-
-def test_a_server_that_is_gone() -> None:
-    with FakeEndpoint(echo) as server:
-        url = server.url
-    with pytest.raises(CrosslignError, match="Connection error"):
-        ask(Endpoint(url, "judge-7b", retries=0), "hello")
 
 
 def test_requests_under_way_are_delivered_when_another_one_fails() -> None:

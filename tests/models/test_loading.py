@@ -203,53 +203,38 @@ def test_sources_that_are_as_they_should_be_pass(model_folder: Path, gguf_file: 
         check_source(source(path))
 
 
-def bad_folder(folder: Path) -> str:
-    return str(folder)
-
-
-def without_weights(folder: Path) -> str:
-    (folder / "config.json").write_text("{}")
-    return str(folder)
-
-
-def with_pickle(folder: Path) -> str:
-    (folder / "pytorch_model.bin").write_bytes(b"\x80")
-    return without_weights(folder)
-
-
-def not_gguf(folder: Path) -> str:
-    (folder / "model.gguf").write_bytes(b"<html>404</html>")
-    return str(folder / "model.gguf")
-
-
-def empty_gguf(folder: Path) -> str:
-    (folder / "model.gguf").touch()
-    return str(folder / "model.gguf")
-
-
 @pytest.mark.parametrize(
-    ("make", "messages"),
+    ("files", "path", "messages"),
     [
-        (bad_folder, ["has no config.json; is it a model folder?"]),
-        (without_weights, ["has no weights (*.safetensors)", "cut off"]),
-        (with_pickle, ["has no weights", "pytorch_model.bin, a pickle", "convert it"]),
-        (lambda f: str(f / "none.gguf"), ["none.gguf: no such file"]),
-        (not_gguf, ["is not a GGUF file"]),
-        (empty_gguf, ["is not a GGUF file"]),
-        (lambda f: str(f / "nowhere"), ["no folder", "hub id 'owner/name'"]),
-        (lambda f: "./nowhere", ["no folder ./nowhere"]),
-        (lambda f: "~/nowhere", ["no folder ~/nowhere"]),
-        (lambda f: "models/of/mine", ["no folder models/of/mine"]),
+        ({}, "", ["has no config.json; is it a model folder?"]),
+        ({"config.json": b"{}"}, "", ["has no weights (*.safetensors)", "cut off"]),
+        (
+            {"config.json": b"{}", "pytorch_model.bin": b"\x80"},
+            "",
+            ["has no weights", "pytorch_model.bin, a pickle", "convert it"],
+        ),
+        ({}, "none.gguf", ["none.gguf: no such file"]),
+        ({"model.gguf": b"<html>404</html>"}, "model.gguf", ["is not a GGUF file"]),
+        ({"model.gguf": b""}, "model.gguf", ["is not a GGUF file"]),
+        ({}, "nowhere", ["no folder", "hub id 'owner/name'"]),
     ],
 )
 def test_a_local_source_that_cannot_be_a_model_is_told_before_anything_is_read(
-    make: Any, messages: list[str], tmp_path: Path
+    files: dict[str, bytes], path: str, messages: list[str], tmp_path: Path
 ) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(CrosslignError) as error:
-        check_source(source(make(tmp_path)))
+        check_source(source(tmp_path / path))
     assert str(error.value).startswith("model.path: ")
     for message in messages:
         assert message in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["./nowhere", "~/nowhere", "models/of/mine"])
+def test_a_path_that_cannot_be_a_hub_id_is_a_missing_folder(path: str) -> None:
+    with pytest.raises(CrosslignError, match=f"model.path: no folder {path}"):
+        check_source(source(path))
 
 
 def test_a_chat_template_file_that_is_missing_is_named(model_folder: Path) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROWS, small_recipe, write_csv
 from helpers import cli_train, losses, metrics, no_weights, run, two_processes
 
 from crosslign.cli import main
@@ -50,15 +49,6 @@ def cut(file: Path) -> None:
 
 
 Killed = Callable[[str], tuple[Path, dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> dict[str, Any]:
-    """The recipe of a finished run of 4 steps, with checkpoints 2 and 4. Treat its folder as read-only."""
-    folder = tmp_path_factory.mktemp("whole")
-    recipe = small_recipe(folder, model_folder, write_csv(folder / "queries.csv", ROWS))
-    run(recipe)
-    return recipe
 
 
 @pytest.fixture
