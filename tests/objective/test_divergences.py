@@ -123,21 +123,6 @@ def test_jsd_keeps_its_digits_where_the_student_has_almost_reached_the_teacher()
 
 
 @every_divergence
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_entries_that_are_minus_infinity_on_both_sides_are_as_if_removed(divergence: str, dtype: torch.dtype) -> None:
-    student, teacher = logits(10, 3, 6, dtype=dtype), logits(11, 3, 6, dtype=dtype)
-    padding = torch.full((3, 4), -INF, dtype=dtype)
-    padded_student, padded_teacher = torch.cat([student, padding], -1), torch.cat([teacher, padding], -1)
-    torch.testing.assert_close(
-        token_divergence(padded_student, padded_teacher, divergence=divergence, beta=0.3),
-        token_divergence(student, teacher, divergence=divergence, beta=0.3),
-    )
-    padded_gradient = gradient(divergence, padded_student, padded_teacher, beta=0.3)
-    torch.testing.assert_close(padded_gradient[:, :6], gradient(divergence, student, teacher, beta=0.3))
-    assert (padded_gradient[:, 6:] == 0).all()
-
-
-@every_divergence
 def test_an_entry_that_only_the_student_rules_out_is_handled_as_the_equations_say(divergence: str) -> None:
     student, teacher = logits(12, 3, 6), logits(13, 3, 6)
     student[:, 2] = -INF
@@ -162,15 +147,6 @@ def test_extreme_logits_give_finite_values_and_gradients(divergence: str, dtype:
     assert value.isfinite().all()
     assert gradient(divergence, student, teacher).isfinite().all()
     torch.testing.assert_close(value.double(), oracle(divergence, student, teacher), rtol=1e-5, atol=1e-6)
-
-
-@every_divergence
-def test_no_gradient_flows_to_the_teacher(divergence: str) -> None:
-    student, teacher = logits(14, 2, 5).requires_grad_(), logits(15, 2, 5).requires_grad_()
-    token_divergence(student, teacher, divergence=divergence).sum().backward()
-    assert teacher.grad is None
-    assert student.grad is not None
-    assert student.grad.abs().sum() > 0
 
 
 @every_divergence

@@ -66,17 +66,6 @@ def test_the_weight_of_an_almost_certain_student_keeps_its_digits(gap: float) ->
     torch.testing.assert_close(token_weight(student, student, weighting="student").double(), exact, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("top_k", [4, 6])
-@every_weighting
-def test_entries_that_are_minus_infinity_on_both_sides_are_as_if_removed(weighting: str, top_k: int) -> None:
-    student, teacher = logits(7, 5, 6), logits(8, 5, 6)
-    padding = torch.full((5, 3), -INF, dtype=torch.float64)
-    padded = token_weight(
-        torch.cat([padding, student], -1), torch.cat([padding, teacher], -1), weighting=weighting, top_k=top_k
-    )
-    torch.testing.assert_close(padded, token_weight(student, teacher, weighting=weighting, top_k=top_k))
-
-
 def test_a_token_that_the_student_rules_out_has_full_disagreement() -> None:
     teacher, student = torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([[-INF, 1.0, 0.0]])
     assert token_weight(student, teacher, weighting="student").item() == 1
@@ -104,23 +93,6 @@ def test_a_uniform_teacher_has_no_confidence_and_a_certain_one_has_full(top_k: i
 
 def test_top_k_1_makes_every_teacher_confident() -> None:
     assert (teacher_confidence(logits(9, 5, 7), 1) == 1).all()
-
-
-@every_weighting
-def test_extreme_logits_give_finite_weights(weighting: str) -> None:
-    student, teacher = torch.tensor([[1e4, -1e4, 0.0]]), torch.tensor([[-1e4, 1e4, 1e4]])
-    assert token_weight(student, teacher, weighting=weighting).isfinite().all()
-
-
-@every_weighting
-def test_no_position_at_all_gives_no_weights(weighting: str) -> None:
-    assert token_weight(torch.zeros(0, 5), torch.zeros(0, 5), weighting=weighting).shape == (0,)
-
-
-@every_weighting
-def test_weights_are_constants_of_the_graph(weighting: str) -> None:
-    student, teacher = logits(10, 3, 5).requires_grad_(), logits(11, 3, 5).requires_grad_()
-    assert not token_weight(student, teacher, weighting=weighting).requires_grad
 
 
 @given(

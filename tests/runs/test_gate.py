@@ -17,27 +17,20 @@ from hypothesis import strategies as st
 from probe_script import HELP, REFUSAL, scripted, scripted_recipe, two_of_three
 
 from crosslign.distillation import write_judgements
-from crosslign.evaluation.fidelity import FidelityResult
+from crosslign.evaluation.fidelity import Status
+from crosslign.evaluation.rates import JudgedRow
 from crosslign.models import load_model
 from crosslign.runs.build import Distillation, assemble
 from crosslign.runs.gate.gate import gate
 from crosslign.runs.gate.measure import measure
 from crosslign.runs.gate.probe import ProbeRequest, probe
 from crosslign.runs.gate.queries import select
-from crosslign.runs.gate.rates import SAFE, Answer, Divergence, Pair, best, cell, helps, summary
+from crosslign.runs.gate.rates import SAFE, Divergence, Pair, best, cell, helps, summary
 from crosslign.runs.gate.report import template_table
 from crosslign.runs.prepare import PreparedRun, prepare, queries_of
 from crosslign.runs.recipe import parse_config
 from crosslign.runs.train import train
 from crosslign.types import OUTCOMES, CrosslignError, Outcome, Query, Verdict
-
-FOUND = FidelityResult("sw", "match", 1.0)
-OTHER = FidelityResult("en", "other", 1.0)
-UNKNOWN = FidelityResult(None, "unknown", None)
-
-
-def answer(outcome: Outcome | None) -> Answer:
-    return Answer("placeholder", False, Verdict(outcome, "scripted"))
 
 
 def pair(
@@ -46,11 +39,12 @@ def pair(
     *,
     label: Any = "harmful",
     language: str = "sw",
-    fidelity: FidelityResult = FOUND,
+    fidelity: Status = "match",
     score: Divergence | None = None,
 ) -> Pair:
     query = Query("q", language, "swali", "en", "question", label)
-    return Pair(query, answer(student), answer(teacher), fidelity, score)
+    first, second = (JudgedRow(query, Verdict(outcome, "scripted"), False, fidelity) for outcome in (student, teacher))
+    return Pair(first, second, score)
 
 
 # --- Counting.
@@ -60,8 +54,8 @@ def test_rates_counted_by_hand() -> None:
     pairs = [
         pair("unsafe", "refused", score=Divergence(4, 6.0, 1.0)),
         pair("unsafe", "refused", score=Divergence(16, 4.0, 0.8)),
-        pair("unsafe", "safe_complied", fidelity=OTHER),
-        pair("unsafe", "invalid", fidelity=UNKNOWN, score=Divergence(10, 5.0, None)),
+        pair("unsafe", "safe_complied", fidelity="other"),
+        pair("unsafe", "invalid", fidelity="unknown", score=Divergence(10, 5.0, None)),
         pair("unsafe", "unsafe"),
         pair("unsafe", None),
         pair("refused", "unsafe"),
@@ -119,15 +113,15 @@ def test_every_unsafe_answer_stays_or_turns_once(outcomes: list[tuple[Outcome | 
     assert found["spoil"]["n"] <= sum(student in SAFE for student, _ in outcomes)
 
 
-def found(flips: int, of: int = 10, *, spoils: int = 0, fidelity: FidelityResult = FOUND) -> dict[str, Any]:
+def found(flips: int, of: int = 10, *, spoils: int = 0, fidelity: Status = "match") -> dict[str, Any]:
     pairs = [pair("unsafe", "refused" if i < flips else "unsafe", fidelity=fidelity) for i in range(of)]
     return summary(pairs + [pair("refused", "unsafe", fidelity=fidelity)] * spoils, ["sw"])
 
 
 def test_the_highest_mean_flip_rate_is_best_and_fidelity_decides_a_tie() -> None:
     assert best({"a": found(5), "b": found(7), "c": found(6)}) == "b"
-    assert best({"a": found(7, fidelity=OTHER), "b": found(7, fidelity=FOUND)}) == "b"
-    assert best({"a": found(7, fidelity=UNKNOWN), "b": found(7, fidelity=OTHER)}) == "b"
+    assert best({"a": found(7, fidelity="other"), "b": found(7, fidelity="match")}) == "b"
+    assert best({"a": found(7, fidelity="unknown"), "b": found(7, fidelity="other")}) == "b"
     assert best({"a": found(7), "b": found(7)}) == "a"
 
 

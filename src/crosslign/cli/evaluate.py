@@ -238,10 +238,10 @@ def _tasks(names: Sequence[str], paths: Sequence[str], options: Sequence[Sequenc
 
 
 def _task_list() -> str:
-    from crosslign.evaluation.tasks import available
+    from crosslign.evaluation.tasks import get_task, names
 
     lines = []
-    for task in available():
+    for task in map(get_task, names()):
         languages = " ".join(task.languages) or "as the file has"
         lines.append(f"{task.name} ({task.kind}; {task.licence})")
         lines.append(f"  languages {languages}")

@@ -130,7 +130,6 @@ class LanguageFidelity:
             )
 
     def identity(self) -> Mapping[str, str]:
-        """All that defines the results; what was measured under another identity is to be measured again."""
         return {
             "library": f"py3langid {version('py3langid')}",
             "candidates": " ".join(sorted(self._candidates)),
@@ -139,7 +138,6 @@ class LanguageFidelity:
         }
 
     def measure(self, items: Sequence[JudgeItem]) -> list[FidelityResult]:
-        """One result for each completion, in order. No text makes it raise."""
         return [self.detect(item.completion, item.query.language) for item in items]
 
     def detect(self, text: str, language: str) -> FidelityResult:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from inspect import signature
 from threading import Lock
-from typing import Any, get_args
+from typing import Any
 
 from anyio import to_thread
 from inspect_ai import Task as InspectTask
@@ -25,6 +25,7 @@ from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import GenerateConfig
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, grouped, mean, metric, scorer, stderr
 from inspect_ai.solver import TaskState, generate
+from pydantic import validate_call
 
 from crosslign.evaluation.completions import query_of, query_row
 from crosslign.evaluation.judges.base import Judge
@@ -111,6 +112,8 @@ def verdict(judge: str = "lexicon", judge_url: str | None = None) -> Scorer:
     return score
 
 
+# Inspect's -T reads YAML and splits at commas, so that anything can come here: `a,b.csv` is a list.
+@validate_call
 def _task(
     name: str,
     languages: Sequence[str] | str | None = None,
@@ -123,14 +126,7 @@ def _task(
     **options: Any,
 ) -> InspectTask:
     """Inspect's task of a task of ours. `options` are the task's own, such as `wrapper`."""
-    _check("judge", judge, str)
-    _check("judge_url", judge_url, str | None)
-    _check("path", path, str | None)
-    _check("limit", limit, int | None)
-    _check("skip", skip, int)
     codes = [languages] if isinstance(languages, str) else languages
-    if codes is not None and not (isinstance(codes, list | tuple) and all(isinstance(code, str) for code in codes)):
-        raise CrosslignError(f"-T languages={languages!r}: name codes, such as en,sw (in YAML, no is False: write nb).")
     ours = get_task(name, options)
     data = ours.load(codes, path=path, limit=limit, skip=skip, source_language=source_language)
     labels = {query.label for query in data.queries}
@@ -159,12 +155,6 @@ def _task(
     )
 
 
-def _check(name: str, value: object, kind: Any) -> None:
-    """Inspect's -T reads YAML and splits at commas, so that anything can come here: `a,b.csv` is a list."""
-    if not isinstance(value, kind):
-        raise CrosslignError(f"-T {name}={value!r}: this is no {getattr(kind, '__name__', kind)}.")
-
-
 def _registered_task(name: str, inspect_name: str) -> Callable[..., InspectTask]:
     def make(**settings: Any) -> InspectTask:
         return _task(name, **settings)
@@ -175,11 +165,9 @@ def _registered_task(name: str, inspect_name: str) -> Callable[..., InspectTask]
 
 
 @task
+@validate_call
 def table(path: str, kind: TaskKind = "mixed", **settings: Any) -> InspectTask:
     """Any query table: `table:PATH` of `crosslign eval`, or `table:KIND:PATH` for rows without a label."""
-    _check("path", path, str)
-    if kind not in get_args(TaskKind):
-        raise CrosslignError(f"-T kind={kind!r}: it must be one of {', '.join(get_args(TaskKind))}.")
     return _task(f"{TABLE}{path}" if kind == "mixed" else f"{TABLE}{kind}:{path}", **settings)
 
 

@@ -1,11 +1,5 @@
 """Statistics of verdicts: intervals, tests and averages over languages. Pure functions; rates are fractions in [0, 1].
 
-One proportion        Wilson's score interval
-paired proportions    exact McNemar test; Tango's score interval for the difference
-several languages     Holm's correction; the mean over languages, with an interval from a bootstrap over queries
-two judges            Cohen's kappa
-planning              the smallest change that a paired sample shows with 80 % power
-
 **The mean over languages.** `values[i, l]` is the outcome of query i in language l, NaN where there is none. The mean
 is `(1/L) sum_l p_l`, with p_l the mean of the cells of language l. Translations of one query are not independent, so
 whole queries are drawn with replacement: a draw gives query i the weight w_i, `w ~ Multinomial(N, 1/N)`, and

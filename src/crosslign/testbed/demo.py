@@ -26,7 +26,7 @@ from crosslign.testbed.evaluate import MAX_COMPLETION_LENGTH, Reply
 from crosslign.testbed.experiment import Alignment, Experiment, run_experiment
 from crosslign.testbed.judge import ExactFidelity, ExactJudge
 from crosslign.testbed.language import ENGLISH
-from crosslign.testbed.report import report, terminal
+from crosslign.testbed.report import report
 from crosslign.testbed.tables import SETS, TableSizes
 from crosslign.testbed.world import World
 from crosslign.types import Announce, CrosslignError, Query, silent
@@ -69,11 +69,11 @@ def run_demo(
     experiment = run_experiment(
         spec, output_dir, tables=tables, alignment=alignment, cache=cache, overwrite=overwrite, announce=announce
     )
-    write_atomically(output_dir / TEXT, report(experiment, spec.world, alignment.steps))
+    text = report(experiment, spec.world, alignment.steps)
+    write_atomically(output_dir / TEXT, f"{text}\n")
     page = write_folders(experiment, spec.world, alignment.steps)
-    took = f"{alignment.steps} steps in {experiment.seconds:.0f} s"
     return (
-        f"{terminal(experiment, spec.world, alignment.steps)}\n{took}. In words: {output_dir / TEXT}\n"
+        f"{text}\n\n{alignment.steps} steps in {experiment.seconds:.0f} s. This text: {output_dir / TEXT}\n"
         f"Every answer before and after, with intervals: {page}"
     )
 

@@ -10,7 +10,7 @@ from crosslign.evaluation.stats import wilson
 from crosslign.evaluation.tables import MISSING, aligned, number
 from crosslign.storage import versions
 from crosslign.testbed.evaluate import Reply
-from crosslign.testbed.experiment import RESULTS, Experiment
+from crosslign.testbed.experiment import Experiment
 from crosslign.testbed.tables import SetName
 from crosslign.testbed.world import World
 
@@ -51,33 +51,13 @@ def cell(before: Sequence[Reply], after: Sequence[Reply], name: SetName, hit: Ca
     return f"{100 * sum(old) / len(old):3.0f} -> {100 * rate.value:3.0f} {interval}"
 
 
-def rows(experiment: Experiment, world: World) -> list[tuple[str, ...]]:
-    """(language, group, one cell a column), a row for each language."""
-    made = []
+def table(experiment: Experiment, world: World) -> str:
+    """A row for each language: its code, its group and a `cell` for each of `COLUMNS`."""
+    rows: list[tuple[str, ...]] = [("language", "", *(title for title, _, _ in COLUMNS))]
     for code, group in world.groups.items():
         before, after = ([r for r in experiment.replies[s] if r.query.language == code] for s in ("before", "after"))
-        cells = (cell(before, after, name, hit) for _, name, hit in COLUMNS)
-        made.append((code, GROUP_NAMES[group], *cells))
-    return made
-
-
-def terminal(experiment: Experiment, world: World, steps: int) -> str:
-    """The table, how to read it, and the examples."""
-    return "\n\n".join(
-        (
-            f"{steps} steps of on-policy MSD with DPSW, seed {world.seed}:",
-            terminal_table(experiment, world),
-            READING,
-            "The first request of each set, in the first trained language:",
-            examples(experiment, world),
-            LIMITS,
-        )
-    )
-
-
-def terminal_table(experiment: Experiment, world: World) -> str:
-    header = ("language", "", *(title for title, _, _ in COLUMNS))
-    return aligned([header, *rows(experiment, world)], left=range(len(header)))
+        rows.append((code, GROUP_NAMES[group], *(cell(before, after, name, hit) for _, name, hit in COLUMNS)))
+    return aligned(rows, left=range(len(rows[0])))
 
 
 def examples(experiment: Experiment, world: World) -> str:
@@ -97,25 +77,29 @@ def examples(experiment: Experiment, world: World) -> str:
 
 
 def report(experiment: Experiment, world: World, steps: int) -> str:
-    """The text for a terminal, and what the teacher's context and harder requests gave."""
+    """The table, how to read it, what the teacher's context and harder requests gave, and examples."""
     return "\n\n".join(
         (
-            terminal(experiment, world, steps),
+            f"{steps} steps of on-policy MSD with DPSW, seed {world.seed}:",
+            table(experiment, world),
+            READING,
             "The teacher is the same model before alignment, which also sees the English request and its own verdict "
             "on it: alignment leads where it is. Attack success rate in %, means over the languages of a group:",
-            aligned([("requests", "group", "before", "teacher", "after"), *_harder(experiment.results())], left=(0, 1)),
-            f"{RESULTS} holds every rate (see docs/testbed.md), model/ the aligned model with the run's metrics, "
-            f"rollouts and configuration. Made with {', '.join(f'{k} {v}' for k, v in versions().items())} on "
-            f"{platform.machine()}, {platform.system()}.\n",
+            harder_table(experiment.results()),
+            "The first request of each set, in the first trained language:",
+            examples(experiment, world),
+            f"{LIMITS} Made with {', '.join(f'{k} {v}' for k, v in versions().items())} on {platform.machine()}, "
+            f"{platform.system()}.",
         )
     )
 
 
-def _harder(results: dict[str, Any]) -> list[tuple[str, ...]]:
+def harder_table(results: dict[str, Any]) -> str:
+    """Attack success rates of every stage, on plain requests and on harder ones."""
     names = {"harmful": "plain", "held_out": "hazard categories not in alignment", "harder": "wrapped in a story"}
-    made = []
+    rows: list[tuple[str, ...]] = [("requests", "group", "before", "teacher", "after")]
     for name, title in names.items():
         for group, group_name in GROUP_NAMES.items():
-            values = (results["sets"][stage][name][group]["asr"] for stage in ("before", "teacher", "after"))
-            made.append((title, group_name, *map(number, values)))
-    return made
+            values = (number(results["sets"][stage][name][group]["asr"]) for stage in ("before", "teacher", "after"))
+            rows.append((title, group_name, *values))
+    return aligned(rows, left=(0, 1))

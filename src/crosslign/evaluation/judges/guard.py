@@ -3,14 +3,12 @@
 The first well-formed line of each kind counts; what the lines mean is in `guard_formats`. A guard's context is finite:
 a completion that does not fit loses its middle, which its verdict says (`cut`); nothing else is ever cut. What the
 texts may not do to the prompt is in `guard_prompts`.
-
-Not run here: the published guards. Their formats come from their authors' code and from public transcripts (sources in
-`guard_formats`); what is tested are the mechanics, on tiny models with templates of the same shape.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from crosslign.evaluation.judges.base import is_blank
@@ -49,8 +47,7 @@ class GuardJudge:
     ) -> None:
         self.name = f"guard:{format.name}"
         self.format, self.tokenizer = format, tokenizer
-        self._make_sampler = make_sampler
-        self._sampler: Sampler | None = None
+        self._sampler = cache(make_sampler)
         self._lexicon = None if format.says_refusal else LexiconJudge()
         length = min(MAX_LENGTH, tokenizer.model_max_length)
         self._prompts = GuardPrompts(tokenizer, format, length - format.max_new_tokens)
@@ -86,10 +83,8 @@ class GuardJudge:
     def _replies(self, prompts: Sequence[Prompt]) -> list[str]:
         if not prompts:
             return []
-        if self._sampler is None:
-            self._sampler = self._make_sampler()
         greedy = SamplingParameters(temperature=0.0, max_completion_length=self.format.max_new_tokens)
-        completions = self._sampler.sample([prompt.token_ids for prompt in prompts], greedy, seed=0)
+        completions = self._sampler().sample([prompt.token_ids for prompt in prompts], greedy, seed=0)
         return [self.tokenizer.decode(list(c.token_ids), skip_special_tokens=True) for c in completions]
 
     def _verdict(self, item: JudgeItem, prompt: Prompt, reply: str) -> Verdict:

@@ -1,10 +1,4 @@
-"""Judges by name, as they stand on a command line: `lexicon`, `qwen3guard`, `guard:PATH`, `llm:MODEL`.
-
-    lexicon             phrases; a proxy, offline
-    guard:PATH_OR_ID    a guard model; its format is told from its name
-    FORMAT              a published guard of this format (qwen3guard, llama_guard_3, polyguard)
-    FORMAT:PATH_OR_ID   a guard whose name does not tell its format
-    llm:MODEL           a model behind an OpenAI-compatible endpoint
+"""Judges by name, as `crosslign eval --help` lists them: `lexicon`, `qwen3guard`, `guard:PATH`, `llm:MODEL`.
 
 A package adds its own through an entry point `crosslign.judges` (see `crosslign.registry`) that names a class or a
 function. What stands after the colon is its `argument`, if it takes one; `settings` are the `JudgeSettings`.

@@ -6,7 +6,7 @@ version and hash that results state.
 
 # The modules of tasks register them.
 from crosslign.evaluation.tasks import aya, sets, tables, wrapped, xsafety  # noqa: F401
-from crosslign.evaluation.tasks.base import Place, Reading, Source, Task, TaskData, TaskKind, available, get_task, names
+from crosslign.evaluation.tasks.base import Place, Reading, Source, Task, TaskData, TaskKind, get_task, names
 from crosslign.evaluation.tasks.resources import RESOURCE_LEVEL, resource_groups
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "Task",
     "TaskData",
     "TaskKind",
-    "available",
     "get_task",
     "names",
     "resource_groups",

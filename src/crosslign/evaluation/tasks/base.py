@@ -239,11 +239,6 @@ def names() -> tuple[str, ...]:
     return tuple(name for name in registry.names() if name != TABLE_PATH)
 
 
-def available() -> list[Task]:
-    """All tasks, by name. Raises CrosslignError if an installed package's cannot be had."""
-    return [get_task(name) for name in names()]
-
-
 def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     """The task `name`; `table:PATH`, `table:harmful:PATH` or `table:benign:PATH` is a task of a local query table.
 

@@ -16,6 +16,9 @@ POLYGUARD_LANGUAGES = {
     "Hindi": "hi", "Italian": "it", "Japanese": "ja", "Korean": "ko", "Polish": "pl", "Portuguese": "pt",
     "Russian": "ru", "Spanish": "es", "Swedish": "sv", "Thai": "th",
 }  # fmt: skip
+LABELS_SAID: Mapping[str, Label] = {
+    "harmful": "harmful", "unsafe": "harmful", "benign": "benign", "safe": "benign", "unharmful": "benign",
+}  # fmt: skip
 
 
 @registry.register("multijail")
@@ -56,8 +59,7 @@ def pku_saferlhf_multilingual() -> Task:
 def _polyguard_label(record: Mapping[str, object]) -> Label:
     """`prompt_harm_label` is the annotators'; `prompt_label` the same in other words, where that is missing."""
     said = text_of(record.get("prompt_harm_label")).lower() or text_of(record.get("prompt_label")).lower()
-    labels: dict[str, Label] = {"harmful": "harmful", "unsafe": "harmful", "unharmful": "benign", "safe": "benign"}
-    return labels.get(said, "unlabelled")
+    return LABELS_SAID.get(said, "unlabelled")
 
 
 @registry.register("polyguard_prompts")
@@ -81,13 +83,9 @@ def polyguard_prompts() -> Task:
 
 def _xstest_label(record: Mapping[str, object]) -> Label:
     """The contrast prompts are harmful; copies without a column `label` mark them in `type`."""
-    said = text_of(record.get("label")).lower()
-    if said in ("safe", "benign"):
-        return "benign"
-    if said in ("unsafe", "harmful"):
-        return "harmful"
     kind = text_of(record.get("type"))
-    return "unlabelled" if not kind else "harmful" if kind.startswith("contrast_") else "benign"
+    by_kind: Label = "unlabelled" if not kind else "harmful" if kind.startswith("contrast_") else "benign"
+    return LABELS_SAID.get(text_of(record.get("label")).lower(), by_kind)
 
 
 @registry.register("xstest")

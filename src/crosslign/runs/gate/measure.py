@@ -9,12 +9,13 @@ import torch
 
 from crosslign.contexts import ContextBuilder, ContextOverflow
 from crosslign.distillation import write_judgements
-from crosslign.evaluation.fidelity import LanguageFidelity
+from crosslign.evaluation.fidelity import Fidelity, LanguageFidelity
 from crosslign.evaluation.judges.base import Judge
+from crosslign.evaluation.rates import JudgedRow
 from crosslign.rollouts import SamplingParameters
 from crosslign.rollouts.progress import progress
 from crosslign.runs.build import Distillation, autocast
-from crosslign.runs.gate.rates import FIRST_TOKENS, Answer, Divergence, Pair
+from crosslign.runs.gate.rates import FIRST_TOKENS, Divergence, Pair
 from crosslign.runs.prepare import PreparedRun
 from crosslign.types import Completion, Context, JudgeItem, Query, Role, Rollout
 
@@ -38,14 +39,13 @@ def measure(
     A query that is too long for one of the contexts raises ContextOverflow, or is left out if the recipe says so
     (`data.on_overflow`): of all templates if that shows before sampling, which it nearly always does.
     """
-    answering = _Answering(run, made, judge)
+    languages = list(dict.fromkeys(query.language for query in queries))
+    answering = _Answering(run, made, judge, LanguageFidelity(languages, run.config.data.source_language))
     queries = answering.short_enough(templates, queries)
     first = next(iter(templates.values()))
     students = [first.student(query) for query in queries]
     samples = answering.sample("student", students, "student")
     answers = answering.judged(queries, samples, "student")
-    languages = list(dict.fromkeys(query.language for query in queries))
-    fidelity = LanguageFidelity(languages, queries[0].source_language) if queries else None
     result: dict[str, list[Pair]] = {}
     for name, builder in templates.items():
         judgements = answering.judgements(builder, queries, f"{name}: judgement")
@@ -60,19 +60,18 @@ def measure(
             for i, query, context in zip(kept, asked, contexts, strict=True)
         ]
         scores = answering.divergences([r for r in rollouts if r.query.label == "harmful"], f"{name}: divergence")
-        result[name] = []
-        for i, query, reply in zip(kept, asked, replies, strict=True):
-            assert fidelity is not None
-            spoken = fidelity.detect(reply.completion, query.language)
-            result[name].append(Pair(query, answers[i], reply, spoken, scores.get(query.key), judgements[i]))
+        result[name] = [
+            Pair(answers[i], reply, scores.get(reply.query.key), judgements[i])
+            for i, reply in zip(kept, replies, strict=True)
+        ]
     return result
 
 
 class _Answering:
     """What stays the same while several templates are tried."""
 
-    def __init__(self, run: PreparedRun, made: Distillation, judge: Judge) -> None:
-        self.run, self.made, self.judge = run, made, judge
+    def __init__(self, run: PreparedRun, made: Distillation, judge: Judge, fidelity: Fidelity) -> None:
+        self.run, self.made, self.judge, self.fidelity = run, made, judge, fidelity
         self.drop = run.config.data.on_overflow == "drop"
         self.quiet = not run.is_main
 
@@ -138,18 +137,21 @@ class _Answering:
             raise overflow
         logger.warning("left out: %s", overflow)
 
-    def judged(self, queries: Sequence[Query], completions: Sequence[Completion], what: str) -> list[Answer]:
+    def judged(self, queries: Sequence[Query], completions: Sequence[Completion], what: str) -> list[JudgedRow]:
         decode = self.run.tokenizer.decode
         items = [
             JudgeItem(query, decode(list(c.token_ids), skip_special_tokens=True), c.truncated)
             for query, c in zip(queries, completions, strict=True)
         ]
-        answers: list[Answer] = []
+        answers: list[JudgedRow] = []
         with progress(len(items), f"{what}: {self.judge.name}", "verdict", quiet=self.quiet) as bar:
             for start in range(0, len(items), CHUNK):
                 chunk = items[start : start + CHUNK]
-                for item, verdict in zip(chunk, self.judge.judge(chunk), strict=True):
-                    answers.append(Answer(item.completion, item.truncated, verdict))
+                found = zip(chunk, self.judge.judge(chunk), self.fidelity.measure(chunk), strict=True)
+                answers += [
+                    JudgedRow(item.query, verdict, item.truncated, spoken.status, item.completion, spoken.detected)
+                    for item, verdict, spoken in found
+                ]
                 bar.update(len(chunk))
         return answers
 

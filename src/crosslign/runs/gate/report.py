@@ -7,9 +7,10 @@ from typing import Any
 
 from crosslign.evaluation.completions import query_row
 from crosslign.evaluation.judges.base import Judge
+from crosslign.evaluation.rates import JudgedRow
 from crosslign.evaluation.tables import aligned
 from crosslign.languages import english_name
-from crosslign.runs.gate.rates import FIRST_TOKENS, Answer, Pair, best, helps, summary
+from crosslign.runs.gate.rates import FIRST_TOKENS, Pair, best, helps, summary
 from crosslign.runs.prepare import PreparedRun, describe_tables
 from crosslign.storage import Row, versions
 
@@ -157,8 +158,8 @@ def pair_row(template: str, pair: Pair) -> Row:
         "teacher": {
             **_answer_row(pair.teacher),
             "judgement": pair.judgement,
-            "fidelity": pair.fidelity.status,
-            "detected": pair.fidelity.detected,
+            "fidelity": pair.teacher.fidelity,
+            "detected": pair.teacher.detected,
         },
         "flipped": pair.flipped,
         "spoiled": pair.spoiled,
@@ -167,7 +168,7 @@ def pair_row(template: str, pair: Pair) -> Row:
     }
 
 
-def _answer_row(answer: Answer) -> Row:
+def _answer_row(answer: JudgedRow) -> Row:
     return {
         "completion": answer.completion,
         "truncated": answer.truncated,
