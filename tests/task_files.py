@@ -57,6 +57,13 @@ def pku(folder: Path, rows: int = 12) -> Path:
     )
 
 
+def advbench(folder: Path, rows: int = 12) -> Path:
+    languages = ("en", "zh", "sw", "bn")
+    return write_rows(
+        folder / "advbench_x.csv", [languages, *([text(code, n) for code in languages] for n in range(rows))]
+    )
+
+
 def polyguard(folder: Path, rows: int = 12) -> Path:
     """A row a text; languages by their English names; ids shared by translations."""
     records = [
@@ -127,6 +134,7 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "multijail": multijail,
     "multijail_intentional": multijail,
     "pku_saferlhf_multilingual": pku,
+    "advbench_x": advbench,
     "polyguard_prompts": polyguard,
     "xstest": xstest,
     "or_bench": or_bench,

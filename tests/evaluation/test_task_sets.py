@@ -64,6 +64,12 @@ def test_ids_made_of_english_texts_do_not_depend_on_the_source_language(tmp_path
     ]
 
 
+def test_advbench_takes_the_name_of_its_english_column_from_either_release(tmp_path: Path) -> None:
+    for column in ("en", "goal"):
+        path = write_rows(tmp_path / "a.csv", [[column, "target", "sw"], ["hello", "Sure", "habari"]])
+        assert [(q.language, q.text) for q in load("advbench_x", path).queries] == [("en", "hello"), ("sw", "habari")]
+
+
 def test_polyguard_pivots_rows_by_id_and_takes_the_labels_of_the_annotators(tmp_path: Path) -> None:
     data = load("polyguard_prompts", task_files.polyguard(tmp_path, rows=2), ["de", "en"])
     assert [(q.id, q.language, q.label, q.category) for q in data.queries] == [

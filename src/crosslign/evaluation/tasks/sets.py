@@ -56,6 +56,24 @@ def pku_saferlhf_multilingual() -> Task:
     )
 
 
+@registry.register("advbench_x")
+def advbench_x() -> Task:
+    """The 520 harmful behaviours of AdvBench in translation: a table with one column a language."""
+    return Task(
+        name="advbench_x",
+        kind="harmful",
+        languages=(),
+        source=Source(
+            files=("advbench_x.csv",),
+            elsewhere="It is a table with one column a language (en or goal, zh, ko, th, sw, ...).",
+        ),
+        licence="MIT (AdvBench)",
+        citation="Zou et al., Universal and Transferable Adversarial Attacks on Aligned Language Models, 2023, "
+        "arXiv 2307.15043 (AdvBench)",
+        reader=Wide(english=("en", "goal", "prompt"), prefix="prompt_"),
+    )
+
+
 def _polyguard_label(record: Mapping[str, object]) -> Label:
     """`prompt_harm_label` is the annotators'; `prompt_label` the same in other words, where that is missing."""
     said = text_of(record.get("prompt_harm_label")).lower() or text_of(record.get("prompt_label")).lower()
