@@ -150,12 +150,13 @@ def test_extreme_logits_give_finite_values_and_gradients(divergence: str, dtype:
 
 
 @every_divergence
-def test_backward_scales_the_gradient_of_each_position(divergence: str) -> None:
-    student, teacher = logits(16, 3, 5).requires_grad_(), logits(17, 3, 5)
+def test_backward_scales_the_gradient_of_each_position_and_gives_the_teacher_none(divergence: str) -> None:
+    student, teacher = logits(16, 3, 5).requires_grad_(), logits(17, 3, 5).requires_grad_()
     factor = torch.tensor([2.0, 0.0, -0.5], dtype=torch.float64)
     (token_divergence(student, teacher, divergence=divergence) * factor).sum().backward()
     expected = gradient(divergence, student.detach(), teacher) * factor[:, None]
     torch.testing.assert_close(student.grad, expected)
+    assert teacher.grad is None
 
 
 @every_divergence

@@ -31,9 +31,12 @@ def oracle(weighting: str, student: Tensor, teacher: Tensor, top_k: int = 32, te
 @every_weighting
 @pytest.mark.parametrize("top_k", [1, 2, 5, 9, 1000])
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
-def test_weights_equal_the_oracle(weighting: str, top_k: int, temperature: float) -> None:
-    student, teacher = logits(1, 6, 9), logits(2, 6, 9)
+def test_weights_equal_the_oracle_and_are_constants_of_the_graph(
+    weighting: str, top_k: int, temperature: float
+) -> None:
+    student, teacher = logits(1, 6, 9).requires_grad_(), logits(2, 6, 9).requires_grad_()
     ours = token_weight(student, teacher, weighting=weighting, top_k=top_k, temperature=temperature)
+    assert not ours.requires_grad
     torch.testing.assert_close(ours, oracle(weighting, student, teacher, top_k, temperature), rtol=1e-10, atol=1e-12)
 
 
