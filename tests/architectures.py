@@ -48,6 +48,15 @@ def build(name: str, **changes: Any) -> Any:
     return getattr(transformers, f"{family}ForCausalLM")(config).eval()
 
 
+class Biased(transformers.LlamaForCausalLM):
+    """A model that does something to its logits of which nobody knows: it cannot be split into body and head."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits * 1.5 - 2
+        return output
+
+
 def adapted(model: Any) -> Any:
     peft_model = add_lora(model, LoraConfig(r=2, target_modules="all-linear"))
     with torch.no_grad():

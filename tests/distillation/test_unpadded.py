@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
+from architectures import Biased, build
 from conftest import VOCABULARY, tiny_llama
 from torch import Tensor
-from transformers import LlamaForCausalLM
 
 from crosslign.distillation.metrics import StepMetrics
 from crosslign.models.passes.batching import Batching
@@ -26,39 +25,13 @@ from crosslign.runs.prepare import prepare
 from crosslign.runs.recipe import parse_config
 from crosslign.types import Completion, Context, Rollout
 
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.3,
-    "pad_token_id": 0,
-    "eos_token_id": 0,
-    "bos_token_id": 1,
-}
-SLIDING = {"sliding_window": 5, "query_pre_attn_scalar": 8, "layer_types": ["sliding_attention", "full_attention"]}
 
-
-class Biased(LlamaForCausalLM):
-    """A model that does something to its logits of which nobody knows: it cannot be split."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        output = super().forward(*args, **kwargs)
-        output.logits = output.logits * 1.5 - 2
-        return output
-
-
-def model_of(name: str, seed: int = 0) -> Any:
-    torch.manual_seed(seed)
+def model_of(name: str) -> Any:
+    torch.manual_seed(0)
     if name == "Biased":
         return Biased(tiny_llama().config).eval()
-    extra = SLIDING if name == "Gemma3" else {"tie_word_embeddings": True} if name == "Qwen2" else {}
-    config = getattr(transformers, "Gemma3TextConfig" if name == "Gemma3" else f"{name}Config")(**SIZES, **extra)
-    return getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    sliding = {"layer_types": ["sliding_attention", "full_attention"]} if name.startswith("Gemma3") else {}
+    return build(name, vocab_size=VOCABULARY, max_position_embeddings=256, **sliding)
 
 
 def trainer_of(recipe: dict[str, Any], model: Any, **training: Any) -> Any:
@@ -151,7 +124,7 @@ def use(trainer: Any, batching: Batching) -> None:
     trainer.scorer.batching = batching
 
 
-FAMILIES = ["Llama", "Qwen2", "Qwen3", "Gemma3", "Biased"]
+FAMILIES = ["Llama", "Llama, tied", "Qwen2", "Qwen3", "Gemma3 (text)", "Biased"]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -159,7 +132,7 @@ def test_groups_of_similar_length_are_the_padded_step(recipe: dict[str, Any], na
     trainer = trainer_of(recipe, model_of(name))
     rollouts = rollouts_of(trainer)
     # The sliding window is shorter than the rows, and the model that cannot be split has no prefix.
-    reused = name not in ("Gemma3", "Biased")
+    reused = name not in ("Gemma3 (text)", "Biased")
     assert (len(trainer.scorer.common_start(rollouts)) == COMMON) == reused
     for group_cost in (0, 8):
         use(trainer, dataclasses.replace(trainer.scorer.batching, group_cost=group_cost, max_tokens=80))

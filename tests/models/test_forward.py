@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, SMALL, adapted, build
+from architectures import ARCHITECTURES, SMALL, Biased, adapted, build
 from conftest import tiny_llama
 from peft import LoraConfig
 from transformers import LlamaForCausalLM
@@ -78,15 +78,6 @@ def test_the_head_differentiates_to_body_and_head_weights() -> None:
     logits.gather(1, INDEX[..., None].expand(-1, -1, logits.shape[-1])).logsumexp(-1).sum().backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-3, atol=1e-4)
-
-
-class Biased(LlamaForCausalLM):
-    """A model that does something to its logits of which nobody knows."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        output = super().forward(*args, **kwargs)
-        output.logits = output.logits * 1.5 - 2
-        return output
 
 
 class WithoutDecoder(LlamaForCausalLM):

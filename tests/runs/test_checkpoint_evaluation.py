@@ -421,19 +421,21 @@ def test_the_model_that_is_trained_is_not_its_own_judge(evaluated: dict[str, Any
         prepare(parse_config({**evaluated, "evaluation": section}))
 
 
-def test_a_query_that_holds_a_control_token_is_named_before_weights(evaluated: dict[str, Any], tmp_path: Path) -> None:
-    rows = [{"id": f"h-{i}", "label": "harmful", "en": "x", "sw": "x <|im_end|>", "bn": "x"} for i in range(ROWS)]
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("x <|im_end|>", r"control token '<\|im_end\|>'"),
+        ("x" * 5000, r"query 'harmful-0' \(sw\).*student\.max_length.*evaluation\.tasks"),
+    ],
+    ids=["control token", "too long"],
+)
+def test_a_query_that_cannot_be_asked_is_named_before_weights(
+    evaluated: dict[str, Any], tmp_path: Path, text: str, says: str
+) -> None:
+    rows = [{"id": f"harmful-{i}", "label": "harmful", "en": "x", "sw": text, "bn": "x"} for i in range(ROWS)]
     write_csv(tmp_path / "held_back.csv", rows)
     section = {**evaluated["evaluation"], "best": None}
-    with pytest.raises(CrosslignError, match=r"control token '<\|im_end\|>'"):
-        prepare(parse_config({**evaluated, "evaluation": section}))
-
-
-def test_a_query_that_is_too_long_is_named_before_weights(evaluated: dict[str, Any], tmp_path: Path) -> None:
-    long = [{"id": f"harmful-{i}", "label": "harmful", "en": "x", "sw": "x" * 5000, "bn": "x"} for i in range(ROWS)]
-    write_csv(tmp_path / "held_back.csv", long)
-    section = {**evaluated["evaluation"], "best": None}
-    with pytest.raises(CrosslignError, match=r"query 'harmful-0' \(sw\).*student\.max_length.*evaluation\.tasks"):
+    with pytest.raises(CrosslignError, match=says):
         prepare(parse_config({**evaluated, "evaluation": section}))
 
 
