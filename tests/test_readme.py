@@ -21,7 +21,8 @@ from crosslign.data.load import TableSpec, require_table
 from crosslign.distillation import Strategy
 from crosslign.evaluation.judges.base import Judge
 from crosslign.runs.prepare import prepare
-from crosslign.runs.recipe import load_recipe, merged, parse_config, parse_yaml, read_recipe
+from crosslign.runs.recipe import load_recipe, merged, parse_config, read_recipe
+from crosslign.untrusted import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 MODEL = "Qwen/Qwen2.5-7B-Instruct"

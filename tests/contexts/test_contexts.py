@@ -366,11 +366,13 @@ def test_template_that_is_neither_shipped_nor_a_file_lists_the_shipped_ones() ->
     )
 
 
-@pytest.mark.parametrize("data", [b"messages: [", b"messages: \xff"], ids=["yaml", "utf-8"])
-def test_template_file_that_cannot_be_read_is_named(tmp_path: Path, data: bytes) -> None:
+@pytest.mark.parametrize(
+    ("data", "message"), [(b"messages: [", "not valid YAML: "), (b"messages: \xff", "invalid UTF-8 in line 1.")]
+)
+def test_template_file_that_cannot_be_read_is_named(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_bytes(data)
-    assert refusal(load_teacher_template, str(path)).startswith(f"{path}: not a readable YAML template: ")
+    assert refusal(load_teacher_template, str(path)).startswith(f"{path}: {message}")
 
 
 @pytest.mark.parametrize("content", ["{}", "{0}", "{query.text}", "{query!r}", "{query:>9}", "{query[0]}"])

@@ -11,8 +11,9 @@ import yaml
 from pydantic import BaseModel
 
 from crosslign.runs.config import RunConfig
-from crosslign.runs.recipe import describe, dump, override, parse_config, parse_yaml, read_recipe
+from crosslign.runs.recipe import describe, dump, override, parse_config, read_recipe
 from crosslign.types import CrosslignError
+from crosslign.untrusted import parse_yaml
 
 
 def raw(**sections: Any) -> dict[str, Any]:
@@ -204,7 +205,7 @@ def test_recipe_itself_is_left_as_it_was() -> None:
         (["--seed", "1", "--x.y"], "the flag --x.y has no value."),
         (["seed", "1"], "unexpected argument 'seed'; configuration flags look like --section.key value."),
         (["-seed", "1"], "unexpected argument '-seed'; configuration flags look like --section.key value."),
-        (["--data.languages", "[zh"], "the value of --data.languages is not valid YAML: "),
+        (["--data.languages", "[zh"], "--data.languages: not valid YAML: "),
         (["--data.tables.1.path", "x"], "--data.tables.1.path: '1' is no index of a list of 1."),
         (["--data.tables.first.path", "x"], "--data.tables.first.path: 'first' is no index of a list of 1."),
         (["--data.tables.-1.path", "x"], "is no index of a list of 1."),
@@ -241,8 +242,8 @@ def test_recipe_is_read_as_a_mapping(tmp_path: Path) -> None:
 
 def test_recipe_that_is_missing_or_a_folder_is_named_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "no.yaml"
-    assert recipe_refusal(path) == f"{path}: the recipe cannot be read: No such file or directory."
-    assert recipe_refusal(tmp_path) == f"{tmp_path}: the recipe cannot be read: Is a directory."
+    assert recipe_refusal(path) == f"{path}: cannot be read: No such file or directory."
+    assert recipe_refusal(tmp_path) == f"{tmp_path}: cannot be read: it is a folder, not a file."
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text", "3"])
@@ -259,7 +260,7 @@ def test_recipe_that_is_no_yaml_is_named_with_the_line(tmp_path: Path) -> None:
     assert message.startswith(f"{path}: not valid YAML: ")
     assert re.search(r"line [23]", message)
     path.write_bytes(b"model: \xff\n")
-    assert recipe_refusal(path).startswith(f"{path}: not valid YAML: ")
+    assert recipe_refusal(path) == f"{path}: invalid UTF-8 in line 1. Save the file as UTF-8."
 
 
 def test_recipe_cannot_make_python_objects(tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from crosslign.cli.common import (
     comma_list,
     loading_arguments,
@@ -19,6 +17,7 @@ from crosslign.cli.common import (
     say,
 )
 from crosslign.types import CrosslignError, nearest
+from crosslign.untrusted import parse_yaml
 
 EVAL_EPILOG = """\
 Safety and over-refusal of a model, before and after:
@@ -230,10 +229,7 @@ def _tasks(names: Sequence[str], paths: Sequence[str], options: Sequence[Sequenc
             raise CrosslignError(f"--task-path: {text!r} is not TASK=FILE.")
         of(name, "--task-path")["path"] = path
     for name, key, value in options:
-        try:
-            of(name, "--task-option")["options"][key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise CrosslignError(f"--task-option {name} {key}: {value!r} is no YAML: {error}") from error
+        of(name, "--task-option")["options"][key] = parse_yaml(value, f"--task-option {name} {key}")
     return [found[name] for name in names]
 
 

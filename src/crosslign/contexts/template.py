@@ -14,10 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from crosslign.languages import english_name
 from crosslign.types import CrosslignError, Message, Query, nearest
+from crosslign.untrusted import parse_yaml, read_text
 
 FIELDS = ("query", "source_query", "language", "source_language", "judgement")
 JudgementMode = Literal["none", "generated"]
@@ -109,17 +108,13 @@ def load_teacher_template(spec: str | Mapping[str, Any]) -> TeacherTemplate:
         return _parse_teacher(spec, "custom")
     if spec in BUILTIN_TEACHERS:
         text = resources.files("crosslign.contexts").joinpath("templates", f"{spec}.yaml").read_text(encoding="utf-8")
-        return _parse_teacher(yaml.safe_load(text), spec)
+        return _parse_teacher(parse_yaml(text), spec)
     path = Path(spec)
-    if not path.is_file():
+    if not path.exists():
         raise CrosslignError(
             f"teacher.template: {spec!r} is neither a shipped template ({', '.join(BUILTIN_TEACHERS)}) nor a file."
         )
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CrosslignError(f"{path}: not a readable YAML template: {error}") from error
-    return _parse_teacher(raw, str(path))
+    return _parse_teacher(parse_yaml(read_text(path), path), str(path))
 
 
 def _parse_teacher(raw: Any, name: str) -> TeacherTemplate:

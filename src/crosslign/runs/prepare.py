@@ -25,9 +25,9 @@ from crosslign.runs.arguments import training_arguments
 from crosslign.runs.checkpoint_evaluation import Plan, make_plan
 from crosslign.runs.config import RunConfig
 from crosslign.runs.evaluate import checked_judges
-from crosslign.runs.folder import RunFolder
+from crosslign.runs.folder import CONFIG, RunFolder
 from crosslign.runs.gate.queries import queries_to_probe
-from crosslign.runs.recipe import parse_config, parse_yaml
+from crosslign.runs.recipe import parse_config, read_recipe
 from crosslign.types import CrosslignError, Query
 
 logger = logging.getLogger(__name__)
@@ -237,17 +237,16 @@ def _check_lengths(
 
 
 def _check_same_run(config: RunConfig, folder: RunFolder) -> None:
-    try:
-        text = (folder.path / "config.yaml").read_text(encoding="utf-8")
-    except OSError as error:
-        raise CrosslignError(f"{folder.path}: config.yaml is missing, so the run cannot be resumed.") from error
+    written = folder.path / CONFIG
+    if not written.exists():
+        raise CrosslignError(f"{folder.path}: {CONFIG} is missing, so the run cannot be resumed.")
     # Checked like a recipe, so that a key which is newer than the run has its default there too.
-    before = parse_config(parse_yaml(text), f"{folder.path / 'config.yaml'}").model_dump(mode="json")
+    before = parse_config(read_recipe(written), str(written)).model_dump(mode="json")
     now = config.model_dump(mode="json")
     for section in now:
         if section not in RESUMABLE_CHANGES and now[section] != before.get(section):
             raise CrosslignError(
                 f"{folder.path}: {section} differs from the run that is to be resumed "
                 f"(then: {before.get(section)}; now: {now[section]}). Resume with the old recipe, "
-                f"{folder.path / 'config.yaml'}, or start anew in another output_dir."
+                f"{written}, or start anew in another output_dir."
             )

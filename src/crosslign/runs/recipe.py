@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -14,34 +13,14 @@ from pydantic import BaseModel, ValidationError
 
 from crosslign.runs.config import RunConfig, Section
 from crosslign.types import CrosslignError, nearest
+from crosslign.untrusted import parse_yaml, read_text
 
 AnySection = TypeVar("AnySection", bound=Section)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-5 as text; a learning rate wants the number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$"),
-    list("-+0123456789"),
-)
-
-
-def parse_yaml(text: str) -> Any:
-    """Safe YAML in which `1e-5` is a number."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
-
-
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """The mapping in a recipe file. Raises CrosslignError if it is missing or not a YAML mapping."""
-    try:
-        raw = parse_yaml(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CrosslignError(f"{path}: the recipe cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CrosslignError(f"{path}: not valid YAML: {error}") from error
+    raw = parse_yaml(read_text(Path(path)), path)
     if not isinstance(raw, dict):
         raise CrosslignError(f"{path}: a recipe is a mapping of sections such as 'model:' and 'data:'.")
     return raw
@@ -85,11 +64,7 @@ def override(raw: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]
             if not queue:
                 raise CrosslignError(f"the flag {flag} has no value.")
             text = queue.pop(0)
-        try:
-            value = parse_yaml(text)
-        except yaml.YAMLError as error:
-            raise CrosslignError(f"the value of {flag} is not valid YAML: {error}") from error
-        _put(result, _keys(key), value, flag)
+        _put(result, _keys(key), parse_yaml(text, flag), flag)
     return result
 
 

@@ -1,0 +1,191 @@
+"""What comes from outside and is not trusted: files on their way in, text on its way to a terminal or a log.
+
+Every limit is far beyond what real work needs, and an environment variable raises it (`LIMITS`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crosslign.types import CrosslignError
+
+# CROSSLIGN_MAX_<name> in the environment sets another value.
+LIMITS = {
+    "FILE_MB": 2_000,  # a table, or another file that is read whole
+    "ROWS": 1_000_000,  # of a table
+    "CELL_CHARACTERS": 10_000_000,  # of one cell of a table
+    "CONFIG_KB": 1_000,  # a recipe, a template, a record or another file of settings
+    "CONFIG_VALUES": 100_000,  # in such a file, with what its aliases stand for
+    "DEPTH": 64,  # of lists and mappings within each other
+    "TEMPLATE_SECONDS": 10,  # in which a chat template must render a message
+}
+
+# What can command a terminal or turn its text around. Joiners stay: Hindi, Persian and emoji need them.
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def limit(name: str) -> int:
+    """The limit of this name. Raises CrosslignError if the environment sets it to no positive whole number."""
+    variable = f"CROSSLIGN_MAX_{name}"
+    text = os.environ.get(variable, "")
+    if not text:
+        return LIMITS[name]
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 16 and int(text) > 0):
+        raise CrosslignError(f"{variable}: {text[:40]!r} is no positive whole number.")
+    return int(text)
+
+
+def too_much(where: object, what: str, name: str) -> CrosslignError:
+    """The error for what is beyond a limit: `what` says how much there is, such as "has 3000000 rows"."""
+    return CrosslignError(f"{where}: {what}; at most {limit(name)} are read. CROSSLIGN_MAX_{name} sets another limit.")
+
+
+def too_deep(where: object) -> CrosslignError:
+    return CrosslignError(
+        f"{where}: lists and mappings lie more than {limit('DEPTH')} deep within each other. CROSSLIGN_MAX_DEPTH sets "
+        "another limit."
+    )
+
+
+def shown(text: str) -> str:
+    r"""Text as a terminal or a log may show it: escape sequences and other control characters stand as `\x1b`.
+
+    So do direction marks, line separators and lone surrogates. Line breaks and tabs stay.
+    """
+    return _COMMANDS.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match.group().encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def read_bytes(path: Path, name: str = "CONFIG_KB") -> bytes:
+    """What a regular file holds; `name` is the limit of its size, FILE_MB or CONFIG_KB.
+
+    Raises CrosslignError if it cannot be read, is no regular file, or is larger.
+    """
+    unit = {"FILE_MB": 1_000_000, "CONFIG_KB": 1_000}[name]
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise CrosslignError(f"{path}: cannot be read: it is {_kind(found.st_mode)}, not a file.")
+        if found.st_size > limit(name) * unit:
+            raise too_much(path, f"has {-(-found.st_size // unit)} {name[-2:]}", name)
+        return path.read_bytes()
+    except OSError as error:
+        raise CrosslignError(f"{path}: cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # a name with a null character
+        raise CrosslignError(f"{str(path)!r}: cannot be read: {error}.") from error
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def read_text(path: Path, name: str = "CONFIG_KB") -> str:
+    """`read_bytes` as UTF-8 text, without a byte order mark, with "\\n" as line ends."""
+    data = read_bytes(path, name)
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise CrosslignError(f"{path}: invalid UTF-8 in line {line}. Save the file as UTF-8.") from error
+
+
+def parse_json(text: str, where: object) -> Any:
+    """Raises CrosslignError, which begins with `where`, for what is no JSON or too deep."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise too_deep(where) from error
+    except ValueError as error:  # no JSON, or a number of thousands of digits
+        raise CrosslignError(f"{where}: not JSON: {str(error).splitlines()[0]}.") from error
+    if text.count("[") + text.count("{") > limit("DEPTH"):
+        _check_depth(value, where)
+    return value
+
+
+def _check_depth(value: Any, where: object) -> None:
+    level, depth = [value], 0
+    while level := [
+        child
+        for item in level
+        if isinstance(item, (dict, list))
+        for child in (item.values() if isinstance(item, dict) else item)
+    ]:
+        depth += 1
+        if depth > limit("DEPTH"):
+            raise too_deep(where)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of settings. Raises CrosslignError if it cannot be read, or holds something else."""
+    value = parse_json(read_text(path), path)
+    if not isinstance(value, dict):
+        raise CrosslignError(f"{path}: expected a JSON object, found {type(value).__name__}.")
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-5 as text; a learning rate wants the number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$"),
+    list("-+0123456789"),
+)
+
+
+def parse_yaml(text: str, where: object = "the text") -> Any:
+    """Safe YAML in which `1e-5` is a number.
+
+    Raises CrosslignError, which begins with `where`, for what is no YAML, refers to itself, is too deep, or stands for
+    too many values: an alias counts as often as it is used.
+    """
+    if len(text) > limit("CONFIG_KB") * 1000:
+        raise too_much(where, f"has {len(text) // 1000} KB", "CONFIG_KB")
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _values(node, {}, 0, where) > limit("CONFIG_VALUES"):
+            raise too_much(where, "aliases stand for too many values", "CONFIG_VALUES")
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise too_deep(where) from error
+    except yaml.MarkedYAMLError as error:
+        at = error.problem_mark or error.context_mark
+        line = "" if at is None else f" (line {at.line + 1}, column {at.column + 1})"
+        raise CrosslignError(f"{where}: not valid YAML: {error.problem or error.context}{line}.") from error
+    except (yaml.YAMLError, ValueError) as error:  # also a number of thousands of digits, or the 40th of May
+        raise CrosslignError(f"{where}: not valid YAML: {str(error).splitlines()[0]}.") from error
+
+
+def _values(node: yaml.Node, known: dict[int, int | None], depth: int, where: object) -> int:
+    """How many values a node stands for. `known` has those that were counted, None for those that are being counted."""
+    if id(node) in known:
+        count = known[id(node)]
+        if count is None:
+            line = node.start_mark.line + 1
+            raise CrosslignError(f"{where}: not valid YAML: what begins in line {line} contains itself.")
+        return count
+    if depth > limit("DEPTH"):
+        raise too_deep(where)
+    known[id(node)] = None
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        children = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    known[id(node)] = count = 1 + sum(_values(child, known, depth + 1, where) for child in children)
+    return count
