@@ -68,11 +68,10 @@ def training_arguments(section: Mapping[str, Any], *, output_dir: str, seed: int
             f"{arguments.n_gpu} GPUs are visible to one process. Start one process for each GPU: "
             "`accelerate launch -m crosslign.cli train RECIPE`, or choose one with CUDA_VISIBLE_DEVICES=0."
         )
-    if arguments.deepspeed or arguments.fsdp:
-        raise CrosslignError(
-            "training: deepspeed and fsdp are not supported yet: the frozen teacher and sampling need whole weights. "
-            "Use data parallelism (accelerate launch) with LoRA."
-        )
+    if arguments.fsdp:
+        # Otherwise gradients that wait for the end of an accumulation window would be whole on every process.
+        waiting = arguments.accelerator_config.gradient_accumulation_kwargs or {}
+        arguments.accelerator_config.gradient_accumulation_kwargs = {**waiting, "sync_each_batch": True}
     return arguments
 
 
