@@ -17,7 +17,7 @@ import copy
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from crosslign.models.passes.batching import Batching
 from crosslign.models.passes.collate import completion_mask
 from crosslign.models.passes.grouping import MIN_PREFIX, common_prefix
 from crosslign.models.passes.prefix import shared_prefix
-from crosslign.models.sharding import as_forward, reshard
+from crosslign.models.sharding import as_forward, gathered_output
 from crosslign.objective import Objective, WeightedDivergence, Weighting
 from crosslign.objective.head import Head, described
 from crosslign.types import Rollout
@@ -96,11 +96,16 @@ class Scorer:
     ) -> tuple[WeightedDivergence, Tensor]:
         """The same within the forward pass of `wrapped`, the wrapper that trains `student`, or the student itself."""
 
-        def score(model: Any) -> tuple[WeightedDivergence, Tensor]:
-            hidden = self._teacher_hidden_at_once(rollouts) if teacher_hidden is None else teacher_hidden
-            return self(model, rollouts, hidden, sequences)
+        found: list[tuple[WeightedDivergence, Tensor]] = []
 
-        return as_forward(wrapped, student, score)
+        def score(model: Any) -> Tensor:
+            hidden = self._teacher_hidden_at_once(rollouts) if teacher_hidden is None else teacher_hidden
+            found.append(self(model, rollouts, hidden, sequences))
+            return found[0][0].loss  # wrappers look for tensors in what a forward pass returns
+
+        loss = as_forward(wrapped, student, score)
+        result, mask = found[0]
+        return dataclasses.replace(result, loss=loss), mask
 
     def weighing(self, weighting: Weighting) -> Scorer:
         """The same scorer with another weighting; divergences do not depend on it."""
@@ -166,11 +171,10 @@ class Scorer:
 
     @contextmanager
     def _teacher_head(self) -> Iterator[Head]:
-        with self.teacher.view() as frozen:
-            head = self.split.head(frozen)
-        yield head if described(head) else self._head_inside_view
-        if not self.teacher.shared:
-            reshard(frozen)
+        with nullcontext() if self.teacher.shared else gathered_output(self.teacher.model):
+            with self.teacher.view() as frozen:
+                head = self.split.head(frozen)
+            yield head if described(head) else self._head_inside_view
 
     def _head_inside_view(self, hidden: Tensor) -> Tensor:
         # A head that is no plain layer may carry an adapter, which only the view takes off.

@@ -141,6 +141,21 @@ def prepare_frozen(accelerator: Any, model: Any) -> Any:
     return prepared
 
 
+@contextmanager
+def gathered_output(model: Any) -> Iterator[None]:
+    """Inside the block the output layer of a model that is not trained is whole, outside of its forward pass."""
+    layer = model.get_output_embeddings()
+    weights = [p for p in layer.parameters() if hasattr(p, "ds_id")] if layer is not None else []
+    if weights:
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(weights):
+            yield
+    else:
+        yield
+        reshard(model)  # FSDP2 has gathered it when it was asked for
+
+
 def reshard(model: Any) -> None:
     """Let go of what was gathered for a forward pass without a backward pass."""
     for module in model.modules():

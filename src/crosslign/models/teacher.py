@@ -53,22 +53,22 @@ class FrozenTeacher:
                 logging.getLogger(__name__).warning(
                     "teacher.dtype has no effect with LoRA: the teacher is the base model itself."
                 )
-            self._model = student
+            self.model = student
         else:
-            self._model = copy.deepcopy(student).requires_grad_(False).eval()
+            self.model = copy.deepcopy(student).requires_grad_(False).eval()
             if dtype is not None:
-                self._model.to(dtype)
-        self._wrapped = self._model
+                self.model.to(dtype)
+        self._wrapped = self.model
         self.fingerprint = self._now = self._measure()
 
     @contextmanager
     def view(self) -> Iterator[Any]:
         with torch.no_grad():
             if self.shared:
-                with self._model.disable_adapter():
-                    yield self._model
+                with self.model.disable_adapter():
+                    yield self.model
             else:
-                yield self._model
+                yield self.model
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -91,8 +91,8 @@ class FrozenTeacher:
         but where the weights were cast meanwhile.
         """
         if not self.shared:
-            self._wrapped = prepare(self._model)
-            self._model = getattr(self._wrapped, "module", self._wrapped)  # DeepSpeed's engine has it inside
+            self._wrapped = prepare(self.model)
+            self.model = getattr(self._wrapped, "module", self._wrapped)  # DeepSpeed's engine has it inside
         self._now = self._measure()
 
     def check(self) -> None:
@@ -106,8 +106,8 @@ class FrozenTeacher:
             )
 
     def _measure(self) -> str:
-        reshard(self._model)  # what a forward pass has gathered would count once for every process
-        return fingerprint(self._model)
+        reshard(self.model)  # what a forward pass has gathered would count once for every process
+        return fingerprint(self.model)
 
 
 def fingerprint(model: torch.nn.Module) -> str:
