@@ -83,18 +83,21 @@ def whole(wrapped: Any) -> Iterator[None]:
 def _whole_zero3(engine: Any) -> Iterator[None]:
     import deepspeed
 
-    # As TRL does: the hooks would gather and let go of each layer's weights in every forward pass, of which the
-    # processes make different numbers.
+    # Much as TRL does: the hooks would gather and let go of each layer's weights in every forward pass, and wait for
+    # the other processes at the beginning of each, of which they make different numbers.
     offload = getattr(engine.optimizer, "parameter_offload", engine.optimizer)
     with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
         for parameter in engine.module.parameters():
             parameter.ds_active_sub_modules.clear()
-        for hook in (*offload.forward_hooks, *offload.backward_hooks):
+        for hook in (offload.fwd_pre_hook, *offload.forward_hooks, *offload.backward_hooks):
             hook.remove()
         offload.forward_hooks, offload.backward_hooks = [], []
         try:
             yield
         finally:
+            offload.fwd_pre_hook = offload.module.register_forward_pre_hook(
+                lambda *_: offload.get_param_coordinator().reset_step()
+            )
             offload._register_deepspeed_module(offload.module)
 
 

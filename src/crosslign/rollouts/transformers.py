@@ -86,6 +86,7 @@ class TransformersSampler:
             input_ids=input_ids,
             attention_mask=attention_mask,
             generation_config=config,
+            synced_gpus=False,  # each process samples by itself: it has all weights, also of a sharded model
             **self._prefill(model, prompts),
         )
         width = input_ids.shape[1]
