@@ -15,12 +15,13 @@ import yaml
 from commands import COMMANDS
 from conftest import small_recipe, write_csv
 from hostile_recipes import RECIPES
+from hostile_tables import TABLES
 from inputs import Hostile
 
 from crosslign.cli import main
 from crosslign.storage import file_sha256
 
-HOSTILE: dict[str, list[Hostile]] = {"recipe": RECIPES}
+HOSTILE: dict[str, list[Hostile]] = {"recipe": RECIPES, "table": TABLES}
 SECONDS, BYTES = 20, 2 << 30  # that a command may take, and that it may add to the process
 MOST_LINES = 12  # of an error; a recipe may have several mistakes, each with its line
 CASES = [
