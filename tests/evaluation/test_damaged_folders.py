@@ -14,7 +14,8 @@ from evaluations import Phrase, Table, task
 
 from crosslign.evaluation import stages
 from crosslign.evaluation.folder import check_folder, compare, read_folder, report
-from crosslign.evaluation.stages import Evaluation, folder_name, run
+from crosslign.evaluation.stages import ANSWERS, Evaluation, folder_name, run
+from crosslign.evaluation.stats import wilson
 from crosslign.storage import FINISHED
 from crosslign.types import OUTCOMES, CrosslignError
 
@@ -183,6 +184,20 @@ def test_edited_results_are_not_believed(good: tuple[Path, dict[str, Any]], tmp_
     assert "results.json: says other numbers than the rows of its stages" in note
     evaluated(folder)
     assert read_folder(folder).notes == ()
+
+
+def test_utility_is_counted_from_its_answers(good: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder = tmp_path / "evaluation"
+    shutil.copytree(good[0], folder)
+    answers = [{"task": "mgsm", "language": "en", "correct": i < 3} for i in range(12)]
+    (folder / ANSWERS).write_text("".join(json.dumps(row) + "\n" for row in answers) + '{"task": "mg', encoding="utf-8")
+    right = {"metric": "exact_match", **wilson(3, 12).percent(), "n": 12}
+    for value, notes in ((25.0, 0), (90.0, 1)):
+        results = {**good[1], "utility": {"mgsm": {"en": {**right, "value": value}, "sw": right}}}
+        (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+        finished = read_folder(folder)
+        assert finished.results["utility"] == {"mgsm": {"en": right, "sw": right}}
+        assert len(finished.notes) == notes
 
 
 def test_what_was_interrupted_or_extended_is_no_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from crosslign.evaluation.rates import JudgedRow, Kind
 from crosslign.evaluation.report import Transcript, write_report
 from crosslign.evaluation.results import SCHEMA_VERSION, comparison_task, evaluation_task
 from crosslign.evaluation.stages import (
+    ANSWERS,
     COMPLETIONS,
     FIDELITY,
     REPORT,
@@ -26,7 +27,8 @@ from crosslign.evaluation.stages import (
     verdicts_name,
     write_results,
 )
-from crosslign.storage import Row, RowFile, is_empty, key_of
+from crosslign.evaluation.stats import wilson
+from crosslign.storage import Row, RowFile, is_empty, key_of, read_rows
 from crosslign.types import CrosslignError
 from crosslign.untrusted import read_json
 
@@ -103,7 +105,8 @@ def read_folder(path: Path) -> Finished:
         "made anew, delete it and run crosslign eval again."
         for name in edited
     ]
-    if _rounded(counted) != _rounded(results["tasks"]):
+    utility = _utility(path, results.get("utility", {}))
+    if _rounded([counted, utility]) != _rounded([results["tasks"], results.get("utility", {})]):
         notes.append(
             f"{path / RESULTS}: says other numbers than the rows of its stages, which are counted here. Run crosslign "
             "eval again to have it written anew."
@@ -111,7 +114,8 @@ def read_folder(path: Path) -> Finished:
     manifest.pop("edited", None)
     if edited:
         manifest["edited"] = edited
-    return Finished(path, {**results, "manifest": manifest, "tasks": counted}, tasks, tuple(notes))
+    shown = {**results, "manifest": manifest, "tasks": counted}
+    return Finished(path, {**shown, "utility": utility} if utility else shown, tasks, tuple(notes))
 
 
 def _stage_files(folder: Path, judges: Iterable[str]) -> list[RowFile]:
@@ -132,7 +136,23 @@ def _judged_rows(files: Sequence[RowFile]) -> list[dict[str, JudgedRow]]:
     ]
 
 
-def _rounded(tasks: Mapping[str, Any]) -> Any:
+def _utility(path: Path, stated: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Utility as the answers give it, where they are there."""
+    correct: dict[tuple[Any, Any], list[bool]] = {}
+    for row in read_rows(path / ANSWERS):
+        correct.setdefault((str(row.get("task")), str(row.get("language"))), []).append(row.get("correct") is True)
+    return {
+        name: {
+            code: {**cell, **wilson(sum(found), len(found)).percent(), "n": len(found)}
+            if (found := correct.get((name, code)))
+            else cell
+            for code, cell in languages.items()
+        }
+        for name, languages in stated.items()
+    }
+
+
+def _rounded(tasks: Any) -> Any:
     """As JSON gives it back, without the digits in which two machines may differ."""
     return json.loads(json.dumps(tasks), parse_float=lambda text: round(float(text), 6))
 

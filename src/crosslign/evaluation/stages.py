@@ -21,6 +21,7 @@ from crosslign.storage import Row, RowFile, digest, key_of, write_atomically
 from crosslign.types import OUTCOMES, Announce, JudgeItem, Verdict, silent
 
 COMPLETIONS, FIDELITY = "completions.jsonl", "fidelity.jsonl"
+ANSWERS = "utility-answers.jsonl"  # written by `utility`
 RESULTS, TABLE, CARD, REPORT = "results.json", "results.csv", "results.md", "report.html"
 CHUNK = 64  # rows that a judge gets at a time: what an interruption can lose
 # What a verdict depends on besides the judge.

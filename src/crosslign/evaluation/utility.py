@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from crosslign.evaluation.stages import ANSWERS
 from crosslign.evaluation.stats import wilson
 from crosslign.evaluation.utility_tasks import DIGITS_FILTER, GeneratedTask, ascii_numbers, tasks_folder, write_tasks
 from crosslign.models import causal_lm, evaluating, token_ids
@@ -28,7 +29,7 @@ from crosslign.types import Announce, CrosslignError, cause, nearest, silent
 from crosslign.untrusted import read_json
 
 MAX_NEW_TOKENS = 512  # lm-eval's own limit of 256 cuts worked solutions off in scripts with many tokens a word
-FILE, ANSWERS = "utility.json", "utility-answers.jsonl"
+FILE = "utility.json"
 
 Cell = dict[str, Any]
 
