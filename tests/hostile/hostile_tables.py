@@ -133,7 +133,7 @@ TABLES = [
     Hostile("xlsx of 600 MB", _sheet(_HEADER, more=b" " * 600_000_000), UNPACKED, only=READERS),
     Hostile("xlsx entities", _sheet(_HEADER + _LAUGHING, _LAUGHS + "]>"), ("cannot be read as an Excel sheet",)),
     Hostile("xlsx row of a billion", _sheet(_HEADER + '<row r="999999999"/>'), ROWS, only=READERS),
-    Hostile("xlsx wide rows", _sheet("".join(_row(n, "ZZZ") for n in range(1, 5000))), UNPACKED, only=READERS),
+    Hostile("xlsx wide rows", _sheet("".join(_row(n, "ZZZ") for n in range(1, 5000))), ("18278 columns",)),
     Hostile(
         "xlsx number of 10,000 digits",
         _sheet(f'{_HEADER}<row r="2"><c r="A2"><v>{"9" * 10_000}</v></c></row>'),

@@ -183,8 +183,6 @@ def _read_sheet(data: bytes, name: str) -> Records:
     if not rows:
         raise CrosslignError(f"{name}: the file is empty.")
     names = [n.strip() for n in rows[0]]
-    while names and not names[-1]:  # formatted but empty columns at the right
-        names.pop()
     # read-only sheets give short rows where the cells at their end are empty
     return [(n, dict(zip(names, [*row, *[""] * len(names)], strict=False))) for n, row in enumerate(rows[1:], 1)], names
 
@@ -212,6 +210,9 @@ def _sheet(data: bytes, name: str) -> list[list[str]]:
             row = [_cell_text(value) for value in values]
             size += sum(len(text) + 8 for text in row)
             _check_unpacked(size, name)
+            while row and not row[-1].strip():  # formatted but empty columns at the right
+                row.pop()
+            check_columns(row, name)
             rows.append(row)
     except CrosslignError:
         raise

@@ -69,7 +69,7 @@ def check_folder(path: Path, kind: Literal["evaluation", "comparison"]) -> None:
 
 
 def read_folder(path: Path) -> Finished:
-    """Counts from the rows of the stages; what `results.json` says of them is only compared.
+    """A finished evaluation; counts from the rows of the stages; what `results.json` says of them is only compared.
 
     Raises CrosslignError if the folder holds no finished evaluation of ours, or rows are missing that were counted.
     """
@@ -170,12 +170,14 @@ def _read_results(path: Path) -> dict[str, Any]:
     if kind == "comparison":
         raise CrosslignError(f"{path}: is a comparison; crosslign compare writes its page with its results.")
     if kind != "evaluation" or version != SCHEMA_VERSION:
-        raise CrosslignError(f"{path / RESULTS}: is a {kind} of schema {version}, not an evaluation of schema 1.")
+        raise CrosslignError(
+            f"{path / RESULTS}: is a {kind!s:.40} of schema {version!s:.40}, not an evaluation of schema 1."
+        )
     try:
         _Results.model_validate(results, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
+        place = ".".join(map(str, first["loc"]))[:200]
         raise CrosslignError(
             f"{path / RESULTS}: is damaged ({place}: {first['msg']}). Run crosslign eval again to have it written anew."
         ) from error
