@@ -22,6 +22,15 @@ def _recipe_flags(given: Inputs) -> list[str]:
     return [part for flag, kind in flags.items() for part in (f"--{flag}", str(given[kind]))]
 
 
+def _eval(given: Inputs) -> list[str]:
+    flags = ("--max-completion-length", "4", "--languages", "en,sw", "--out", str(given["table"].parent / "evaluated"))
+    return ["eval", "--tasks", f"table:{given['table']}", "--model", str(given["model"]), *flags]
+
+
+def _compare(given: Inputs) -> list[str]:
+    return ["compare", *[str(given["evaluation"])] * 2, "--out", str(given["table"].parent / "compared")]
+
+
 COMMANDS = {
     "validate": Command(("table",), lambda given: ["validate", str(given["table"])]),
     "train": Command(
@@ -31,4 +40,7 @@ COMMANDS = {
         ("recipe", "table", "model"),
         lambda given: ["probe", str(given["recipe"]), *_recipe_flags(given), "--queries", "1"],
     ),
+    "eval": Command(("table", "model"), _eval),
+    "compare": Command(("evaluation",), _compare),
+    "report": Command(("evaluation",), lambda given: ["report", str(given["evaluation"])]),
 }

@@ -14,13 +14,15 @@ import pytest
 import yaml
 from commands import COMMANDS
 from conftest import small_recipe, write_csv
+from hostile_evaluations import EVALUATIONS
 from hostile_recipes import RECIPES
+from hostile_tables import TABLES
 from inputs import Hostile
 
 from crosslign.cli import main
 from crosslign.storage import file_sha256
 
-HOSTILE: dict[str, list[Hostile]] = {"recipe": RECIPES}
+HOSTILE: dict[str, list[Hostile]] = {"recipe": RECIPES, "table": TABLES, "evaluation": EVALUATIONS}
 SECONDS, BYTES = 20, 2 << 30  # that a command may take, and that it may add to the process
 MOST_LINES = 12  # of an error; a recipe may have several mistakes, each with its line
 CASES = [
@@ -32,11 +34,26 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def good(tmp_path: Path, model_folder: Path) -> dict[str, Path]:
-    """A good input of every kind, each a copy that a test may spoil."""
+def write_table(folder: Path) -> Path:
     rows = [{"id": str(n), "label": ("benign", "harmful")[n % 2], "en": f"q {n}", "sw": f"s {n}"} for n in range(8)]
-    table = write_csv(tmp_path / "table.csv", rows)
+    return write_csv(folder / "table.csv", rows)
+
+
+@pytest.fixture(scope="session")
+def evaluation_folder(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
+    """A finished evaluation, but for its page."""
+    table = write_table(tmp_path_factory.mktemp("evaluation"))
+    assert main(COMMANDS["eval"].arguments({"table": table, "model": model_folder})) == 0
+    (table.parent / "evaluated" / "report.html").unlink()
+    return table.parent / "evaluated"
+
+
+@pytest.fixture
+def good(tmp_path: Path, model_folder: Path, evaluation_folder: Path) -> dict[str, Path]:
+    """A good input of every kind, each a copy that a test may spoil."""
+    table = write_table(tmp_path)
+    evaluation = tmp_path / "evaluation"
+    shutil.copytree(evaluation_folder, evaluation)
     model = tmp_path / "model"
     shutil.copytree(model_folder, model)
     raw = small_recipe(tmp_path, model, table)
@@ -44,7 +61,7 @@ def good(tmp_path: Path, model_folder: Path) -> dict[str, Path]:
     raw["training"]["max_steps"] = 1
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(raw), encoding="utf-8")
-    return {"recipe": recipe, "table": table, "model": model}
+    return {"recipe": recipe, "table": table, "model": model, "evaluation": evaluation}
 
 
 @contextmanager

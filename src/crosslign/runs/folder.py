@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crosslign.storage import LOCK, append_rows, damaged_files, is_empty, locked, write_atomically
+from crosslign.storage import LOCK, append_rows, damaged_files, is_empty, line_of, locked, read_rows, write_atomically
 from crosslign.types import Announce, CrosslignError, silent
 
 RECORD = "run.json"
@@ -173,12 +172,8 @@ class RunFolder:
             path = self.path / name
             if not path.exists():
                 continue
-            kept = []
-            for line in path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError):
-                    if json.loads(line)["step"] <= step:
-                        kept.append(line + "\n")
-            write_atomically(path, "".join(kept))
+            rows = (row for row in read_rows(path) if isinstance(row.get("step"), int) and row["step"] <= step)
+            write_atomically(path, "".join(map(line_of, rows)))
 
     def forget_before(self, keep: int) -> None:
         """Delete all but the newest `keep` checkpoints, at least one."""
