@@ -41,9 +41,14 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def cause(error: BaseException) -> str:
-    """A library's exception for a message of ours: its kind and the first line of what it says."""
+    """A library's exception for a message of ours: its kind and the first line of what it says, if short."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    return f"{type(error).__name__}: {excerpt(lines[0]) if lines else 'no message'}"
+
+
+def excerpt(text: str, most: int = 300) -> str:
+    """The beginning of a text, for a message that quotes it."""
+    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ LIMITS = {
 
 # What can command a terminal or turn its text around. Joiners stay: Hindi, Persian and emoji need them.
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_COMMANDS_AND_BREAKS = re.compile(rf"{_COMMANDS.pattern}|[\t\n]")
 
 
 def limit(name: str) -> int:
@@ -54,12 +55,12 @@ def too_deep(where: object) -> CrosslignError:
     )
 
 
-def shown(text: str) -> str:
+def shown(text: str, *, one_line: bool = False) -> str:
     r"""Text as a terminal or a log may show it: escape sequences and other control characters stand as `\x1b`.
 
-    So do direction marks, line separators and lone surrogates. Line breaks and tabs stay.
+    So do direction marks, line separators and lone surrogates. Line breaks and tabs stay, unless it is to be one line.
     """
-    return _COMMANDS.sub(_escaped, text)
+    return (_COMMANDS_AND_BREAKS if one_line else _COMMANDS).sub(_escaped, text)
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+import traceback
 import warnings
 from typing import Any
 
 from crosslign.types import CrosslignError
+from crosslign.untrusted import shown
 
 
 def comma_list(text: str) -> list[str]:
@@ -69,12 +72,43 @@ def sampling_parameters(arguments: argparse.Namespace) -> Any:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """Print on standard error. All that crosslign prints goes through this, `show`, a log record or a bar."""
+    print(shown(text), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def show(text: str = "", end: str = "\n") -> None:
+    """Print a command's result on standard output."""
+    print(shown(text), end=end)  # noqa: T201
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors quote what was given as a terminal may show it."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(shown(message), file)
+
+
+class LogFormatter(logging.Formatter):
+    """Log records, tracebacks included, as a terminal may show them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
+
+
+def log_to_terminal(verbose: bool) -> None:
+    """Let log records, warnings and the last words of a crash reach standard error, and only as `shown`."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)
+    sys.excepthook = lambda *crash: say("".join(traceback.format_exception(*crash)).rstrip())
 
 
 def quiet_libraries(verbose: bool) -> None:
     from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()  # to the handler of `log_to_terminal`
     if not verbose:
         transformers_logging.set_verbosity_error()
         warnings.filterwarnings("ignore", category=FutureWarning)

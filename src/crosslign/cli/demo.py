@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crosslign.cli.common import quiet_libraries, say
+from crosslign.cli.common import quiet_libraries, say, show
 
 DEMO_EPILOG = """\
 No download, no GPU: a language model of 1.2M parameters is trained on the spot from synthetic text so that it refuses
@@ -48,5 +48,5 @@ def _demo(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     check_range(arguments.seed, alignment.steps)
     quiet_libraries(arguments.verbose)
     spec = BaseSpec(World(seed=arguments.seed))
-    print(run_demo(spec, alignment, arguments.out, overwrite=arguments.overwrite, announce=say))
+    show(run_demo(spec, alignment, arguments.out, overwrite=arguments.overwrite, announce=say))
     return 0

@@ -15,6 +15,7 @@ from crosslign.cli.common import (
     quiet_libraries,
     sampling_arguments,
     say,
+    show,
 )
 from crosslign.types import CrosslignError, nearest
 from crosslign.untrusted import parse_yaml
@@ -164,7 +165,7 @@ def _utility_arguments(group: Any) -> None:
 
 def _evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     if arguments.list_tasks:
-        print(_task_list())
+        show(_task_list())
         return 0
     missing = [f"--{name}" for name in ("model", "tasks", "out") if not getattr(arguments, name)]
     if missing:
@@ -175,8 +176,8 @@ def _evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
     quiet_libraries(arguments.verbose)
     results = evaluate(_request(arguments), say)
-    print(terminal(results))
-    print(f"\nreport  {arguments.out / REPORT}\nnumbers {arguments.out / RESULTS}")
+    show(terminal(results))
+    show(f"\nreport  {arguments.out / REPORT}\nnumbers {arguments.out / RESULTS}")
     return 0
 
 
@@ -252,8 +253,8 @@ def _compare(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from crosslign.evaluation.stages import REPORT, RESULTS
 
     results = compare(read_folder(arguments.before), read_folder(arguments.after), arguments.out, arguments.seed)
-    print(terminal(results))
-    print(f"\nreport  {arguments.out / REPORT}\nnumbers {arguments.out / RESULTS}")
+    show(terminal(results))
+    show(f"\nreport  {arguments.out / REPORT}\nnumbers {arguments.out / RESULTS}")
     return 0
 
 
@@ -263,6 +264,6 @@ def _report(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
     folder = read_folder(arguments.folder)
     page = report(folder)
-    print(terminal(folder.results))
-    print(f"\nreport  {page}")
+    show(terminal(folder.results))
+    show(f"\nreport  {page}")
     return 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from crosslign import __version__
 from crosslign.cli import demo, evaluate, tables, train
+from crosslign.cli.common import Parser, log_to_terminal, say
 from crosslign.types import CrosslignError, Interrupted
 
 
@@ -20,16 +20,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():
         # tqdm reads this when it is first imported, so it also quiets the bars of the libraries.
         os.environ.setdefault("TQDM_DISABLE", "1")
-    logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, format="%(message)s")
+    log_to_terminal(arguments.verbose)
     try:
         if arguments.command not in ("probe", "train") and rest:
             parser.error(f"unrecognised arguments: {' '.join(rest)}")
         return int(arguments.run(arguments, rest))
     except CrosslignError as error:
-        print(f"crosslign: {error}", file=sys.stderr)
+        say(f"crosslign: {error}")
         return 130 if isinstance(error, Interrupted) else 1
     except KeyboardInterrupt:
-        print("crosslign: interrupted.", file=sys.stderr)
+        say("crosslign: interrupted.")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="crosslign",
         description="Make an open LLM as safe in every language as it already is in English, by Multilingual "
         "Self-Distillation: queries in, no responses needed.",

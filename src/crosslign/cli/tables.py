@@ -16,7 +16,9 @@ from crosslign.cli.common import (
     sampling_arguments,
     sampling_parameters,
     say,
+    show,
 )
+from crosslign.untrusted import shown
 
 # Flags that are fields of GenerateRequest.
 REQUEST = ("context", "template", "max_length", "max_judgement_length", "thinking", "batch_size", "seed", "overwrite")
@@ -106,24 +108,24 @@ def _validate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
     spec = _table_spec(arguments)
     table, problems = load_table(spec, arguments.source_language, arguments.languages)
-    shown = 50
-    for problem in problems[:shown]:
-        print(problem)
-    if len(problems) > shown:
-        print(f"... and {len(problems) - shown} more problems")
+    most = 50
+    for problem in problems[:most]:
+        show(str(problem))
+    if len(problems) > most:
+        show(f"... and {len(problems) - most} more problems")
     errors = sum(p.severity == "error" for p in problems)
     warnings = len(problems) - errors
     if table is not None:
         summary = summarise(table)
-        print(f"{arguments.table}: {summary['rows']} rows, {len(summary['languages'])} languages")
-        print("labels:     " + ", ".join(f"{k} {v}" for k, v in summary["labels"].items()))
-        print("categories: " + ", ".join(f"{k} {v}" for k, v in summary["categories"].items()))
-        print(f"\n{'language':<26}{'texts':>7}   characters: {'5%':>5}{'median':>8}{'95%':>7}{'max':>7}")
+        show(f"{arguments.table}: {summary['rows']} rows, {len(summary['languages'])} languages")
+        show("labels:     " + ", ".join(f"{k} {v}" for k, v in summary["labels"].items()))
+        show("categories: " + shown(", ".join(f"{k} {v}" for k, v in summary["categories"].items()), one_line=True))
+        show(f"\n{'language':<26}{'texts':>7}   characters: {'5%':>5}{'median':>8}{'95%':>7}{'max':>7}")
         for code, row in summary["languages"].items():
             name = f"{code} ({english_name(code)})"
-            print(f"{name:<26}{row['texts']:>7}{'':>15}{row['p5']:>5}{row['p50']:>8}{row['p95']:>7}{row['max']:>7}")
-        print()
-    print(f"{errors} errors, {warnings} warnings")
+            show(f"{name:<26}{row['texts']:>7}{'':>15}{row['p5']:>5}{row['p50']:>8}{row['p95']:>7}{row['max']:>7}")
+        show()
+    show(f"{errors} errors, {warnings} warnings")
     return 1 if errors or (arguments.strict and warnings) else 0
 
 

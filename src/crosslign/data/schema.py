@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from crosslign.types import LABELS, CrosslignError, Label, Query
+from crosslign.untrusted import shown
 
 Severity = Literal["error", "warning"]
 
@@ -28,7 +29,7 @@ class Problem:
             place += f", row {self.row}"
         if self.field is not None:
             place += f", field {self.field!r}"
-        return f"{self.severity}: {place}: {self.message}"
+        return shown(f"{self.severity}: {place}: {self.message}", one_line=True)
 
 
 class DataError(CrosslignError):

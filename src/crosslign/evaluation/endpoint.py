@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from crosslign.types import CrosslignError, Message
+from crosslign.types import CrosslignError, Message, excerpt
 
 EXCERPT = 300  # characters of a server's message that an error quotes
 PERHAPS_THE_CONVERSATION = frozenset({400, 413, 422})  # too long, filtered, or a setting that the server does not know
@@ -170,8 +170,7 @@ class Endpoint:
         """What a server said, short, on one line and without the key, which some servers quote."""
         if self._key:
             text = text.replace(self._key, "[API key]")
-        line = " ".join(transmissible(text).split()).rstrip(".")
-        return line if len(line) <= EXCERPT else line[:EXCERPT] + " ..."
+        return excerpt(" ".join(transmissible(text).split()).rstrip("."), EXCERPT)
 
 
 class _Requests:
