@@ -15,6 +15,7 @@ Label = Literal["harmful", "benign", "unlabelled"]
 LABELS: tuple[Label, ...] = ("harmful", "benign", "unlabelled")
 Outcome = Literal["refused", "safe_complied", "unsafe", "invalid"]
 OUTCOMES: tuple[Outcome, ...] = ("refused", "safe_complied", "unsafe", "invalid")
+MAX_SEED = 2**32 - 1  # numpy's generator, which transformers seeds, takes no more
 Announce = Callable[[str], None]  # gets lines for a person
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,24 @@ def _escaped(match: re.Match[str]) -> str:
     return match.group().encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
+# Keys of the usual services, which hold letters of both cases and digits; and addresses with a user or a key in them.
+_KEY = re.compile(r"(hf_|[sr]k[-_]|gsk_|xai-|gh[a-z]_|github_pat_)(?=.*\d)(?=.*[a-z])(?=.*[A-Z])[\w-]{20,}")
+_ADDRESS = re.compile(r"[\w+.-]+://([^/?#\s]*@|\S*[?&#][\w-]*(token|key|secret|password|signature)=)\S+", re.IGNORECASE)
+
+
+def holds_secret(text: str) -> bool:
+    """Whether a text looks like an API key or token, or like an address with a password or key in it."""
+    return bool(_KEY.fullmatch(text) or _ADDRESS.fullmatch(text))
+
+
+def is_variable(name: str) -> bool:
+    """Whether this can be the name of an environment variable, and is not a key that was written in its place."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name) or holds_secret(name):
+        return False
+    mixed = len(name) >= 20 and re.search("[a-z]", name) and re.search("[0-9]", name)
+    return not mixed or name in os.environ
+
+
 def read_bytes(path: Path, name: str = "CONFIG_KB") -> bytes:
     """What a regular file holds; `name` is the limit of its size, FILE_MB or CONFIG_KB.
 
@@ -110,21 +129,29 @@ def parse_json(text: str, where: object) -> Any:
     except ValueError as error:  # no JSON, or a number of thousands of digits
         raise CrosslignError(f"{where}: not JSON: {str(error).splitlines()[0]}.") from error
     if text.count("[") + text.count("{") > limit("DEPTH"):
-        _check_depth(value, where)
+        for _ in leaves(value, where):
+            pass
     return value
 
 
-def _check_depth(value: Any, where: object) -> None:
-    level, depth = [value], 0
-    while level := [
-        child
-        for item in level
-        if isinstance(item, (dict, list))
-        for child in (item.values() if isinstance(item, dict) else item)
-    ]:
-        depth += 1
-        if depth > limit("DEPTH"):
+def leaves(value: Any, where: object, most: int | None = None) -> Iterator[tuple[str, Any]]:
+    """What stands in lists and mappings, each with the keys that lead to it: `data.tables.0.path`.
+
+    Raises CrosslignError for what is too deep (what contains itself is), and for more than `most` values.
+    """
+    waiting, deepest, count = [("", value, 0)], limit("DEPTH"), 0
+    while waiting:
+        key, item, depth = waiting.pop()
+        count += 1
+        if most is not None and count > most:
+            raise CrosslignError(f"{where}: has more than {most} values.")
+        if not isinstance(item, (Mapping, list, tuple)):
+            yield key, item
+            continue
+        if depth > deepest:
             raise too_deep(where)
+        pairs = item.items() if isinstance(item, Mapping) else enumerate(item)
+        waiting += [(f"{key}.{name}" if key else str(name), child, depth + 1) for name, child in pairs]
 
 
 def read_json(path: Path) -> dict[str, Any]:

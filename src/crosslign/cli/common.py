@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from typing import Any
 
-from crosslign.types import CrosslignError
+from crosslign.types import MAX_SEED, CrosslignError, excerpt
 from crosslign.untrusted import shown
 
 
 def comma_list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def whole(least: int, most: int = 10_000_000) -> Callable[[str], int]:
+    """The type of a flag that takes a whole number in this range."""
+
+    def read(text: str) -> int:
+        number = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
+        if number is None or not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{excerpt(text, 40)!r} is no whole number from {least} to {most}")
+        return number
+
+    return read
 
 
 def pairs(text: str) -> dict[str, str]:
@@ -51,12 +65,12 @@ def model_source(arguments: argparse.Namespace) -> Any:
 
 def sampling_arguments(group: Any) -> None:
     """How completions are sampled; `sampling_parameters` reads the first three."""
-    group.add_argument("--max-completion-length", type=int, default=256, metavar="N", help="tokens (default: 256)")
+    group.add_argument("--max-completion-length", type=whole(1), default=256, metavar="N", help="tokens (default: 256)")
     group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     group.add_argument("--top-p", type=float, default=1.0)
-    group.add_argument("--batch-size", type=int, default=16, metavar="N")
-    group.add_argument("--max-length", type=int, default=2048, metavar="N", help="longest context in tokens")
-    group.add_argument("--seed", type=int, default=0, help="seed of all random draws (default: 0)")
+    group.add_argument("--batch-size", type=whole(1), default=16, metavar="N")
+    group.add_argument("--max-length", type=whole(8), default=2048, metavar="N", help="longest context in tokens")
+    group.add_argument("--seed", type=whole(0, MAX_SEED), default=0, help="seed of all random draws (default: 0)")
 
 
 def sampling_parameters(arguments: argparse.Namespace) -> Any:

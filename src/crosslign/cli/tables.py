@@ -17,6 +17,7 @@ from crosslign.cli.common import (
     sampling_parameters,
     say,
     show,
+    whole,
 )
 from crosslign.untrusted import shown
 
@@ -76,7 +77,7 @@ def add_commands(commands: Any) -> None:
         help="complete what a user sends, or the teacher's context (default: student)",
     )
     generate.add_argument("--template", default="instruct", help="teacher template: instruct, judged, dialogue, a file")
-    generate.add_argument("--max-judgement-length", type=int, default=128, metavar="N")
+    generate.add_argument("--max-judgement-length", type=whole(1), default=128, metavar="N")
     sampling_arguments(generate)
     loading_arguments(generate)
     generate.set_defaults(run=_generate)
@@ -89,8 +90,8 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source-language", default="en", help="the language safety is judged in (default: en)")
     parser.add_argument("--columns", type=pairs, default={}, metavar="en=prompt,...", help="columns of other names")
     parser.add_argument("--where", type=pairs, default={}, metavar="column=value", help="only rows with this value")
-    parser.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N rows")
-    parser.add_argument("--limit", type=int, metavar="N", help="at most N rows")
+    parser.add_argument("--skip", type=whole(0), default=0, metavar="N", help="leave out the first N rows")
+    parser.add_argument("--limit", type=whole(1), metavar="N", help="at most N rows")
     parser.add_argument("--split", default="train", help="hub datasets: split")
     parser.add_argument("--revision", help="hub datasets: revision")
 

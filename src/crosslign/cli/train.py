@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from crosslign.cli.common import comma_list, quiet_libraries, say, show
+from crosslign.cli.common import comma_list, quiet_libraries, say, show, whole
 from crosslign.types import CrosslignError
 
 TRAIN_EPILOG = """\
@@ -64,7 +64,11 @@ def add_commands(commands: Any) -> None:
     )
     probe.add_argument("recipe", help="YAML file; every key can be set as in train (--section.key value)")
     probe.add_argument(
-        "--queries", type=int, default=20, metavar="K", help="harmful queries a language, and benign ones (default: 20)"
+        "--queries",
+        type=whole(1),
+        default=20,
+        metavar="K",
+        help="harmful queries a language, and benign ones (default: 20)",
     )
     probe.add_argument("--judge", default="lexicon", help="as for eval; lexicon is offline and a proxy (default)")
     probe.add_argument("--judge-url", metavar="URL", help="endpoint of an llm judge")
