@@ -180,6 +180,11 @@ class RunFolder:
                         kept.append(line + "\n")
             write_atomically(path, "".join(kept))
 
+    def forget_before(self, keep: int) -> None:
+        """Delete all but the newest `keep` checkpoints, at least one."""
+        for checkpoint in self._checkpoint_folders()[: -max(keep, 1)]:
+            shutil.rmtree(checkpoint)
+
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         append_rows(self.path / name, [row])
 
