@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,7 +125,27 @@ def load_model(source: ModelSource) -> Any:
     if source.kind == "gguf":
         _forget_quantisation(model)
     disable_dropout(model)
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    if (name := not_finite(model.named_parameters())) is not None:
+        raise NotFiniteError(
+            f"model.path: the weights of {source.path} hold inf or NaN as {model.dtype} (the first are in {name}). The "
+            "file is damaged, a training went wrong, or model.dtype is too narrow."
+        )
+    return model
+
+
+class NotFiniteError(CrosslignError):
+    """A weight, a loss, a gradient or a probability is inf or NaN."""
+
+
+def not_finite(parameters: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """The name of the first of these parameters that holds inf or NaN. Waits for the device once."""
+    found = [(name, p.detach()) for name, p in parameters if p.is_floating_point() and p.numel()]
+    if not found:
+        return None
+    device = found[0][1].device
+    largest = torch.stack([torch.linalg.vector_norm(p, torch.inf).float().to(device) for _, p in found])
+    return next((name for (name, _), value in zip(found, largest.tolist(), strict=True) if not isfinite(value)), None)
 
 
 def _location(source: ModelSource) -> tuple[str, dict[str, Any]]:
