@@ -5,13 +5,16 @@ Every limit is far beyond what real work needs, and an environment variable rais
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import stat
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -25,7 +28,7 @@ LIMITS = {
     "CONFIG_KB": 1_000,  # a recipe, a template, a record or another file of settings
     "CONFIG_VALUES": 100_000,  # in such a file, with what its aliases stand for
     "DEPTH": 64,  # of lists and mappings within each other
-    "TEMPLATE_SECONDS": 10,  # in which a chat template must render a message
+    "SECONDS": 10,  # in which a chat template renders a message, and a regular expression is searched for
 }
 
 # What can command a terminal or turn its text around. Joiners stay: Hindi, Persian and emoji need them.
@@ -84,6 +87,58 @@ def is_variable(name: str) -> bool:
         return False
     mixed = len(name) >= 20 and re.search("[a-z]", name) and re.search("[0-9]", name)
     return not mixed or name in os.environ
+
+
+def rehearse(work: Callable[[], object], what: str) -> None:
+    """Do `work` once in a copy of this process, which may take SECONDS and a gigabyte, and goes away with all it made.
+
+    For what may never end, or may grow in one step of the interpreter, so that no thread and no signal's handler could
+    stop it: the kernel ends the copy. Only Python code belongs in `work`, since the copy has no other thread. What it
+    returns or raises does not matter, but a MemoryError does. Where a process cannot be copied (Windows) it is not
+    tried.
+
+    Raises CrosslignError, which begins with `what`, if the work takes more.
+    """
+    seconds = limit("SECONDS")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that this process has other threads
+            child = os.fork()
+    except (AttributeError, OSError):
+        return
+    if child == 0:
+        _in_the_copy(work, seconds)
+    try:
+        _, status = os.waitpid(child, 0)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
+        raise CrosslignError(f"{what} takes more than {seconds} seconds. CROSSLIGN_MAX_SECONDS sets another limit.")
+    if status != 0:
+        raise CrosslignError(f"{what} takes more than a gigabyte of memory, or makes far too long a text.")
+
+
+def _in_the_copy(work: Callable[[], object], seconds: int) -> NoReturn:
+    code = 1
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(seconds)
+        with contextlib.suppress(OSError, ValueError):  # no /proc: the seconds alone have to do
+            import resource
+
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            _, hard = resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30), hard))
+        work()
+        code = 0
+    except MemoryError:
+        pass
+    except BaseException:
+        code = 0
+    finally:
+        os._exit(code)  # without what a process does at its end: files, threads and devices are the other one's
 
 
 def read_bytes(path: Path, name: str = "CONFIG_KB") -> bytes:

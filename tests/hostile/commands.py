@@ -31,4 +31,20 @@ COMMANDS = {
         ("recipe", "table", "model"),
         lambda given: ["probe", str(given["recipe"]), *_recipe_flags(given), "--queries", "1"],
     ),
+    "train by templates": Command(
+        ("chat template", "teacher template"),
+        lambda given: [
+            *("train", str(given["recipe"]), *_recipe_flags(given)),
+            *("--model.chat_template", str(given["chat template"])),
+            *("--teacher.template", str(given["teacher template"])),
+        ],
+    ),
+    "generate by templates": Command(
+        ("chat template", "teacher template"),
+        lambda given: [
+            *("generate", "--model", str(given["model"]), "--table", str(given["table"]), "--context", "teacher"),
+            *("--chat-template", str(given["chat template"]), "--template", str(given["teacher template"])),
+            *("--max-completion-length", "2", "--out", str(given["recipe"].with_name("completions.jsonl"))),
+        ],
+    ),
 }

@@ -27,6 +27,10 @@ def changed(key: str, value: Any) -> Callable[[Path], Path]:
     return make
 
 
+def frozen(pattern: str) -> Callable[[Path], Path]:
+    return changed("model", {"path": "x", "finetuning": "full", "frozen": [pattern]})
+
+
 def template(text: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": f"{{query}} {text}"}]}
 
@@ -110,10 +114,7 @@ RECIPES = [
     Hostile("template with a format", changed("teacher.template", template("{query:>999999999}")), ("unknown field",)),
     Hostile("template with a conversion", changed("teacher.template", template("{query!r}")), ("unknown field",)),
     Hostile("template with attributes", changed("teacher.template", template("{query.__class__}")), ("unknown field",)),
-    Hostile(
-        "frozen that does not end",
-        changed("model", {"path": "x", "finetuning": "full", "frozen": ["(" * 5000]}),
-        ("model.frozen",),
-    ),
+    Hostile("frozen that is long", frozen("(a)" * 500), ("model.frozen", "1000 characters")),
+    Hostile("frozen that counts far", frozen("a{9999999999}"), ("model.frozen", "no regular expression")),
     Hostile("escape sequences", written('"\\e[2J\\e]0;owned\\a": 1'), ("unknown key",)),
 ]

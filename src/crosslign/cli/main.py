@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from crosslign import __version__
 from crosslign.cli import demo, evaluate, tables, train
 from crosslign.cli.common import Parser, log_to_terminal, say
-from crosslign.types import CrosslignError, Interrupted
+from crosslign.types import CrosslignError, Interrupted, cause
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # what the machine refuses: a name that is too long, a folder without permission
+        logging.getLogger(__name__).info("", exc_info=True)
+        say(f"crosslign: {cause(error)}")
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,9 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from crosslign.contexts import check_chat_template
 from crosslign.types import CrosslignError, cause
+from crosslign.untrusted import read_text, rehearse
 
 _SENTINEL = "crosslign sentinel"
 
@@ -91,12 +94,14 @@ def load_tokenizer(source: ModelSource) -> Any:
     except Exception as error:  # from_pretrained raises many kinds; all mean that this place holds no tokenizer
         raise load_error("tokenizer", source.tokenizer or source.path, error) from error
     if source.chat_template is not None:
-        tokenizer.chat_template = Path(source.chat_template).read_text(encoding="utf-8")
+        tokenizer.chat_template = read_text(Path(source.chat_template))
     if not tokenizer.chat_template:
         raise CrosslignError(
             f"{source.path}: the tokenizer has no chat template, so it is probably a base model. Use the "
             "instruction-tuned one, or name a Jinja template file in model.chat_template."
         )
+    what = f"{source.chat_template or source.tokenizer or source.path}: the chat template"
+    check_chat_template(tokenizer, ({}, {"enable_thinking": False}, {"enable_thinking": True}), what)
     return tokenizer
 
 
@@ -189,13 +194,16 @@ def disable_dropout(model: torch.nn.Module) -> None:
 def freeze(model: torch.nn.Module, patterns: Sequence[str]) -> None:
     """Take the parameters whose names match a pattern (`re.search`) out of training.
 
-    Raises CrosslignError for a pattern that matches no parameter, or if nothing is left to train.
+    Raises CrosslignError for a pattern that matches no parameter or takes too long, or if nothing is left to train.
     """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        rehearse(partial(lambda p: [re.search(p, n) for n in names], pattern), f"model.frozen: to find {pattern!r}")
     for pattern in patterns:
         matched = [p for name, p in model.named_parameters() if re.search(pattern, name)]
         if not matched:
-            names = ", ".join(name for name, _ in list(model.named_parameters())[:4])
-            raise CrosslignError(f"model.frozen: no parameter's name matches {pattern!r}; the first are {names}.")
+            first = ", ".join(names[:4])
+            raise CrosslignError(f"model.frozen: no parameter's name matches {pattern!r}; the first are {first}.")
         for parameter in matched:
             parameter.requires_grad_(False)
     if patterns and not any(p.requires_grad for p in model.parameters()):
