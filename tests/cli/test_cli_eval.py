@@ -237,6 +237,12 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (("--task-option", "multijail", "a", "b"), "'multijail' is not in --tasks"),
         (("--endpoint", "http://127.0.0.1:1/v1", "--thinking"), "settings of the server"),
         (("--endpoint", "nonsense"), "must be like http://"),
+        (("--endpoint", "http://127.0.0.1:1/v1", "--api-key-env", "sk-0123456789"), "is no name of an environment"),
+        (
+            ("--judge", "llm:x", "--judge-url", "https://me:sk-0123456789@host/v1"),
+            "judge.url: this looks like",
+        ),
+        (("--judge", "llm:x", "--judge-api-key-env", "sk-0123456789"), "no name of an environment variable"),
         (("--utility", "mgsn"), "Did you mean 'mgsm'?"),
         (("--model", "./nowhere"), "no folder ./nowhere"),
     ],
@@ -247,7 +253,9 @@ def test_bad_flags_are_told_before_weights_are_loaded(
 ) -> None:  # fmt: skip
     no_weights(monkeypatch)
     assert evaluate(model_folder, table, tmp_path / "out", *flags) == 1
-    assert text in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert text in error
+    assert "sk-0123456789" not in error
     assert not (tmp_path / "out").exists()
 
 

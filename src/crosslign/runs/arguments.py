@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import TrainingArguments, get_scheduler
 
-from crosslign.types import CrosslignError, cause, nearest
+from crosslign.types import CrosslignError, cause, excerpt, nearest
 
 # Reasons: one log line a step is what a distillation run is read by; 1e-6 because AdamW at 1e-8 turns rounding noise
 # into drift once student and teacher agree; positions carry no columns to remove.
@@ -77,11 +77,14 @@ def training_arguments(section: Mapping[str, Any], *, output_dir: str, seed: int
             raise CrosslignError(f"training.{key}: cannot be set here: {RESERVED[key]}.")
         if key not in fields:
             raise CrosslignError(f"training: unknown key {key!r}. {nearest(key, fields)}")
-        values[key] = _number(key, value, hints.get(key))
+        values[key] = _checked(key, value, hints[key])
     try:
         arguments = TrainingArguments(
             output_dir=output_dir, seed=seed, remove_unused_columns=False, disable_tqdm=True, **values
         )
+        # Its settings are first read when training begins.
+        steps = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+        get_scheduler(arguments.lr_scheduler_type, steps, 1, 2, arguments.lr_scheduler_kwargs)
     except Exception as error:  # it raises many kinds, all of them about what it was given
         raise CrosslignError(f"training: {cause(error)}") from error
     if arguments.n_gpu > 1:
@@ -100,10 +103,14 @@ _SHARDED = (
 )
 
 
-def _number(key: str, value: Any, hint: Any) -> Any:
-    """The value, in range, where the field wants a number, which may be written as text, such as "1e-5"."""
-    kinds = {hint, *typing.get_args(hint)}
+def _checked(key: str, value: Any, hint: Any) -> Any:
+    """The value, if it is of the field's type and range. A number may be written as text, such as "1e-5"."""
+    kinds = {typing.get_origin(kind) or kind for kind in (hint, *typing.get_args(hint))}
     if not kinds & {int, float} or (value is None and type(None) in kinds):
+        types = tuple(kind for kind in kinds if isinstance(kind, type))
+        if not isinstance(value, types):
+            names = " or ".join(sorted(t.__name__ for t in types if t.__module__ == "builtins"))
+            raise CrosslignError(f"training.{key}: expected {names}, found {excerpt(repr(value), 100)}.")
         return value
     number = value
     if isinstance(value, str) and value.isascii():
