@@ -20,9 +20,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import crosslign
 from crosslign.cli import main
 from crosslign.distillation import DistillationTrainer
-from crosslign.models import not_finite
+from crosslign.models import NotFiniteError, load_model, not_finite
 from crosslign.rollouts import TransformersSampler
+from crosslign.runs.build import assemble, make_trainer
 from crosslign.runs.folder import RunFolder
+from crosslign.runs.prepare import prepare
+from crosslign.runs.recipe import parse_config
 from crosslign.types import Completion, CrosslignError
 
 Spoil = Callable[[DistillationTrainer], None]
@@ -127,6 +130,22 @@ def test_a_run_that_explodes_stops_with_its_last_checkpoint_whole(
     saved = [load_file(file) for file in folder.path.rglob("*.safetensors")]
     assert not_finite(item for weights in saved for item in weights.items()) is None
     assert len(losses(run(recipe, resume=True))) == 3
+
+
+def test_with_loss_scaling_the_loss_tells_and_not_the_gradient(recipe: dict[str, Any]) -> None:
+    """float16: its scaler leaves out a step whose gradient overflows, which is normal."""
+    prepared = prepare(parse_config(recipe))
+    trainer = make_trainer(prepared, assemble(prepared, load_model(prepared.source)))
+    parameter = next(p for p in trainer.model.parameters() if p.requires_grad)
+    parameter.grad = torch.full_like(parameter, torch.inf)
+    trainer._tr_loss = torch.tensor(1.0)
+    with pytest.raises(NotFiniteError, match="the gradient"):
+        trainer._get_grad_norm(trainer.model)
+    trainer.accelerator.scaler = object()
+    assert not trainer._get_grad_norm(trainer.model).isfinite()
+    trainer._tr_loss = torch.tensor(torch.nan)
+    with pytest.raises(NotFiniteError):
+        trainer._get_grad_norm(trainer.model)
 
 
 def test_a_step_without_a_token_is_told_and_changes_nothing(

@@ -168,6 +168,15 @@ def test_what_is_no_secret_is_read(value: str) -> None:
     assert parse_config(raw(output_dir=value)).output_dir == value
 
 
+@pytest.mark.parametrize("index", ["²", "٣", "9" * 30, "9" * 5000, "1_0"])
+def test_flag_with_an_absurd_index_is_named(index: str) -> None:
+    assert "is no index of a list of 1." in flag_refusal(f"--data.tables.{index}.path", "x")
+
+
+def test_flag_that_is_deep_is_refused() -> None:
+    assert refusal(flags(f"--training{'.x' * 100_000}", "1"))[0].startswith("recipe.yaml: lists and mappings lie more")
+
+
 def test_recipe_that_contains_itself_or_grows_is_refused() -> None:
     value = raw()
     value["training"] = value

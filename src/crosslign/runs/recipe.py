@@ -83,8 +83,8 @@ def _put(node: Any, keys: list[str], value: Any, flag: str) -> None:
     for position, key in enumerate(keys):
         last = position == len(keys) - 1
         if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
-                raise CrosslignError(f"{flag}: {key!r} is no index of a list of {len(node)}.")
+            if not re.fullmatch("[0-9]{1,9}", key) or int(key) >= len(node):
+                raise CrosslignError(f"{flag}: {excerpt(repr(key), 100)} is no index of a list of {len(node)}.")
             if last:
                 node[int(key)] = value
             node = node[int(key)]
