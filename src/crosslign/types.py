@@ -15,6 +15,7 @@ Label = Literal["harmful", "benign", "unlabelled"]
 LABELS: tuple[Label, ...] = ("harmful", "benign", "unlabelled")
 Outcome = Literal["refused", "safe_complied", "unsafe", "invalid"]
 OUTCOMES: tuple[Outcome, ...] = ("refused", "safe_complied", "unsafe", "invalid")
+MAX_SEED = 2**32 - 1  # numpy's generator, which transformers seeds, takes no more
 Announce = Callable[[str], None]  # gets lines for a person
 
 
@@ -41,9 +42,14 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def cause(error: BaseException) -> str:
-    """A library's exception for a message of ours: its kind and the first line of what it says."""
+    """A library's exception for a message of ours: its kind and the first line of what it says, if short."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    return f"{type(error).__name__}: {excerpt(lines[0]) if lines else 'no message'}"
+
+
+def excerpt(text: str, most: int = 300) -> str:
+    """The beginning of a text, for a message that quotes it."""
+    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 @dataclass(frozen=True, slots=True)

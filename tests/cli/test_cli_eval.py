@@ -228,17 +228,22 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (("--judge", "guard:some/model"), "its name does not tell its format"),
         (("--adapter", "nowhere"), "has no adapter_config.json"),
         (("--max-length", "10"), "Raise --max-length"),
-        (("--temperature", "-1"), "temperature: input should be greater than or equal to 0"),
-        (("--limit", "0"), "limit: input should be greater than or equal to 1"),
-        (("--batch-size", "0"), "batch_size: input should be greater than or equal to 1"),
+        (("--temperature", "-1"), "temperature must be 0 (greedy) or from 0.01 to 100, not -1.0"),
+        (("--temperature", "nan"), "temperature: nan is no finite number"),
+        (("--top-p", "nan"), "top_p: nan is no finite number"),
         (("--tasks", "builtin:demo,builtin:demo"), "a task is there twice"),
         (("--task-path", "multijail=x.csv"), "'multijail' is not in --tasks"),
         (("--task-path", "multijail"), "is not TASK=FILE"),
         (("--task-option", "multijail", "a", "b"), "'multijail' is not in --tasks"),
         (("--endpoint", "http://127.0.0.1:1/v1", "--thinking"), "settings of the server"),
         (("--endpoint", "nonsense"), "must be like http://"),
+        (("--endpoint", "http://127.0.0.1:1/v1", "--api-key-env", "sk-0123456789"), "is no name of an environment"),
+        (
+            ("--judge", "llm:x", "--judge-url", "https://me:sk-0123456789@host/v1"),
+            "judge.url: this looks like",
+        ),
+        (("--judge", "llm:x", "--judge-api-key-env", "sk-0123456789"), "no name of an environment variable"),
         (("--utility", "mgsn"), "Did you mean 'mgsm'?"),
-        (("--utility", "mgsm", "--utility-max-tokens", "0"), "--utility-max-tokens: 0"),
         (("--model", "./nowhere"), "no folder ./nowhere"),
     ],
 )
@@ -248,7 +253,9 @@ def test_bad_flags_are_told_before_weights_are_loaded(
 ) -> None:  # fmt: skip
     no_weights(monkeypatch)
     assert evaluate(model_folder, table, tmp_path / "out", *flags) == 1
-    assert text in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert text in error
+    assert "sk-0123456789" not in error
     assert not (tmp_path / "out").exists()
 
 

@@ -43,4 +43,20 @@ COMMANDS = {
     "eval": Command(("table", "model"), _eval),
     "compare": Command(("evaluation",), _compare),
     "report": Command(("evaluation",), lambda given: ["report", str(given["evaluation"])]),
+    "train by templates": Command(
+        ("chat template", "teacher template"),
+        lambda given: [
+            *("train", str(given["recipe"]), *_recipe_flags(given)),
+            *("--model.chat_template", str(given["chat template"])),
+            *("--teacher.template", str(given["teacher template"])),
+        ],
+    ),
+    "generate by templates": Command(
+        ("chat template", "teacher template"),
+        lambda given: [
+            *("generate", "--model", str(given["model"]), "--table", str(given["table"]), "--context", "teacher"),
+            *("--chat-template", str(given["chat template"]), "--template", str(given["teacher template"])),
+            *("--max-completion-length", "2", "--out", str(given["recipe"].with_name("completions.jsonl"))),
+        ],
+    ),
 }

@@ -13,20 +13,27 @@ from typing import Any
 import pytest
 import yaml
 from commands import COMMANDS
-from conftest import small_recipe, write_csv
+from conftest import CHATML, small_recipe, write_csv
 from hostile_evaluations import EVALUATIONS
 from hostile_recipes import RECIPES
 from hostile_tables import TABLES
+from hostile_templates import CHAT_TEMPLATES, TEACHER_TEMPLATES
 from inputs import Hostile
 
 from crosslign.cli import main
 from crosslign.storage import file_sha256
 
-HOSTILE: dict[str, list[Hostile]] = {"recipe": RECIPES, "table": TABLES, "evaluation": EVALUATIONS}
+HOSTILE: dict[str, list[Hostile]] = {
+    "recipe": RECIPES,
+    "table": TABLES,
+    "evaluation": EVALUATIONS,
+    "chat template": CHAT_TEMPLATES,
+    "teacher template": TEACHER_TEMPLATES,
+}
 SECONDS, BYTES = 20, 2 << 30  # that a command may take, and that it may add to the process
 MOST_LINES = 12  # of an error; a recipe may have several mistakes, each with its line
 CASES = [
-    pytest.param(command, kind, hostile, id=f"{command}-{kind}-{hostile.name.replace(' ', '_')}")
+    pytest.param(command, kind, hostile, id=f"{command}-{kind}-{hostile.name}".replace(" ", "_"))
     for command, entry in COMMANDS.items()
     for kind in entry.takes
     for hostile in HOSTILE.get(kind, ())
@@ -61,7 +68,17 @@ def good(tmp_path: Path, model_folder: Path, evaluation_folder: Path) -> dict[st
     raw["training"]["max_steps"] = 1
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(raw), encoding="utf-8")
-    return {"recipe": recipe, "table": table, "model": model, "evaluation": evaluation}
+    chat, teacher = tmp_path / "chat.jinja", tmp_path / "teacher.yaml"
+    chat.write_text(CHATML, encoding="utf-8")
+    teacher.write_text("messages:\n- {role: user, content: 'q {query} {source_query}'}\n", encoding="utf-8")
+    return {
+        "recipe": recipe,
+        "table": table,
+        "model": model,
+        "evaluation": evaluation,
+        "chat template": chat,
+        "teacher template": teacher,
+    }
 
 
 @contextmanager
@@ -102,7 +119,9 @@ def test_hostile_input_is_held(
     good: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("CROSSLIGN_MAX_SECONDS", "2")
     given = {**good, kind: hostile.make(good[kind])}
     before = contents(tmp_path)
     with bounded():

@@ -494,6 +494,12 @@ def test_freeze_says_which_pattern_matches_nothing() -> None:
         freeze(model, ["embed_tokens", "embedings"])
 
 
+def test_freeze_does_not_search_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSLIGN_MAX_SECONDS", "1")
+    with pytest.raises(CrosslignError, match=r"model\.frozen: to find .* takes more than 1 seconds"):
+        freeze(tiny_llama(), [r"^((\w|\.)+)+!$"])
+
+
 def test_freeze_leaves_something_to_train() -> None:
     with pytest.raises(CrosslignError, match="nothing to train"):
         freeze(tiny_llama(), [""])

@@ -112,7 +112,7 @@ def test_an_adapter_changes_completions(
         (("--max-length", "10"), "Raise --max-length"),
         (("--template", "judge"), "neither a shipped template"),
         (("--languages", "xh"), "no column for the language 'xh'"),
-        (("--temperature", "-1"), "temperature must be at least 0"),
+        (("--temperature", "-1"), "temperature must be 0 (greedy) or from 0.01 to 100"),
     ],
 )
 def test_bad_flags_are_told(

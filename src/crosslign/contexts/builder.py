@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from crosslign.contexts.template import STUDENT_MESSAGES, TeacherTemplate, fill, load_teacher_template
-from crosslign.types import Context, CrosslignError, Message, Query
+from crosslign.types import Context, CrosslignError, Message, Query, excerpt
+from crosslign.untrusted import limit, rehearse, shown
 
 _MARK = re.compile(r"<[^\s<>]+>|\[[^\s\[\]]+\]")  # <|im_end|>, [/INST]
 
@@ -129,6 +130,28 @@ def plain_contexts(
     )
 
 
+def check_chat_template(tokenizer: Any, options: Sequence[Mapping[str, Any]], what: str) -> None:
+    """Raise CrosslignError, which begins with `what`, for a chat template that does not end, or grows, on a short
+    conversation with one of these options. It comes with a model: untrusted."""
+    asked, answered = {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}
+
+    def render() -> None:
+        for chosen in options:
+            for chat in ([asked], [asked, answered]):
+                try:
+                    text = tokenizer.apply_chat_template(
+                        chat, tokenize=False, add_generation_prompt=chat == [asked], **chosen
+                    )
+                except MemoryError:
+                    raise
+                except Exception:  # noqa: S112  # it may refuse, which is told where it does so for a query
+                    continue
+                if len(text) > limit("CONFIG_KB") * 1000:
+                    raise MemoryError
+
+    rehearse(render, what)
+
+
 def chat_token_ids(
     tokenizer: Any, messages: Sequence[Message], chat_template_kwargs: Mapping[str, Any]
 ) -> tuple[int, ...]:
@@ -157,5 +180,6 @@ def chat_text(
         )
     except Exception as error:  # jinja errors of many kinds, raised by the template itself
         roles = ", ".join(m.role for m in messages)
-        raise CrosslignError(f"the tokenizer's chat template refused the messages ({roles}): {error}") from error
+        said = excerpt(shown(str(error), one_line=True))
+        raise CrosslignError(f"the tokenizer's chat template refused the messages ({roles}): {said}") from error
     return text

@@ -9,7 +9,7 @@ from typing import Literal
 
 from crosslign.languages import english_name, likely_form
 from crosslign.types import LABELS, CrosslignError, Label, Query
-from crosslign.untrusted import is_blank
+from crosslign.untrusted import is_blank, shown
 
 Severity = Literal["error", "warning"]
 _SHOWN = 60  # characters of a cell or a column's name in a problem
@@ -36,7 +36,7 @@ class Problem:
             place += f", row {self.row}"
         if self.field is not None:
             place += f", field {self.field[:_SHOWN]!r}"
-        return f"{self.severity}: {place}: {self.message}"
+        return shown(f"{self.severity}: {place}: {self.message}", one_line=True)
 
 
 class DataError(CrosslignError):

@@ -8,6 +8,8 @@ precision, checkpoints, resuming, trackers, hub) is the Trainer's.
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,7 +26,10 @@ from crosslign.data.mixture import QueryMixture
 from crosslign.distillation.collector import RolloutCollector
 from crosslign.distillation.metrics import StepMetrics
 from crosslign.distillation.score import Scorer
+from crosslign.models import NotFiniteError, not_finite
 from crosslign.types import CrosslignError, Rollout
+
+logger = logging.getLogger(__name__)
 
 SaveModel = Callable[[str], None]
 
@@ -83,6 +88,7 @@ class DistillationTrainer(Trainer):
             # Resumed from the checkpoint of its last step: the Trainer's loop would make one more.
             self.control.should_training_stop = True
             return [], torch.ones((), device=device)
+        self._check_weights()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         epoch = int(self.state.epoch or 0)
         positions = [batch["position"].tolist() for batch in batches]
@@ -97,7 +103,10 @@ class DistillationTrainer(Trainer):
         remaining = iter(sorted(rollouts, key=_length, reverse=True))
         windows = [{"rollouts": [next(remaining) for _ in batch], "common": common} for batch in positions]
         count = torch.tensor(sum(bool(r.completion.token_ids) for r in rollouts), device=device)
-        return windows, self.accelerator.reduce(count, reduction="sum").clamp_min(1)
+        count = self.accelerator.reduce(count, reduction="sum")
+        if not count and self.is_world_process_zero():
+            logger.warning("step %d: no completion has a token, so nothing is learned.", self.state.global_step + 1)
+        return windows, count.clamp_min(1)
 
     def compute_loss(
         self,
@@ -117,6 +126,8 @@ class DistillationTrainer(Trainer):
         # Gradients are averaged over processes, hence the factor.
         processes = self.accelerator.num_processes
         loss = result.loss if processes == 1 else result.loss * processes
+        # A factor of 1, but NaN if the loss is not finite: then so is the gradient, on all processes.
+        loss = loss * (1 + 0 * loss.detach())
         return (loss, {"weighted_divergence": result}) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -143,6 +154,35 @@ class DistillationTrainer(Trainer):
         teacher = self.metrics.seconds["teacher"] - teacher_before
         self.metrics.seconds["student"] += time.perf_counter() - start - teacher
         return torch.stack(losses).sum()
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The Trainer's own, which it asks for before each optimiser step: the last moment to refuse one.
+
+        The gradient is that of all processes, so all stop. With float16's loss scaling its overflow is normal, and the
+        scaler leaves the step out; then the loss has to tell.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        scaled = self.accelerator.scaler is not None
+        measured = self.accelerator.reduce(self._tr_loss.detach().clone(), "sum") if scaled else norm
+        if not math.isfinite(measured):
+            queries = [f"{query.id!r} ({query.language})" for query in self.metrics.not_finite]
+            first = f"the loss of {len(queries)} of its queries ({', '.join(queries[:3])})"
+            what = first if queries else "the gradient"
+            raise NotFiniteError(
+                f"step {self.state.global_step + 1}: {what} is inf or NaN, and the step was not taken. Look at "
+                "training.learning_rate, at model.dtype (float16 ends at 65504) and at objective.temperature."
+            )
+        return norm
+
+    def _check_weights(self) -> None:
+        """Raise NotFiniteError if a weight that is trained is not finite: before it is sampled from, and before it is
+        saved. The weights are the same in all processes."""
+        name = not_finite((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+        if name is not None:
+            raise NotFiniteError(
+                f"step {self.state.global_step}: weights are inf or NaN after it (the first are in {name}) and are not "
+                "saved. Look at training.learning_rate and at model.dtype (float16 ends at 65504)."
+            )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; where the last step has not been evaluated (a callback stopped the run after it, or it
@@ -185,8 +225,10 @@ class DistillationTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, and the tokenizer beside it.
 
-        Raises TeacherMovedError if the frozen teacher has moved: what was trained against it means nothing.
+        Raises TeacherMovedError if the frozen teacher has moved: what was trained against it means nothing. Raises
+        NotFiniteError for weights that are not finite.
         """
+        self._check_weights()
         self.scorer.teacher.check()
         super().save_model(output_dir, _internal_call=_internal_call)
         # A pickle, which nothing of ours reads; the resolved configuration stands in config.yaml.

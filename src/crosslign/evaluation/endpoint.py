@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from crosslign.types import CrosslignError, Message
+from crosslign.types import CrosslignError, Message, excerpt
+from crosslign.untrusted import is_variable
 
 EXCERPT = 300  # characters of a server's message that an error quotes
 PERHAPS_THE_CONVERSATION = frozenset({400, 413, 422})  # too long, filtered, or a setting that the server does not know
@@ -78,7 +79,17 @@ class Endpoint:
         timeout: float = 60.0,
         retries: int = 10,
     ) -> None:
-        _check_url(base_url)
+        if not usable_url(base_url):
+            # Not quoted: a user, a password or a query is probably a key.
+            raise CrosslignError(
+                "endpoint: the URL must be like http://localhost:8000/v1, without /chat/completions, user, password or "
+                "query. Use api_key_env for the key."
+            )
+        if api_key_env is not None and not is_variable(api_key_env):
+            raise CrosslignError(
+                "endpoint: api_key_env (--api-key-env) is no name of an environment variable. Put the key into a "
+                "variable, and name that."
+            )
         if concurrency < 1 or retries < 0 or timeout <= 0:
             raise CrosslignError(
                 f"endpoint: concurrency {concurrency}, timeout {timeout}, retries {retries}: "
@@ -182,8 +193,7 @@ class Endpoint:
         """What a server said, short, on one line and without the key, which some servers quote."""
         if self._key:
             text = text.replace(self._key, "[API key]")
-        line = " ".join(transmissible(text).split()).rstrip(".")
-        return line if len(line) <= EXCERPT else line[:EXCERPT] + " ..."
+        return excerpt(" ".join(transmissible(text).split()).rstrip("."), EXCERPT)
 
 
 class _Requests:
@@ -302,19 +312,15 @@ def read_reply(text: str) -> EndpointReply:
     return EndpointReply(content or "", finish_reason == "length", finish_reason, prompt, completion)
 
 
-def _check_url(url: str) -> None:
+def usable_url(url: str) -> bool:
+    """Whether a URL can be an endpoint's, and holds no user, password or query."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname)
         more = parts.username or parts.password or parts.query or parts.fragment
     except ValueError:
-        valid, more = False, None
-    if more or not valid or url.rstrip("/").endswith("/completions"):
-        # Not quoted: a user, a password or a query is probably a key.
-        raise CrosslignError(
-            "endpoint: the URL must be like http://localhost:8000/v1, without /chat/completions, user, password or "
-            "query. Use api_key_env for the key."
-        )
+        return False
+    return valid and not more and not url.rstrip("/").endswith("/completions")
 
 
 def _key(variable: str | None) -> str:

@@ -4,6 +4,7 @@ from crosslign.models.forward import SplitModel, causal_lm, evaluating, split_mo
 from crosslign.models.identity import adapter_sha256, check_adapter, load_with_adapter, weights_mark
 from crosslign.models.load import (
     ModelSource,
+    NotFiniteError,
     TokenIds,
     check_source,
     disable_dropout,
@@ -11,6 +12,7 @@ from crosslign.models.load import (
     freeze,
     load_model,
     load_tokenizer,
+    not_finite,
     token_ids,
 )
 from crosslign.models.passes.prefix import SharedPrefix, shared_prefix
@@ -19,6 +21,7 @@ from crosslign.models.teacher import FrozenTeacher, TeacherMovedError, add_lora,
 __all__ = [
     "FrozenTeacher",
     "ModelSource",
+    "NotFiniteError",
     "SharedPrefix",
     "SplitModel",
     "TeacherMovedError",
@@ -36,6 +39,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "load_with_adapter",
+    "not_finite",
     "shared_prefix",
     "split_model",
     "token_ids",

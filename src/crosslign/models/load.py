@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +14,9 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from crosslign.contexts import check_chat_template
 from crosslign.types import CrosslignError, cause
+from crosslign.untrusted import read_text, rehearse
 
 _SENTINEL = "crosslign sentinel"
 
@@ -90,12 +94,14 @@ def load_tokenizer(source: ModelSource) -> Any:
     except Exception as error:  # from_pretrained raises many kinds; all mean that this place holds no tokenizer
         raise load_error("tokenizer", source.tokenizer or source.path, error) from error
     if source.chat_template is not None:
-        tokenizer.chat_template = Path(source.chat_template).read_text(encoding="utf-8")
+        tokenizer.chat_template = read_text(Path(source.chat_template))
     if not tokenizer.chat_template:
         raise CrosslignError(
             f"{source.path}: the tokenizer has no chat template, so it is probably a base model. Use the "
             "instruction-tuned one, or name a Jinja template file in model.chat_template."
         )
+    what = f"{source.chat_template or source.tokenizer or source.path}: the chat template"
+    check_chat_template(tokenizer, ({}, {"enable_thinking": False}, {"enable_thinking": True}), what)
     return tokenizer
 
 
@@ -124,7 +130,27 @@ def load_model(source: ModelSource) -> Any:
     if source.kind == "gguf":
         _forget_quantisation(model)
     disable_dropout(model)
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    if (name := not_finite(model.named_parameters())) is not None:
+        raise NotFiniteError(
+            f"model.path: the weights of {source.path} hold inf or NaN as {model.dtype} (the first are in {name}). The "
+            "file is damaged, a training went wrong, or model.dtype is too narrow."
+        )
+    return model
+
+
+class NotFiniteError(CrosslignError):
+    """A weight, a loss, a gradient or a probability is inf or NaN."""
+
+
+def not_finite(parameters: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """The name of the first of these parameters that holds inf or NaN. Waits for the device once."""
+    found = [(name, p.detach()) for name, p in parameters if p.is_floating_point() and p.numel()]
+    if not found:
+        return None
+    device = found[0][1].device
+    largest = torch.stack([torch.linalg.vector_norm(p, torch.inf).float().to(device) for _, p in found])
+    return next((name for (name, _), value in zip(found, largest.tolist(), strict=True) if not isfinite(value)), None)
 
 
 def _location(source: ModelSource) -> tuple[str, dict[str, Any]]:
@@ -168,13 +194,16 @@ def disable_dropout(model: torch.nn.Module) -> None:
 def freeze(model: torch.nn.Module, patterns: Sequence[str]) -> None:
     """Take the parameters whose names match a pattern (`re.search`) out of training.
 
-    Raises CrosslignError for a pattern that matches no parameter, or if nothing is left to train.
+    Raises CrosslignError for a pattern that matches no parameter or takes too long, or if nothing is left to train.
     """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        rehearse(partial(lambda p: [re.search(p, n) for n in names], pattern), f"model.frozen: to find {pattern!r}")
     for pattern in patterns:
         matched = [p for name, p in model.named_parameters() if re.search(pattern, name)]
         if not matched:
-            names = ", ".join(name for name, _ in list(model.named_parameters())[:4])
-            raise CrosslignError(f"model.frozen: no parameter's name matches {pattern!r}; the first are {names}.")
+            first = ", ".join(names[:4])
+            raise CrosslignError(f"model.frozen: no parameter's name matches {pattern!r}; the first are {first}.")
         for parameter in matched:
             parameter.requires_grad_(False)
     if patterns and not any(p.requires_grad for p in model.parameters()):

@@ -19,7 +19,7 @@ from crosslign.runs.callbacks import CheckpointCallback, MetricsCallback, Progre
 from crosslign.runs.checkpoint_evaluation import CheckpointEvaluator, EvaluationSchedule
 from crosslign.runs.prepare import PreparedRun
 from crosslign.storage import cache_folder
-from crosslign.types import Announce, silent
+from crosslign.types import Announce, CrosslignError, cause, silent
 
 
 @dataclass(frozen=True)
@@ -73,18 +73,21 @@ def make_trainer(run: PreparedRun, made: Distillation, announce: Announce = sile
         schedule = [EvaluationSchedule(run.evaluation.config.every_steps)]
     arguments = copy.copy(run.arguments)
     arguments.save_total_limit = None  # CheckpointCallback sees to it
-    trainer = DistillationTrainer(
-        made.student,
-        arguments,
-        mixture=run.mixture,
-        collector=made.collector,
-        scorer=made.scorer,
-        languages=run.languages,
-        on_rollouts=RolloutLog(run.folder, run.tokenizer, run.config.log_rollouts) if run.is_main else None,
-        evaluator=evaluator,
-        processing_class=run.tokenizer,
-        callbacks=[MetricsCallback(run.folder), ProgressCallback(), checkpoints, *schedule],
-    )
+    try:
+        trainer = DistillationTrainer(
+            made.student,
+            arguments,
+            mixture=run.mixture,
+            collector=made.collector,
+            scorer=made.scorer,
+            languages=run.languages,
+            on_rollouts=RolloutLog(run.folder, run.tokenizer, run.config.log_rollouts) if run.is_main else None,
+            evaluator=evaluator,
+            processing_class=run.tokenizer,
+            callbacks=[MetricsCallback(run.folder), ProgressCallback(), checkpoints, *schedule],
+        )
+    except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:  # by a value in `training`
+        raise CrosslignError(f"training: {cause(error)}") from error
     # The Trainer's own printer writes every log line to standard output; metrics.jsonl and the bar replace it.
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -12,7 +12,14 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from crosslign.contexts import ContextBuilder, ContextOverflow, RoleContext, load_teacher_template, student_messages
+from crosslign.contexts import (
+    ContextBuilder,
+    ContextOverflow,
+    RoleContext,
+    check_chat_template,
+    load_teacher_template,
+    student_messages,
+)
 from crosslign.data.load import TableSpec, require_table
 from crosslign.data.mixture import QueryMixture
 from crosslign.data.schema import QueryTable
@@ -86,6 +93,8 @@ def context_builder(config: RunConfig, tokenizer: Any) -> ContextBuilder:
     if config.teacher.judgement is not None:
         template = dataclasses.replace(template, judgement=config.teacher.judgement)
     student, teacher = config.student, config.teacher
+    options = (student.chat_template_kwargs, teacher.chat_template_kwargs)
+    check_chat_template(tokenizer, options, "chat_template_kwargs: with them the chat template")
     return ContextBuilder(
         tokenizer,
         RoleContext(student_messages(student.messages), student.max_length, student.chat_template_kwargs),

@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from crosslign.distillation import DistillationTrainer, mean_divergence
-from crosslign.models import load_model
+from crosslign.models import NotFiniteError, load_model
 from crosslign.runs.build import Distillation, assemble, autocast, make_trainer
 from crosslign.runs.folder import GATE, RunFolder
 from crosslign.runs.gate.gate import Passed, gate
@@ -36,6 +36,8 @@ def train(run: PreparedRun, announce: Announce = silent) -> Mapping[str, Any]:
             return _train(run, made, passed, announce)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted. {_how_to_resume(run.folder)}") from None
+        except NotFiniteError as error:
+            raise CrosslignError(f"{error} {_how_to_resume(run.folder)}") from error
         except Exception as error:
             if is_disk_full(error):
                 raise CrosslignError(

@@ -29,11 +29,9 @@ from crosslign.testbed.language import ENGLISH
 from crosslign.testbed.report import report
 from crosslign.testbed.tables import SETS, TableSizes
 from crosslign.testbed.world import World
-from crosslign.types import Announce, CrosslignError, Query, silent
+from crosslign.types import Announce, Query, silent
 
 TEXT = "report.txt"
-MAX_SEED = 2**32 - 1  # numpy's generator, which transformers seeds, takes no more
-MAX_STEPS = 100_000
 FOLDER, COMPARED = "evaluation", "compared"
 STAGES = {
     "before": "the testbed's base model",
@@ -41,14 +39,6 @@ STAGES = {
     "after": "the testbed's aligned model",
 }
 GREEDY = SamplingParameters(temperature=0, max_completion_length=MAX_COMPLETION_LENGTH)
-
-
-def check_range(seed: int, steps: int) -> None:
-    """Raise CrosslignError for a seed or a number of steps that the demo cannot run with."""
-    if not 0 <= seed <= MAX_SEED:
-        raise CrosslignError(f"--seed: {seed} is out of range; it is a whole number from 0 to {MAX_SEED}.")
-    if not 1 <= steps <= MAX_STEPS:
-        raise CrosslignError(f"--steps: {steps} is out of range; it is a whole number from 1 to {MAX_STEPS}.")
 
 
 def run_demo(
