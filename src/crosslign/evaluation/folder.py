@@ -60,7 +60,10 @@ def read_folder(path: Path) -> Finished:
     if kind == "comparison":
         raise CrosslignError(f"{path}: is a comparison; crosslign compare writes its page with its results.")
     if kind != "evaluation" or version != SCHEMA_VERSION:
-        raise CrosslignError(f"{path / RESULTS}: is a {kind} of schema {version}, not an evaluation of schema 1.")
+        raise CrosslignError(
+            f"{path / RESULTS}: is {kind!r} of schema {version!r}, not an evaluation of schema {SCHEMA_VERSION}. Run "
+            "crosslign eval into the folder again; it keeps the completions."
+        )
     tasks: dict[str, dict[str, JudgedRow]] = {name: {} for name in results["tasks"]}
     for data_name in results["manifest"]["tasks"]:
         folder = path / folder_name(data_name)
