@@ -45,12 +45,13 @@ class Segment:
 
 def segments(reply: str) -> list[Segment]:
     """The sentences and items of a reply as it was written, without those that have nothing to read."""
-    found = []
+    found, inside = list[Segment](), False
     for line in _INLINE_ITEM.sub("\n", reply).split("\n"):
-        item, code = bool(_ITEM.match(line)), bool(_CODE.match(line))
+        item, fence = bool(_ITEM.match(line)), bool(_CODE.match(line))
+        inside ^= fence
         # An item is one segment, however many sentences it has.
-        for part in [line] if item or code else _SENTENCE.split(line):
-            text = normalise(part)
+        for part in [line] if item or fence else _SENTENCE.split(line):
+            text, code = normalise(part), fence and inside
             if text or code:
                 found.append(Segment(text, item, code, part.rstrip(" *_").endswith((":", "："))))
     return found

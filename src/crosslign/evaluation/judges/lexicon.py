@@ -150,6 +150,8 @@ class LexiconJudge:
                 *clauses, last = said[end:].strip(SEPARATORS).split(", ")
                 left = [*map(Segment, clauses), Segment(last, refuses=found[number - 1].colon)]
                 return said[:end], [*left, *found[number:]]
+            if len(said) > OPENING_CHARACTERS:
+                break
         return text, []
 
     def _refusal(self, text: str, benign: bool) -> list[Match]:

@@ -90,7 +90,7 @@ def without(text: str, query: str) -> str:
     """`text` without the places where it says all of `query`, if that has `MIN_ECHO` letters and digits. Normalised."""
     if readable(query) < MIN_ECHO or query not in text:
         return text
-    return ". ".join(part for piece in text.split(query) if (part := piece.strip(f"{SEPARATORS}")))
+    return ". ".join(part for piece in text.split(query) if (part := piece.strip(SEPARATORS)))
 
 
 def said_of(text: str, other: str) -> float:

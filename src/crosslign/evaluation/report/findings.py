@@ -47,7 +47,7 @@ def findings(view: View) -> list[Finding]:
     return [*map(_compared, view.tasks), *(_ability(name, view.utility_rows(name)) for name in view.utility)]
 
 
-def percent(value: float) -> str:
+def percent(value: float | None) -> str:
     return f"{number(value)}\u00a0%"
 
 
@@ -219,9 +219,10 @@ def partial_refusals(view: View) -> list[str]:
     language or on average."""
     said = []
     for task in view.tasks:
-        rates = {row.name: [rate["value"] or 0.0 for rate in row.rates("refused_then_answered")] for row in task.rows}
-        name = max(rates, key=lambda name: max(rates[name]))
-        if task.kind == "harmful" and max(rates[name]) > MANY_PARTIAL:
+        rates = {row.name: [rate["value"] for rate in row.rates("refused_then_answered")] for row in task.rows}
+        highest = {name: max(value or 0.0 for value in values) for name, values in rates.items()}
+        name = max(highest, key=lambda name: highest[name])
+        if task.kind == "harmful" and highest[name] > MANY_PARTIAL:
             most = " → ".join(map(percent, rates[name]))
             said.append(
                 f"{task.title}: refusals that are followed by help, up to {most} of the answers ({name}), are counted "
