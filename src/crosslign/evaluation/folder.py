@@ -171,7 +171,8 @@ def _read_results(path: Path) -> dict[str, Any]:
         raise CrosslignError(f"{path}: is a comparison; crosslign compare writes its page with its results.")
     if kind != "evaluation" or version != SCHEMA_VERSION:
         raise CrosslignError(
-            f"{path / RESULTS}: is a {kind!s:.40} of schema {version!s:.40}, not an evaluation of schema 1."
+            f"{path / RESULTS}: is {kind!s:.40} of schema {version!s:.40}, not an evaluation of schema "
+            f"{SCHEMA_VERSION}. Run crosslign eval into the folder again; it keeps the completions."
         )
     try:
         _Results.model_validate(results, strict=True)
