@@ -13,7 +13,7 @@ from report_page import parse, table, transcripts
 from test_demo import WORLD, experiment
 
 from crosslign.evaluation.folder import compare, read_folder
-from crosslign.testbed.demo import COMPARED, FOLDER, check_folders, write_folders
+from crosslign.testbed.demo import COMPARED, FOLDER, MARK, check_folders, write_folders
 from crosslign.testbed.evaluate import Reply
 from crosslign.testbed.experiment import Experiment
 from crosslign.testbed.judge import ExactJudge
@@ -141,5 +141,8 @@ def test_what_is_of_another_origin_stops_the_demo_at_its_start(tmp_path: Path) -
     there = tmp_path / FOLDER / COMPARED
     there.mkdir(parents=True)
     (there / "notes.txt").write_text("mine")
+    with pytest.raises(CrosslignError, match="holds no demo"):
+        check_folders(tmp_path)
+    (tmp_path / MARK).write_text('{"seed": 0}')
     with pytest.raises(CrosslignError, match="holds no comparison"):
         check_folders(tmp_path)

@@ -13,7 +13,8 @@ from crosslign.evaluation.rates import JudgedRow
 from crosslign.evaluation.report import Transcript, write_report
 from crosslign.evaluation.results import SCHEMA_VERSION, comparison_task
 from crosslign.evaluation.stages import COMPLETIONS, REPORT, RESULTS, folder_name, verdict_of, write_results
-from crosslign.storage import Row, RowFile, is_empty, key_of
+from crosslign.ownership import check_output_folder, read_mark
+from crosslign.storage import Row, RowFile, key_of
 from crosslign.types import CrosslignError
 
 
@@ -28,23 +29,12 @@ class Finished:
 
 def check_folder(path: Path, kind: Literal["evaluation", "comparison"]) -> None:
     """Raise CrosslignError unless results of this kind may be written here: nothing of another origin is touched."""
-    if path.exists() and not path.is_dir():
-        raise CrosslignError(f"{path}: is a file, not a folder. Choose another --out.")
-    if not path.exists() or is_empty(path):
-        return
-    started = kind == "evaluation" and any(path.glob(f"*/{COMPLETIONS}*"))  # an interrupted one has no results yet
-    try:
-        found = json.loads((path / RESULTS).read_text(encoding="utf-8"))
-        known = found["kind"] == kind and "schema_version" in found
-    except FileNotFoundError:
-        known = started
-    except (OSError, ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise CrosslignError(
-            f"{path}: is not empty and holds no {kind} of crosslign. Choose another --out; nothing in it is "
-            "overwritten, also not with --overwrite."
-        )
+    found = read_mark(path / RESULTS)
+    known = found.get("kind") == kind and "schema_version" in found
+    if not (path / RESULTS).exists() and kind == "evaluation":
+        # An interrupted one has no results yet.
+        known = any(read_mark(side) for side in path.glob(f"*/{COMPLETIONS}.identity.json"))
+    check_output_folder(path, kind, known)
 
 
 def read_folder(path: Path) -> Finished:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -78,8 +77,8 @@ def _config(raw: dict[str, Any], place: Path) -> LoraConfig:
     r, alpha = raw.get("r"), raw.get("lora_alpha")
     if type(r) is not int or r < 1:
         raise CrosslignError(f"{place}: r is {str(r)[:40]!r}; it is the rank, a whole number from 1.")
-    if type(alpha) not in (int, float) or not math.isfinite(alpha):
-        raise CrosslignError(f"{place}: lora_alpha is {str(alpha)[:40]!r}; it is a number.")
+    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not -1e9 < alpha < 1e9:
+        raise CrosslignError(f"{place}: lora_alpha is {str(alpha)[:40]!r}; it is a number of a sane size.")
     flags = {name: raw.get(name, False) for name in _USED[2:]}
     for name, value in flags.items():
         if type(value) is not bool:
