@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -65,13 +66,16 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
 
 def make_trainer(run: PreparedRun, made: Distillation, announce: Announce = silent) -> DistillationTrainer:
     """The trainer, with what it writes and evaluates."""
+    checkpoints = CheckpointCallback(run.folder, run.arguments.save_total_limit)
     evaluator, schedule = None, []
     if run.evaluation is not None:
         evaluator = _evaluator(run, made, announce)
         schedule = [EvaluationSchedule(run.evaluation.config.every_steps)]
+    arguments = copy.copy(run.arguments)
+    arguments.save_total_limit = None  # CheckpointCallback sees to it
     trainer = DistillationTrainer(
         made.student,
-        run.arguments,
+        arguments,
         mixture=run.mixture,
         collector=made.collector,
         scorer=made.scorer,
@@ -79,7 +83,7 @@ def make_trainer(run: PreparedRun, made: Distillation, announce: Announce = sile
         on_rollouts=RolloutLog(run.folder, run.tokenizer, run.config.log_rollouts) if run.is_main else None,
         evaluator=evaluator,
         processing_class=run.tokenizer,
-        callbacks=[MetricsCallback(run.folder), ProgressCallback(), CheckpointCallback(run.folder), *schedule],
+        callbacks=[MetricsCallback(run.folder), ProgressCallback(), checkpoints, *schedule],
     )
     # The Trainer's own printer writes every log line to standard output; metrics.jsonl and the bar replace it.
     trainer.remove_callback(PrinterCallback)

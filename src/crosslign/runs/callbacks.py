@@ -35,11 +35,15 @@ class MetricsCallback(TrainerCallback):
 class CheckpointCallback(TrainerCallback):
     """Gives a checkpoint its manifest, by which `--resume` tells whether it is whole, and records the seconds so far.
 
+    Then all but the newest `keep` checkpoints go; None keeps all. The Trainer would let the older ones go before, and
+    by the clock, which may jump.
+
     The record's `seconds` are those of training, also of what was done before an interruption.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, keep: int | None) -> None:
         self.folder = folder
+        self.keep = keep
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.start = time.perf_counter() - self.folder.record().get("seconds", 0.0)
@@ -48,13 +52,15 @@ class CheckpointCallback(TrainerCallback):
         PartialState().wait_for_everyone()  # every process has written its own random state
         if state.is_world_process_zero:
             write_manifest(Path(args.output_dir) / f"checkpoint-{state.global_step}", step=state.global_step)
-            self._record_seconds()
+            self._tidy()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            self._record_seconds()
+            self._tidy()
 
-    def _record_seconds(self) -> None:
+    def _tidy(self) -> None:
+        if self.keep is not None:
+            self.folder.forget_before(self.keep)
         self.folder.update({"seconds": round(time.perf_counter() - self.start, 1)})
 
 

@@ -210,6 +210,11 @@ class RunFolder:
                 rows = [row for row in read_rows(path) if isinstance(row.get("step"), int) and row["step"] <= step]
                 write_atomically(path, "".join(map(line_of, rows)))
 
+    def forget_before(self, keep: int) -> None:
+        """Delete all but the newest `keep` checkpoints, at least one."""
+        for checkpoint in self._checkpoint_folders()[: -max(keep, 1)]:
+            shutil.rmtree(checkpoint)
+
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         append_rows(self.path / name, [row])
 
