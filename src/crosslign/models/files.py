@@ -25,7 +25,7 @@ _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 
 def looks_local(path: str) -> bool:
     """Whether this can be no hub id: it is there, or is no `name` or `owner/name`."""
-    return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") > 1
+    return Path(path).exists() or path.startswith((".", "/", "~")) or path.endswith(".gguf") or path.count("/") > 1
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:

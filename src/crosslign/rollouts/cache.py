@@ -40,7 +40,7 @@ class CompletionCache:
     """
 
     def __init__(self, path: Path) -> None:
-        check_output_file(path, ours=_is_ours(path), flag="cache_dir or --out")
+        check_output_file(path, ours=path.is_file() and _is_ours(path), flag="cache_dir or --out")
         self.path = path
         self._lock = path.with_name(f"{path.name}.lock")
         self.hits = 0
