@@ -65,6 +65,12 @@ def _pipe(folder: Path) -> Path:
     return folder
 
 
+def _dangling_tokenizer(folder: Path) -> Path:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to("nowhere")
+    return folder
+
+
 def _huge_tokenizer(folder: Path) -> Path:
     os.truncate(folder / "tokenizer.json", 201_000_000)
     return folder
@@ -117,6 +123,7 @@ MODELS = [
     ),
     Hostile("tokenizer of noise", holding("tokenizer.json", NOISE), ("the tokenizer of",)),
     Hostile("tokenizer cut off", cut("tokenizer.json"), ("the tokenizer of",)),
+    Hostile("tokenizer that links nowhere", _dangling_tokenizer, ("tokenizer.json: cannot be read",)),
     Hostile("huge tokenizer", _huge_tokenizer, ("tokenizer.json", "CROSSLIGN_MAX_MODEL_FILE_MB")),
     Hostile("no such folder", lambda f: f.parent / "none" / "such", ("no folder",)),
     Hostile("gguf of noise", _gguf(b"GGUF" + NOISE), ("model.gguf",)),
@@ -172,5 +179,8 @@ ADAPTERS = [
         saying(ADAPTER_CONFIG, target_modules="(.*)*(.*)*x", base_model_name_or_path="owner/name"),
         handled=True,  # which layers it changes, its weights say
     ),
+    Hostile("record of noise", holding("run.json", NOISE), handled=True),
+    Hostile("record with numbers as languages", saying("run.json", languages=[1, None]), handled=True),
+    Hostile("record with a number as languages", saying("run.json", languages=5), handled=True),
     Hostile("no such folder", lambda f: f.parent / "none", (f"has no {ADAPTER_CONFIG}",)),
 ]

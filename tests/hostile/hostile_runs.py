@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from hostile_models import NOISE, Make, holding, saying
 from inputs import Hostile
 
@@ -108,10 +109,15 @@ def _unmarked(make: Make) -> Make:
 
 def _poisoned(name: str) -> Make:
     def make(checkpoint: Path) -> Path:
-        poison = Poison(_precious(checkpoint.parent))
-        return holding(name, pickle.dumps(poison))(checkpoint)
+        torch.save(Poison(_precious(checkpoint.parent)), checkpoint / name)
+        return checkpoint
 
     return _unmarked(make)
+
+
+def _saved(file: Path, value: Any) -> Path:
+    torch.save(value, file)
+    return file.parent
 
 
 def _state(**values: Any) -> Make:
@@ -136,7 +142,11 @@ RUNS = [
     Hostile("no configuration", holding("config.yaml", None), ("config.yaml is missing",), only=("resume",)),
     Hostile("configuration of noise", holding("config.yaml", NOISE), ("config.yaml",), only=("resume",)),
     Hostile("linked checkpoint", _linked_checkpoint, (CHECKPOINT, "is a link")),
-    Hostile("metrics of noise", holding("metrics.jsonl", NOISE + b'\n{"step": 1, "loss": "x"}\n[1]\n'), handled=True),
+    Hostile(
+        "metrics of noise",
+        holding("metrics.jsonl", NOISE + b'\n{"step": 1, "divergence": "x"}\n{"step": 1, "divergence": NaN}\n[1]\n'),
+        handled=True,
+    ),
     *(
         Hostile(name.replace("_", " "), make, says, only=("resume",))
         for name, make, says in [
@@ -155,9 +165,11 @@ RUNS = [
                 (f"{name} {what}", make, ("the checkpoint cannot be read",))
                 for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")
                 for what, make in (
-                    ("of_noise", _unmarked(holding(name, NOISE))),
-                    ("cut off", _unmarked(lambda c, n=name: holding(n, (c / n).read_bytes()[:100])(c))),  # type: ignore[misc]
+                    ("of noise", _unmarked(holding(name, NOISE))),
+                    ("cut off", _unmarked(lambda c, n=name: holding(n, (c / n).read_bytes()[:100])(c))),
                     ("poisoned", _poisoned(name)),
+                    ("of plain pickle", _unmarked(holding(name, pickle.dumps({"a": NOISE})))),
+                    ("of another kind", _unmarked(lambda c, n=name: _saved(c / n, ["x"]))),
                 )
             ),
         ]

@@ -103,6 +103,18 @@ def test_other_weights_and_another_chat_template_do_not_continue_a_file(
     assert "(weights differ)" in capsys.readouterr().err
 
 
+def test_a_changed_adapter_does_not_continue_a_file(
+    whole: dict[str, Any], model_folder: Path, table_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter, out = tmp_path / "adapter", tmp_path / "out.jsonl"
+    shutil.copytree(whole["output_dir"], adapter)
+    assert generate(model_folder, table_file, out, "--adapter", str(adapter)) == 0
+    config = adapter / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "lora_alpha": 64}))
+    assert generate(model_folder, table_file, out, "--adapter", str(adapter)) == 1
+    assert "(adapter_sha256 differ)" in capsys.readouterr().err
+
+
 def test_the_teachers_context_can_be_looked_at(model_folder: Path, table_file: Path, tmp_path: Path) -> None:
     student = tmp_path / "student.jsonl"
     generate(model_folder, table_file, student)

@@ -136,6 +136,16 @@ def test_the_folders_are_made_anew(outcome: Experiment, page: Path, tmp_path: Pa
         assert task["all"]["before"] == task["all"]["after"]
 
 
+@pytest.mark.parametrize("name", ["targets.csv", "anchors.csv", "report.txt", "results.json", "demo.json"])
+def test_a_file_of_another_origin_stops_the_demo_at_its_start(name: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for out in (tmp_path / "out", tmp_path / "link", tmp_path / "out" / name, tmp_path / "out" / name / "below"):
+        with pytest.raises(CrosslignError):
+            check_folders(out)
+
+
 def test_what_is_of_another_origin_stops_the_demo_at_its_start(tmp_path: Path) -> None:
     check_folders(tmp_path)
     there = tmp_path / FOLDER / COMPARED

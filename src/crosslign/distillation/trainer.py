@@ -8,6 +8,7 @@ precision, checkpoints, resuming, trackers, hub) is the Trainer's.
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -202,7 +203,8 @@ class DistillationTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         with _reading(folder):
-            for file in [folder / ADAPTER_WEIGHTS] if isinstance(self.model, PeftModel) else weight_files(folder):
+            adapter = isinstance(self.model, PeftModel)
+            for file in [folder / ADAPTER_WEIGHTS] if adapter else weight_files(folder):
                 tensor_shapes(file)  # the Trainer would look elsewhere, and take a pickle
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
@@ -235,8 +237,11 @@ def _reading(checkpoint: str | Path | None) -> Iterator[None]:
     except CrosslignError:
         raise
     except Exception as error:  # they raise many kinds
+        # torch's own words are an advice to load it all the same.
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        why = "a file is damaged, or a pickle of more than tensors and numbers" if unsafe else cause(error)
         raise CrosslignError(
-            f"{checkpoint}: the checkpoint cannot be read: {cause(error)}. Remove it, and --resume goes on from the "
+            f"{checkpoint}: the checkpoint cannot be read: {why}. Remove it, and --resume goes on from the "
             "one before it."
         ) from error
 

@@ -13,7 +13,7 @@ from crosslign.evaluation.rates import JudgedRow
 from crosslign.evaluation.report import Transcript, write_report
 from crosslign.evaluation.results import SCHEMA_VERSION, comparison_task
 from crosslign.evaluation.stages import COMPLETIONS, REPORT, RESULTS, folder_name, verdict_of, write_results
-from crosslign.ownership import check_output_folder, read_mark
+from crosslign.ownership import check_no_link, check_output_folder, read_mark
 from crosslign.storage import Row, RowFile, key_of
 from crosslign.types import CrosslignError
 
@@ -35,6 +35,7 @@ def check_folder(path: Path, kind: Literal["evaluation", "comparison"]) -> None:
         # An interrupted one has no results yet.
         known = any(read_mark(side) for side in path.glob(f"*/{COMPLETIONS}.identity.json"))
     check_output_folder(path, kind, known)
+    check_no_link(*path.glob("*"))
 
 
 def read_folder(path: Path) -> Finished:

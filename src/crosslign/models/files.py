@@ -100,5 +100,8 @@ def _check_layers(config: Mapping[str, Any], tensors: int, where: Path) -> None:
 def check_tokenizer(folder: Path) -> None:
     """Raise CrosslignError if a file of a tokenizer is no file, or far larger than any tokenizer's."""
     for file in {file for pattern in TOKENIZER for file in folder.glob(pattern)}:
-        if not file.is_dir():
-            check_file(file, "MODEL_FILE_MB")
+        try:
+            if not file.is_dir():
+                check_file(file, "MODEL_FILE_MB")
+        except OSError as error:
+            raise CrosslignError(f"{file}: cannot be read: {error.strerror}.") from error

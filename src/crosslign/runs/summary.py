@@ -18,7 +18,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl, in order of steps."""
     rows = read_rows(Path(folder) / METRICS)
-    return [{k: v for k, v in row.items() if isinstance(v, (int, float))} for row in rows]
+    return [{k: v for k, v in row.items() if isinstance(v, (int, float)) and abs(v) < 1e30} for row in rows]
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
