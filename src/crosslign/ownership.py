@@ -13,16 +13,15 @@ from typing import Any
 
 from crosslign.storage import is_empty
 from crosslign.types import CrosslignError
-from crosslign.untrusted import parse_json, read_text
+from crosslign.untrusted import read_json
 
 
 def read_mark(path: Path) -> dict[str, Any]:
     """The object in a mark; {} if it is not there, is a link, or holds something else."""
     try:
-        found = {} if path.is_symlink() else parse_json(read_text(path, "FILE_MB"), path)
+        return {} if path.is_symlink() else read_json(path, "FILE_MB")
     except (CrosslignError, OSError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def check_output_folder(folder: Path, what: str, ours: bool, flag: str = "--out") -> None:

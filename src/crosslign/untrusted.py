@@ -9,6 +9,7 @@ import json
 import os
 import re
 import stat
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from crosslign.types import CrosslignError
 LIMITS = {
     "FILE_MB": 2_000,  # a table, or another file that is read whole
     "ROWS": 1_000_000,  # of a table
-    "CELL_CHARACTERS": 10_000_000,  # of one cell of a table
+    "COLUMNS": 1_000,  # of a table
+    "CELL_CHARACTERS": 10_000_000,  # of one cell of a CSV table: some long prompts have more than csv's own 131,072
+    "UNPACKED_MB": 500,  # of an Excel or Parquet file, whose bytes stand for many more
     "CONFIG_KB": 1_000,  # a recipe, a template, a record or another file of settings
     "MODEL_FILE_MB": 200,  # a tokenizer, or an index of weights: a file in a model's folder that is no weights
     "CONFIG_VALUES": 100_000,  # in such a file, with what its aliases stand for
@@ -65,6 +68,11 @@ def shown(text: str) -> str:
 
 def _escaped(match: re.Match[str]) -> str:
     return match.group().encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def is_blank(text: str) -> bool:
+    """There is nothing to see: white space, control and format characters, halves of surrogate pairs alone."""
+    return all(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs") for c in text)
 
 
 def read_bytes(path: Path, name: str = "CONFIG_KB") -> bytes:
@@ -132,9 +140,9 @@ def _check_depth(value: Any, where: object) -> None:
             raise too_deep(where)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of settings. Raises CrosslignError if it cannot be read, or holds something else."""
-    value = parse_json(read_text(path), path)
+def read_json(path: Path, name: str = "CONFIG_KB") -> dict[str, Any]:
+    """The object in a JSON file. Raises CrosslignError if it cannot be read, or holds something else."""
+    value = parse_json(read_text(path, name), path)
     if not isinstance(value, dict):
         raise CrosslignError(f"{path}: expected a JSON object, found {type(value).__name__}.")
     return value

@@ -121,7 +121,7 @@ def test_missing_and_damaged_files_are_told(tmp_path: Path) -> None:
         folder = finished(tmp_path / file)
         path = folder / "bad" / file
         path.write_bytes(path.read_bytes()[:-20])
-        with pytest.raises(CrosslignError, match="bad has 35 judged rows, but its results count 36"):
+        with pytest.raises(CrosslignError, match="'bad' has 35 judged rows, but its results count 36"):
             read_folder(folder)
     (folder / "results.json").write_text("{")
     with pytest.raises(CrosslignError, match="no finished evaluation"):

@@ -28,8 +28,12 @@ def _train(given: Inputs, output: str, *flags: str) -> list[str]:
 
 def _complete(given: Inputs, command: str, *flags: str) -> list[str]:
     named = [("--model", given["model"]), ("--adapter", given["adapter"]), ("--out", given["output"])]
-    short = ("--max-completion-length", "4", "--languages", "sw", "--overwrite")
+    short = ("--max-completion-length", "4", "--languages", "en,sw", "--overwrite")
     return [command, *(str(part) for pair in named for part in pair), *short, *flags]
+
+
+def _compare(given: Inputs) -> list[str]:
+    return ["compare", *[str(given["evaluation"])] * 2, "--out", str(given["output"])]
 
 
 COMMANDS = {
@@ -53,4 +57,6 @@ COMMANDS = {
         ("table", "model", "adapter", "output"),
         lambda given: _complete(given, "eval", "--tasks", f"table:{given['table']}"),
     ),
+    "compare": Command(("evaluation", "output"), _compare),
+    "report": Command(("evaluation",), lambda given: ["report", str(given["evaluation"])]),
 }

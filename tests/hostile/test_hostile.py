@@ -15,9 +15,11 @@ import pytest
 import yaml
 from commands import COMMANDS
 from conftest import small_recipe, write_csv
+from hostile_evaluations import EVALUATIONS
 from hostile_models import ADAPTERS, MODELS
 from hostile_recipes import RECIPES
 from hostile_runs import CACHES, OUTPUTS, RUNS
+from hostile_tables import TABLES
 from inputs import Hostile
 
 from crosslign.cli import main
@@ -25,6 +27,8 @@ from crosslign.storage import file_sha256
 
 HOSTILE: dict[str, list[Hostile]] = {
     "recipe": RECIPES,
+    "table": TABLES,
+    "evaluation": EVALUATIONS,
     "model": MODELS,
     "adapter": ADAPTERS,
     "cache": CACHES,
@@ -56,6 +60,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     assert main(["train", str(folder / "recipe.yaml")]) == 0
     shutil.copytree(folder / "run", folder / "adapter", ignore=shutil.ignore_patterns("checkpoint-*"))
+    given = {name: folder / name for name in ("model", "adapter")}
+    assert main(COMMANDS["eval"].arguments({**given, "table": table, "output": folder / "evaluation"})) == 0
+    (folder / "evaluation" / "report.html").unlink()
     record = folder / "run" / "run.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "status": "running"}))
     return folder
@@ -68,7 +75,7 @@ def good(tmp_path: Path, made: Path) -> dict[str, Path]:
     for file in (tmp_path / "recipe.yaml", tmp_path / "run" / "config.yaml", tmp_path / "run" / "run.json"):
         file.write_text(file.read_text().replace(str(made), str(tmp_path)))
     names = {"recipe": "recipe.yaml", "table": "table.csv", "output": "out"}
-    return {kind: tmp_path / names.get(kind, kind) for kind in (*HOSTILE, "table", "output")}
+    return {kind: tmp_path / names.get(kind, kind) for kind in HOSTILE}
 
 
 @contextmanager

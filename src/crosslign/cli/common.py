@@ -25,6 +25,13 @@ def pairs(text: str) -> dict[str, str]:
     return found
 
 
+def natural(text: str) -> int:
+    """A seed: 0, 1, 2, ..."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no whole number from 0 to 999999999")
+    return int(text)
+
+
 def loading_arguments(group: Any) -> None:
     """How a model is loaded and asked, but for its name and revision."""
     group.add_argument("--chat-template", metavar="FILE", help="Jinja file, for a tokenizer without a chat template")
@@ -53,7 +60,7 @@ def sampling_arguments(group: Any) -> None:
     group.add_argument("--top-p", type=float, default=1.0)
     group.add_argument("--batch-size", type=int, default=16, metavar="N")
     group.add_argument("--max-length", type=int, default=2048, metavar="N", help="longest context in tokens")
-    group.add_argument("--seed", type=int, default=0, help="seed of all random draws (default: 0)")
+    group.add_argument("--seed", type=natural, default=0, help="seed of all random draws (default: 0)")
 
 
 def sampling_parameters(arguments: argparse.Namespace) -> Any:

@@ -11,6 +11,7 @@ from crosslign.cli.common import (
     comma_list,
     loading_arguments,
     model_source,
+    natural,
     pairs,
     quiet_libraries,
     sampling_arguments,
@@ -92,7 +93,7 @@ def add_commands(commands: Any) -> None:
     compare.add_argument("before", type=Path, metavar="DIR_A", help="evaluation before")
     compare.add_argument("after", type=Path, metavar="DIR_B", help="evaluation after")
     compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the comparison")
-    compare.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
+    compare.add_argument("--seed", type=natural, default=0, help="seed of the bootstrap (default: 0)")
     compare.set_defaults(run=_compare)
 
     report = commands.add_parser(
@@ -251,7 +252,10 @@ def _compare(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from crosslign.evaluation.result_tables import terminal
     from crosslign.evaluation.stages import REPORT, RESULTS
 
-    results = compare(read_folder(arguments.before), read_folder(arguments.after), arguments.out, arguments.seed)
+    before, after = read_folder(arguments.before), read_folder(arguments.after)
+    results = compare(before, after, arguments.out, arguments.seed)
+    for note in (*before.notes, *after.notes):
+        say(note)
     print(terminal(results))
     print(f"\nreport  {arguments.out / REPORT}\nnumbers {arguments.out / RESULTS}")
     return 0
@@ -263,6 +267,8 @@ def _report(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
     folder = read_folder(arguments.folder)
     page = report(folder)
+    for note in folder.notes:
+        say(note)
     print(terminal(folder.results))
     print(f"\nreport  {page}")
     return 0

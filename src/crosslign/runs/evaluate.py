@@ -182,7 +182,10 @@ def _evaluate(request: EvaluationRequest, announce: Announce) -> dict[str, Any]:
         if measured:
             results["utility"] = measured
             write_results(request.out, results)
-        report(read_folder(request.out))
+        finished = read_folder(request.out)
+        report(finished)
+        for note in finished.notes:
+            announce(note)
     return results
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from crosslign.contexts import ContextBuilder, load_teacher_template, plain_contexts
 from crosslign.data.schema import QueryTable
 from crosslign.distillation import write_judgements
-from crosslign.evaluation.completions import SamplerCompleter, check_contexts, completions
+from crosslign.evaluation.completions import SamplerCompleter, check_contexts, completions, is_completion
 from crosslign.models import (
     ModelSource,
     adapter_sha256,
@@ -132,7 +132,7 @@ def generate(request: GenerateRequest, table: QueryTable, announce: Announce = s
     with locked(output.with_name(f".{output.name}.lock")):
         if request.overwrite:
             output.unlink(missing_ok=True)
-        file = RowFile(output, settings, notes={"versions": versions()})
+        file = RowFile(output, settings, notes={"versions": versions()}, valid=is_completion)
         rows = completions(queries, completer, file, name=output.name, announce=announce)
         cache.remove()
     return len(rows)

@@ -207,8 +207,16 @@ def _ability(name: str, rows: Sequence[Row]) -> Finding:
 
 
 def cautions(view: View) -> list[str]:
-    """Differences of the two sides, proxies for judges, rows without a verdict, answers cut off; or nothing."""
-    return [*_differences(view), *_proxies(view), *(said for task in view.tasks for said in _counts(task, view))]
+    """Edited files, differences of the two sides, proxies for judges, rows without a verdict, answers cut off."""
+    counts = (said for task in view.tasks for said in _counts(task, view))
+    return [*_edited(view), *_differences(view), *_proxies(view), *counts]
+
+
+def _edited(view: View) -> list[str]:
+    sides = zip(view.sides, view.manifests, strict=True)
+    edited = [f"{side} {name}".strip() for side, manifest in sides for name in manifest.get("edited", ())]
+    said = "Changed by hand after crosslign had finished it, and counted as it is now"
+    return [f"{said}: {', '.join(edited)}."] if edited else []
 
 
 def _differences(view: View) -> list[str]:
