@@ -24,7 +24,7 @@ FINISHED = "finished_sha256"  # in the file beside rows: the hash of their file,
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write in one move: a reader sees the old content or the new, never a part.
+    """Write in one move: a reader sees the old content or the new, never a part. A link is replaced, not followed.
 
     Text is UTF-8; lone surrogates, which model output may hold, become escapes; line ends stay as they are.
 
@@ -34,7 +34,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -63,9 +64,11 @@ def is_empty(folder: Path) -> bool:
 def locked(path: Path, seconds: float = 0) -> Iterator[None]:
     """Hold the lock file `path`, which the system frees if the process dies; waits at most `seconds` for it.
 
-    Raises CrosslignError if another process holds it.
+    Raises CrosslignError if another process holds it, or something else has its name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise CrosslignError(f"{path}: is no lock of crosslign. Remove it.")
     try:
         with FileLock(path, timeout=seconds):
             try:
@@ -128,12 +131,13 @@ def write_manifest(folder: Path, **more: Any) -> None:
 
 def damaged_files(folder: Path) -> list[str] | None:
     """Files of a folder that are not as its manifest says, each with what is wrong; None if it has no manifest."""
-    try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        expected = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
-    except FileNotFoundError:
+    manifest = folder / MANIFEST
+    if not manifest.exists():
         return None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    try:
+        files = read_json(manifest, "FILE_MB")["files"]
+        expected = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+    except (CrosslignError, KeyError, AttributeError, TypeError):
         return [f"{MANIFEST} cannot be read"]
     found = []
     for name, (size, sha256) in expected.items():
@@ -159,10 +163,16 @@ def line_of(row: Mapping[str, Any]) -> str:
 
 
 def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append rows to a JSON-lines file in one write; a line that was cut off before does not swallow the first one."""
+    """Append rows to a JSON-lines file in one write; a line that was cut off before does not swallow the first one.
+
+    Raises CrosslignError if the file is a link or a pipe.
+    """
     data = "".join(map(line_of, rows)).encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise CrosslignError(f"{path}: is no file of its own, and nothing is written through it. Remove it.")
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, flags, 0o644)
     try:
         end = os.lseek(descriptor, 0, os.SEEK_END)
         if end:

@@ -29,6 +29,7 @@ LIMITS = {
     "CELL_CHARACTERS": 10_000_000,  # of one cell of a CSV table: some long prompts have more than csv's own 131,072
     "UNPACKED_MB": 500,  # of an Excel or Parquet file, whose bytes stand for many more
     "CONFIG_KB": 1_000,  # a recipe, a template, a record or another file of settings
+    "MODEL_FILE_MB": 200,  # a tokenizer, or an index of weights: a file in a model's folder that is no weights
     "CONFIG_VALUES": 100_000,  # in such a file, with what its aliases stand for
     "DEPTH": 64,  # of lists and mappings within each other
     "SECONDS": 10,  # in which a chat template renders a message, and a regular expression is searched for
@@ -150,22 +151,27 @@ def _in_the_copy(work: Callable[[], object], seconds: int) -> NoReturn:
 
 
 def read_bytes(path: Path, name: str = "CONFIG_KB") -> bytes:
-    """What a regular file holds; `name` is the limit of its size, FILE_MB or CONFIG_KB.
+    """What a regular file holds; `name` is the limit of its size, one in MB or KB.
 
     Raises CrosslignError if it cannot be read, is no regular file, or is larger.
     """
-    unit = {"FILE_MB": 1_000_000, "CONFIG_KB": 1_000}[name]
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise CrosslignError(f"{path}: cannot be read: it is {_kind(found.st_mode)}, not a file.")
-        if found.st_size > limit(name) * unit:
-            raise too_much(path, f"has {-(-found.st_size // unit)} {name[-2:]}", name)
+        check_file(path, name)
         return path.read_bytes()
     except OSError as error:
         raise CrosslignError(f"{path}: cannot be read: {error.strerror}.") from error
     except ValueError as error:  # a name with a null character
         raise CrosslignError(f"{str(path)!r}: cannot be read: {error}.") from error
+
+
+def check_file(path: Path, name: str) -> None:
+    """Raises CrosslignError if this is no regular file, or larger than the limit `name`; OSError if it is not there."""
+    unit = {"MB": 1_000_000, "KB": 1_000}[name[-2:]]
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise CrosslignError(f"{path}: cannot be read: it is {_kind(found.st_mode)}, not a file.")
+    if found.st_size > limit(name) * unit:
+        raise too_much(path, f"has {-(-found.st_size // unit)} {name[-2:]}", name)
 
 
 def _kind(mode: int) -> str:

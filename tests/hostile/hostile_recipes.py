@@ -74,7 +74,7 @@ SECRETS: list[tuple[str, Any]] = [
     ("training.hub_model_id", TOKEN),
     ("evaluation", {"tasks": ["builtin:demo"], "judge": {"names": ["llm:x"], "url": "https://me:word@host/v1"}}),
     ("gate", {"judge": {"names": ["llm:x"], "url": "https://host/v1?api_key=word"}}),
-    ("cache_dir", "https://word@host/"),
+    ("model.revision", "https://word@host/"),
 ]
 
 

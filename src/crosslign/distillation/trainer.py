@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
+from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import SequentialSampler, default_collate
 from transformers import Trainer, TrainingArguments
@@ -27,7 +29,9 @@ from crosslign.distillation.collector import RolloutCollector
 from crosslign.distillation.metrics import StepMetrics
 from crosslign.distillation.score import Scorer
 from crosslign.models import NotFiniteError, not_finite
-from crosslign.types import CrosslignError, Rollout
+from crosslign.models.adapter import ADAPTER_WEIGHTS
+from crosslign.models.files import tensor_shapes, weight_files
+from crosslign.types import CrosslignError, Rollout, cause
 
 logger = logging.getLogger(__name__)
 
@@ -238,6 +242,26 @@ class DistillationTrainer(Trainer):
         """Save into a folder that is not the run's; nothing is pushed to the hub."""
         self.save_model(folder, _internal_call=True)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        with _reading(folder):
+            adapter = isinstance(self.model, PeftModel)
+            for file in [folder / ADAPTER_WEIGHTS] if adapter else weight_files(folder):
+                tensor_shapes(file)  # the Trainer would look elsewhere, and take a pickle
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
@@ -245,6 +269,23 @@ class DistillationTrainer(Trainer):
             yield
         finally:
             self.metrics.seconds[name] += time.perf_counter() - start
+
+
+@contextmanager
+def _reading(checkpoint: str | Path | None) -> Iterator[None]:
+    """What the Trainer, torch or peft cannot read of a checkpoint is a CrosslignError."""
+    try:
+        yield
+    except CrosslignError:
+        raise
+    except Exception as error:  # they raise many kinds
+        # torch's own words are an advice to load it all the same.
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        why = "a file is damaged, or a pickle of more than tensors and numbers" if unsafe else cause(error)
+        raise CrosslignError(
+            f"{checkpoint}: the checkpoint cannot be read: {why}. Remove it, and --resume goes on from the "
+            "one before it."
+        ) from error
 
 
 def _length(rollout: Rollout) -> int:

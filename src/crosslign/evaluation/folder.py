@@ -28,7 +28,8 @@ from crosslign.evaluation.stages import (
     write_results,
 )
 from crosslign.evaluation.stats import wilson
-from crosslign.storage import Row, RowFile, is_empty, key_of, read_rows
+from crosslign.ownership import check_no_link, check_output_folder, read_mark
+from crosslign.storage import Row, RowFile, key_of, read_rows
 from crosslign.types import CrosslignError
 from crosslign.untrusted import read_json
 
@@ -51,21 +52,12 @@ class Finished:
 
 def check_folder(path: Path, kind: Literal["evaluation", "comparison"]) -> None:
     """Raise CrosslignError unless results of this kind may be written here: nothing of another origin is touched."""
-    if path.exists() and not path.is_dir():
-        raise CrosslignError(f"{path}: is a file, not a folder. Choose another --out.")
-    if not path.exists() or is_empty(path):
-        return
-    started = kind == "evaluation" and any(path.glob(f"*/{COMPLETIONS}*"))  # an interrupted one has no results yet
-    try:
-        found = read_json(path / RESULTS, "FILE_MB")
-        known = found.get("kind") == kind and "schema_version" in found
-    except CrosslignError:  # none, or a damaged one
-        known = started
-    if not known:
-        raise CrosslignError(
-            f"{path}: is not empty and holds no {kind} of crosslign. Choose another --out; nothing in it is "
-            "overwritten, also not with --overwrite."
-        )
+    found = read_mark(path / RESULTS)
+    known = found.get("kind") == kind and "schema_version" in found
+    if not found and kind == "evaluation":  # an interrupted one has no results yet, or a damaged file
+        known = any(read_mark(side) for side in path.glob(f"*/{COMPLETIONS}.identity.json"))
+    check_output_folder(path, kind, known)
+    check_no_link(*path.glob("*"))
 
 
 def read_folder(path: Path) -> Finished:

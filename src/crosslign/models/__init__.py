@@ -1,7 +1,8 @@
 """Models: loading, LoRA, the frozen teacher, hidden states and heads."""
 
+from crosslign.models.adapter import adapter_sha256, check_adapter
 from crosslign.models.forward import SplitModel, causal_lm, evaluating, split_model
-from crosslign.models.identity import adapter_sha256, check_adapter, load_with_adapter, weights_mark
+from crosslign.models.identity import load_with_adapter, weights_mark
 from crosslign.models.load import (
     ModelSource,
     NotFiniteError,

@@ -54,7 +54,7 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
         run.contexts,
         strategies.get(config.strategy.name, config.strategy.options, seed=config.seed),
         sampler_of(model, run.tokenizer, run.rollout_batch_size),
-        CachedSampler(sampler, cache, teacher.fingerprint, seed=config.seed),
+        CachedSampler(sampler, cache, teacher.fingerprint, seed=config.seed, vocabulary=len(run.tokenizer)),
         SamplingParameters(**config.sampling.model_dump(exclude={"batch_size"})),
         seed=config.seed,
         drop_overflow=config.data.on_overflow == "drop",

@@ -16,8 +16,9 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl, in order of steps, without a line that an interruption cut off."""
-    return list(read_rows(Path(folder) / METRICS))
+    """The rows of a run's metrics.jsonl, in order of steps; what is no number is left out."""
+    rows = read_rows(Path(folder) / METRICS)
+    return [{k: v for k, v in row.items() if isinstance(v, (int, float)) and abs(v) < 1e30} for row in rows]
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:

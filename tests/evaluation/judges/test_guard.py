@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from guard_models import (
     FILLER,
     KINDS,
@@ -21,6 +22,7 @@ from guard_models import (
     tiny_qwen3,
     train,
 )
+from safetensors.torch import save_file
 from tokenizers import normalizers
 
 from crosslign.evaluation.judges.guard import GuardJudge, guard_judge
@@ -183,7 +185,7 @@ def test_a_guard_that_cannot_be_one_is_told_before_anything_is_loaded(tmp_path: 
     with pytest.raises(CrosslignError, match=r"^guard '.*polyguard': the folder .* has no config\.json"):
         load(tmp_path / "polyguard")
     folder = save(tmp_path / "Qwen3Guard-Gen-tiny", LLAMA_GUARD_TEXT)
-    (folder / "model.safetensors").write_bytes(b"not read")
+    save_file({"nothing": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(CrosslignError, match=r"guard '.*Qwen3Guard-Gen-tiny': .* is not that of qwen3guard"):
         load(folder)
     with pytest.raises(CrosslignError, match="batch size must be at least 1"):
