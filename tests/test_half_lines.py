@@ -48,7 +48,7 @@ STEPS: Rows = [{"step": i, "divergence": 0.5, "text": TEXT} for i in range(4)]
 ENTRIES: Rows = [{"key": f"k{i}", "query": TEXT, "truncated": False, "token_ids": [1, 2]} for i in range(4)]
 VERDICT = {"outcome": None, "reason": TEXT, "lenient": None, "details": {}}
 KINDS: dict[str, tuple[str, Rows, Callable[[Path], Rows]]] = {
-    "metrics": (METRICS, STEPS, lambda path: read_metrics(path.parent)),
+    "metrics": (METRICS, STEPS, lambda path: [{**row, "text": TEXT} for row in read_metrics(path.parent)]),
     "metrics of a resumed run": (METRICS, STEPS, after_resuming(METRICS)),
     "rollouts of a resumed run": (ROLLOUTS, STEPS, after_resuming(ROLLOUTS)),
     "cache": ("cache.jsonl", ENTRIES, cached),
