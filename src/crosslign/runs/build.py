@@ -12,7 +12,7 @@ from peft import LoraConfig
 from transformers import PrinterCallback
 
 from crosslign.distillation import DistillationTrainer, RolloutCollector, Scorer, strategies
-from crosslign.models import FrozenTeacher, add_lora, freeze, split_model, token_ids
+from crosslign.models import FrozenTeacher, add_lora, freeze, sampling_mark, split_model, token_ids
 from crosslign.objective import Objective
 from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameters, sampler_of
 from crosslign.runs.callbacks import CheckpointCallback, MetricsCallback, ProgressCallback, RolloutLog
@@ -49,12 +49,13 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
         freeze(model, config.model.frozen)
     teacher = FrozenTeacher(model, getattr(torch, config.teacher.dtype) if config.teacher.dtype else None)
     cache = CompletionCache(cache_folder(config.cache_dir) / f"completions-{teacher.fingerprint}.jsonl")
+    mark = sampling_mark(teacher.fingerprint, model, run.tokenizer)
     sampler = sampler_of(model, run.tokenizer, run.rollout_batch_size, teacher.view)
     collector = RolloutCollector(
         run.contexts,
         strategies.get(config.strategy.name, config.strategy.options, seed=config.seed),
         sampler_of(model, run.tokenizer, run.rollout_batch_size),
-        CachedSampler(sampler, cache, teacher.fingerprint, seed=config.seed, vocabulary=len(run.tokenizer)),
+        CachedSampler(sampler, cache, mark, seed=config.seed, vocabulary=len(run.tokenizer)),
         SamplingParameters(**config.sampling.model_dump(exclude={"batch_size"})),
         seed=config.seed,
         drop_overflow=config.data.on_overflow == "drop",
