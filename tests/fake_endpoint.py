@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Mapping
@@ -12,13 +13,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server does: `drop` closes the connection without a word, `hang` says nothing until the server ends."""
+    """What the server does: `drop` closes the connection without a word, `hang` says nothing until the server ends,
+    `endless` sends the body again and again, with so many seconds between."""
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     drop: bool = False
     hang: bool = False
+    endless: float | None = None
 
 
 AT_ONCE = {"retry-after-ms": "1"}
@@ -81,9 +84,14 @@ class FakeEndpoint:
                 self.send_response(answer.status)
                 for name, value in {"Content-Type": "application/json", **answer.headers}.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(answer.body)))
+                if answer.endless is None:
+                    self.send_header("Content-Length", str(len(answer.body)))
                 self.end_headers()
                 self.wfile.write(answer.body)
+                self.close_connection = answer.endless is not None
+                with contextlib.suppress(OSError):  # the client has had enough
+                    while answer.endless is not None and not fake._ended.wait(answer.endless):
+                        self.wfile.write(answer.body)
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -63,6 +63,15 @@ def same_language(code: str, codes: Iterable[str]) -> str | None:
     return near[0][1] if near and near[0][0] <= 1 else None
 
 
+def likely_form(code: str) -> str:
+    """A language with its likely script and region: `zh`, `zh-Hans`, `zh_CN` and `cmn` are all "zh-Hans-CN".
+
+    Raises CrosslignError if `code` is malformed.
+    """
+    _parse(code)
+    return str(langcodes.Language.get(langcodes.standardize_tag(code, macro=True)).maximize().to_tag())
+
+
 @lru_cache(maxsize=2048)
 def _parse(code: str) -> langcodes.Language:
     try:

@@ -8,35 +8,43 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from filelock import FileLock, Timeout
 
 from crosslign.types import CrosslignError
+from crosslign.untrusted import parse_json, read_bytes, read_json
 
 Row = dict[str, Any]
 MANIFEST, LOCK = "manifest.json", ".lock"
+FINISHED = "finished_sha256"  # in the file beside rows: the hash of their file, while it is whole
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write in one move: a reader sees the old content or the new, never a part.
+    """Write in one move: a reader sees the old content or the new, never a part. A link is replaced, not followed.
 
     Text is UTF-8; lone surrogates, which model output may hold, become escapes; line ends stay as they are.
+
+    Raises CrosslignError if a folder has the file's name, or a file that of its folder.
     """
     data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+        raise CrosslignError(f"{path}: cannot be written: {error.strerror}. Move away what stands there.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):
+            temporary.unlink(missing_ok=True)
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -56,9 +64,11 @@ def is_empty(folder: Path) -> bool:
 def locked(path: Path, seconds: float = 0) -> Iterator[None]:
     """Hold the lock file `path`, which the system frees if the process dies; waits at most `seconds` for it.
 
-    Raises CrosslignError if another process holds it.
+    Raises CrosslignError if another process holds it, or something else has its name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise CrosslignError(f"{path}: is no lock of crosslign. Remove it.")
     try:
         with FileLock(path, timeout=seconds):
             try:
@@ -121,12 +131,13 @@ def write_manifest(folder: Path, **more: Any) -> None:
 
 def damaged_files(folder: Path) -> list[str] | None:
     """Files of a folder that are not as its manifest says, each with what is wrong; None if it has no manifest."""
-    try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        expected = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
-    except FileNotFoundError:
+    manifest = folder / MANIFEST
+    if not manifest.exists():
         return None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    try:
+        files = read_json(manifest, "FILE_MB")["files"]
+        expected = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+    except (CrosslignError, KeyError, AttributeError, TypeError):
         return [f"{MANIFEST} cannot be read"]
     found = []
     for name, (size, sha256) in expected.items():
@@ -152,10 +163,16 @@ def line_of(row: Mapping[str, Any]) -> str:
 
 
 def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append rows to a JSON-lines file in one write; a line that was cut off before does not swallow the first one."""
+    """Append rows to a JSON-lines file in one write; a line that was cut off before does not swallow the first one.
+
+    Raises CrosslignError if the file is a link or a pipe.
+    """
     data = "".join(map(line_of, rows)).encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise CrosslignError(f"{path}: is no file of its own, and nothing is written through it. Remove it.")
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, flags, 0o644)
     try:
         end = os.lseek(descriptor, 0, os.SEEK_END)
         if end:
@@ -168,18 +185,26 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         os.close(descriptor)
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a JSON-lines file that may not exist; a line that an interruption cut off is left out."""
+def read_lines(path: Path) -> Iterator[tuple[int, Row | None]]:
+    """The lines of a JSON-lines file that may not exist, each with its number; None for one that holds no row: an
+    interruption cut it off, or someone edited it.
+
+    Raises CrosslignError if the file cannot be read or is no file.
+    """
     if not path.exists():
         return
-    with path.open(encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
+    for number, line in enumerate(read_bytes(path, "FILE_MB").split(b"\n"), start=1):
+        if line.strip():
             try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                yield row
+                row = parse_json(line.decode("utf-8"), path)
+            except (CrosslignError, UnicodeDecodeError):
+                row = None
+            yield number, row if isinstance(row, dict) else None
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of `read_lines`, without the lines that hold none."""
+    return (row for _, row in read_lines(path) if row is not None)
 
 
 def key_of(row: Mapping[str, Any]) -> str:
@@ -192,24 +217,33 @@ class RowFile:
 
     Rows are appended as they are made, so an interruption loses at most the one that was being written; `finish` puts
     them into order. The identity stands in a file beside them (`side`), with `notes` for a person, which are not
-    compared.
+    compared, and once the rows are finished with the hash of their file. `valid` says of a row whether it is one of
+    this stage; those that are not are left out.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], *, notes: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        identity: Mapping[str, Any],
+        *,
+        notes: Mapping[str, Any] | None = None,
+        valid: Callable[[Row], bool] = bool,
+    ) -> None:
         self.path = path
         self.identity = json.loads(json.dumps(identity, default=str))
         self.side = path.with_name(f"{path.name}.identity.json")
         self.notes = dict(notes or {})
+        self.valid = valid
 
     def differences(self) -> list[str] | None:
         """Names of what differs from the rows that are there; [] if nothing does; None if there are no rows."""
         if not self.path.exists():
             return None
         try:
-            before = json.loads(self.side.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            before = read_json(self.side)
+        except CrosslignError:
             return ["unknown"]
-        names = {*before, *self.identity} - {*self.notes}
+        names = {*before, *self.identity} - {*self.notes, FINISHED}
         return sorted(k for k in names if before.get(k) != self.identity.get(k))
 
     def kept(self, *, replace: bool) -> dict[str, Row]:
@@ -239,14 +273,24 @@ class RowFile:
         different = self.differences()
         if different:
             self.path.unlink()
-        if different is None or different:
-            content = {**self.identity, **self.notes}
-            write_atomically(self.side, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        # Rows that come are no edit. The hash of what was edited before stays, so that it goes on being told.
+        if different is None or different or not self.is_edited():
+            self._write_side({})
         return rows
 
     def read(self) -> Iterator[Row]:
-        """The rows in the file that name a query."""
-        return (row for row in read_rows(self.path) if "id" in row and "language" in row)
+        """The rows in the file that are valid and name a query."""
+        return (row for _, row in read_lines(self.path) if self._is_row(row))
+
+    def bad_lines(self) -> list[int]:
+        """The numbers of the lines that `read` leaves out."""
+        return [number for number, row in read_lines(self.path) if not self._is_row(row)]
+
+    def is_edited(self) -> bool:
+        """Whether the file is another than the one that was finished. One that was not finished, or extended since and
+        not finished again, is none."""
+        finished = self._finished()
+        return finished is not None and self.path.exists() and self._hash() != finished
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         append_rows(self.path, rows)
@@ -259,5 +303,29 @@ class RowFile:
         ordered = [dict(rows[key]) for key in keys]
         wanted = set(keys)
         others = {key_of(row): row for row in self.read() if key_of(row) not in wanted}
-        write_atomically(self.path, "".join(line_of(row) for row in (*ordered, *others.values())))
+        edited = self._finished()
+        self.write((*ordered, *others.values()))
+        if edited is not None:
+            self._write_side({FINISHED: edited})
         return ordered
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write these rows in the place of all that are there, as finished."""
+        write_atomically(self.path, "".join(map(line_of, rows)))
+        self._write_side({FINISHED: self._hash()})
+
+    def _is_row(self, row: Row | None) -> TypeGuard[Row]:
+        return row is not None and all(isinstance(row.get(n), str) for n in ("id", "language")) and self.valid(row)
+
+    def _hash(self) -> str:
+        return hashlib.sha256(read_bytes(self.path, "FILE_MB")).hexdigest()
+
+    def _finished(self) -> Any:
+        try:
+            return read_json(self.side).get(FINISHED)
+        except CrosslignError:
+            return None
+
+    def _write_side(self, more: Mapping[str, Any]) -> None:
+        content = {**self.identity, **self.notes, **more}
+        write_atomically(self.side, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -5,12 +5,17 @@ Every limit is far beyond what real work needs, and an environment variable rais
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import stat
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -20,15 +25,19 @@ from crosslign.types import CrosslignError
 LIMITS = {
     "FILE_MB": 2_000,  # a table, or another file that is read whole
     "ROWS": 1_000_000,  # of a table
-    "CELL_CHARACTERS": 10_000_000,  # of one cell of a table
+    "COLUMNS": 1_000,  # of a table
+    "CELL_CHARACTERS": 10_000_000,  # of one cell of a CSV table: some long prompts have more than csv's own 131,072
+    "UNPACKED_MB": 500,  # of an Excel or Parquet file, whose bytes stand for many more
     "CONFIG_KB": 1_000,  # a recipe, a template, a record or another file of settings
+    "MODEL_FILE_MB": 200,  # a tokenizer, or an index of weights: a file in a model's folder that is no weights
     "CONFIG_VALUES": 100_000,  # in such a file, with what its aliases stand for
     "DEPTH": 64,  # of lists and mappings within each other
-    "TEMPLATE_SECONDS": 10,  # in which a chat template must render a message
+    "SECONDS": 10,  # in which a chat template renders a message, and a regular expression is searched for
 }
 
 # What can command a terminal or turn its text around. Joiners stay: Hindi, Persian and emoji need them.
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_COMMANDS_AND_BREAKS = re.compile(rf"{_COMMANDS.pattern}|[\t\n]")
 
 
 def limit(name: str) -> int:
@@ -54,35 +63,115 @@ def too_deep(where: object) -> CrosslignError:
     )
 
 
-def shown(text: str) -> str:
+def shown(text: str, *, one_line: bool = False) -> str:
     r"""Text as a terminal or a log may show it: escape sequences and other control characters stand as `\x1b`.
 
-    So do direction marks, line separators and lone surrogates. Line breaks and tabs stay.
+    So do direction marks, line separators and lone surrogates. Line breaks and tabs stay, unless it is to be one line.
     """
-    return _COMMANDS.sub(_escaped, text)
+    return (_COMMANDS_AND_BREAKS if one_line else _COMMANDS).sub(_escaped, text)
 
 
 def _escaped(match: re.Match[str]) -> str:
     return match.group().encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
+def is_blank(text: str) -> bool:
+    """There is nothing to see: white space, control and format characters, halves of surrogate pairs alone."""
+    return all(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs") for c in text)
+
+
+# Keys of the usual services, which hold letters of both cases and digits; and addresses with a user or a key in them.
+_KEY = re.compile(r"(hf_|[sr]k[-_]|gsk_|xai-|gh[a-z]_|github_pat_)(?=.*\d)(?=.*[a-z])(?=.*[A-Z])[\w-]{20,}")
+_ADDRESS = re.compile(r"[\w+.-]+://([^/?#\s]*@|\S*[?&#][\w-]*(token|key|secret|password|signature)=)\S+", re.IGNORECASE)
+
+
+def holds_secret(text: str) -> bool:
+    """Whether a text looks like an API key or token, or like an address with a password or key in it."""
+    return bool(_KEY.fullmatch(text) or _ADDRESS.fullmatch(text))
+
+
+def is_variable(name: str) -> bool:
+    """Whether this can be the name of an environment variable, and is not a key that was written in its place."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name) or holds_secret(name):
+        return False
+    mixed = len(name) >= 20 and re.search("[a-z]", name) and re.search("[0-9]", name)
+    return not mixed or name in os.environ
+
+
+def rehearse(work: Callable[[], object], what: str) -> None:
+    """Do `work` once in a copy of this process, which may take SECONDS and a gigabyte, and goes away with all it made.
+
+    For what may never end, or may grow in one step of the interpreter, so that no thread and no signal's handler could
+    stop it: the kernel ends the copy. Only Python code belongs in `work`, since the copy has no other thread. What it
+    returns or raises does not matter, but a MemoryError does. Where a process cannot be copied (Windows) it is not
+    tried.
+
+    Raises CrosslignError, which begins with `what`, if the work takes more.
+    """
+    seconds = limit("SECONDS")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that this process has other threads
+            child = os.fork()
+    except (AttributeError, OSError):
+        return
+    if child == 0:
+        _in_the_copy(work, seconds)
+    try:
+        _, status = os.waitpid(child, 0)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
+        raise CrosslignError(f"{what} takes more than {seconds} seconds. CROSSLIGN_MAX_SECONDS sets another limit.")
+    if status != 0:
+        raise CrosslignError(f"{what} takes more than a gigabyte of memory, or makes far too long a text.")
+
+
+def _in_the_copy(work: Callable[[], object], seconds: int) -> NoReturn:
+    code = 1
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(seconds)
+        with contextlib.suppress(OSError, ValueError):  # no /proc: the seconds alone have to do
+            import resource
+
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            _, hard = resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30), hard))
+        work()
+        code = 0
+    except MemoryError:
+        pass
+    except BaseException:
+        code = 0
+    finally:
+        os._exit(code)  # without what a process does at its end: files, threads and devices are the other one's
+
+
 def read_bytes(path: Path, name: str = "CONFIG_KB") -> bytes:
-    """What a regular file holds; `name` is the limit of its size, FILE_MB or CONFIG_KB.
+    """What a regular file holds; `name` is the limit of its size, one in MB or KB.
 
     Raises CrosslignError if it cannot be read, is no regular file, or is larger.
     """
-    unit = {"FILE_MB": 1_000_000, "CONFIG_KB": 1_000}[name]
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise CrosslignError(f"{path}: cannot be read: it is {_kind(found.st_mode)}, not a file.")
-        if found.st_size > limit(name) * unit:
-            raise too_much(path, f"has {-(-found.st_size // unit)} {name[-2:]}", name)
+        check_file(path, name)
         return path.read_bytes()
     except OSError as error:
         raise CrosslignError(f"{path}: cannot be read: {error.strerror}.") from error
     except ValueError as error:  # a name with a null character
         raise CrosslignError(f"{str(path)!r}: cannot be read: {error}.") from error
+
+
+def check_file(path: Path, name: str) -> None:
+    """Raises CrosslignError if this is no regular file, or larger than the limit `name`; OSError if it is not there."""
+    unit = {"MB": 1_000_000, "KB": 1_000}[name[-2:]]
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise CrosslignError(f"{path}: cannot be read: it is {_kind(found.st_mode)}, not a file.")
+    if found.st_size > limit(name) * unit:
+        raise too_much(path, f"has {-(-found.st_size // unit)} {name[-2:]}", name)
 
 
 def _kind(mode: int) -> str:
@@ -109,26 +198,34 @@ def parse_json(text: str, where: object) -> Any:
     except ValueError as error:  # no JSON, or a number of thousands of digits
         raise CrosslignError(f"{where}: not JSON: {str(error).splitlines()[0]}.") from error
     if text.count("[") + text.count("{") > limit("DEPTH"):
-        _check_depth(value, where)
+        for _ in leaves(value, where):
+            pass
     return value
 
 
-def _check_depth(value: Any, where: object) -> None:
-    level, depth = [value], 0
-    while level := [
-        child
-        for item in level
-        if isinstance(item, (dict, list))
-        for child in (item.values() if isinstance(item, dict) else item)
-    ]:
-        depth += 1
-        if depth > limit("DEPTH"):
+def leaves(value: Any, where: object, most: int | None = None) -> Iterator[tuple[str, Any]]:
+    """What stands in lists and mappings, each with the keys that lead to it: `data.tables.0.path`.
+
+    Raises CrosslignError for what is too deep (what contains itself is), and for more than `most` values.
+    """
+    waiting, deepest, count = [("", value, 0)], limit("DEPTH"), 0
+    while waiting:
+        key, item, depth = waiting.pop()
+        count += 1
+        if most is not None and count > most:
+            raise CrosslignError(f"{where}: has more than {most} values.")
+        if not isinstance(item, (Mapping, list, tuple)):
+            yield key, item
+            continue
+        if depth > deepest:
             raise too_deep(where)
+        pairs = item.items() if isinstance(item, Mapping) else enumerate(item)
+        waiting += [(f"{key}.{name}" if key else str(name), child, depth + 1) for name, child in pairs]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of settings. Raises CrosslignError if it cannot be read, or holds something else."""
-    value = parse_json(read_text(path), path)
+def read_json(path: Path, name: str = "CONFIG_KB") -> dict[str, Any]:
+    """The object in a JSON file. Raises CrosslignError if it cannot be read, or holds something else."""
+    value = parse_json(read_text(path, name), path)
     if not isinstance(value, dict):
         raise CrosslignError(f"{path}: expected a JSON object, found {type(value).__name__}.")
     return value

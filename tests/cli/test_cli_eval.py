@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from crosslign.cli import main
 from crosslign.runs import evaluate as evaluating
 
-FILES = {"completions.jsonl", "completions.jsonl.identity.json", "fidelity.jsonl"}
+FILES = {f"{name}.jsonl{more}" for name in ("completions", "fidelity") for more in ("", ".identity.json")}
 LEXICON = {"verdicts-lexicon.jsonl", "verdicts-lexicon.jsonl.identity.json"}
 
 
@@ -228,17 +228,22 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (("--judge", "guard:some/model"), "its name does not tell its format"),
         (("--adapter", "nowhere"), "has no adapter_config.json"),
         (("--max-length", "10"), "Raise --max-length"),
-        (("--temperature", "-1"), "temperature: input should be greater than or equal to 0"),
-        (("--limit", "0"), "limit: input should be greater than or equal to 1"),
-        (("--batch-size", "0"), "batch_size: input should be greater than or equal to 1"),
+        (("--temperature", "-1"), "temperature must be 0 (greedy) or from 0.01 to 100, not -1.0"),
+        (("--temperature", "nan"), "temperature: nan is no finite number"),
+        (("--top-p", "nan"), "top_p: nan is no finite number"),
         (("--tasks", "builtin:demo,builtin:demo"), "a task is there twice"),
         (("--task-path", "multijail=x.csv"), "'multijail' is not in --tasks"),
         (("--task-path", "multijail"), "is not TASK=FILE"),
         (("--task-option", "multijail", "a", "b"), "'multijail' is not in --tasks"),
         (("--endpoint", "http://127.0.0.1:1/v1", "--thinking"), "settings of the server"),
         (("--endpoint", "nonsense"), "must be like http://"),
+        (("--endpoint", "http://127.0.0.1:1/v1", "--api-key-env", "sk-0123456789"), "is no name of an environment"),
+        (
+            ("--judge", "llm:x", "--judge-url", "https://me:sk-0123456789@host/v1"),
+            "judge.url: this looks like",
+        ),
+        (("--judge", "llm:x", "--judge-api-key-env", "sk-0123456789"), "no name of an environment variable"),
         (("--utility", "mgsn"), "Did you mean 'mgsm'?"),
-        (("--utility", "mgsm", "--utility-max-tokens", "0"), "--utility-max-tokens: 0"),
         (("--model", "./nowhere"), "no folder ./nowhere"),
     ],
 )
@@ -248,7 +253,9 @@ def test_bad_flags_are_told_before_weights_are_loaded(
 ) -> None:  # fmt: skip
     no_weights(monkeypatch)
     assert evaluate(model_folder, table, tmp_path / "out", *flags) == 1
-    assert text in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert text in error
+    assert "sk-0123456789" not in error
     assert not (tmp_path / "out").exists()
 
 
@@ -319,3 +326,36 @@ def test_utility_is_measured_once_and_stands_in_the_results(
     assert results_of(tmp_path / "out")["utility"] == utility
     assert evaluate(model_folder, table, tmp_path / "new", *flags, "--utility-path", "mgsm=nowhere.csv") == 1
     assert "nowhere.csv" in capsys.readouterr().err
+
+
+def test_a_damaged_folder_is_mended_by_the_same_command_and_an_edit_is_said(
+    model_folder: Path, table: Path, tmp_path: Path, sampled: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert evaluate(model_folder, table, out) == 0
+    right, files = results_of(out), task_folder(out)
+    (out / "results.json").write_bytes(b"[" * 100_000)
+    for name in ("completions", "verdicts-lexicon", "fidelity"):
+        lines = (files / f"{name}.jsonl").read_bytes().splitlines(keepends=True)
+        (files / f"{name}.jsonl").write_bytes(b"".join([b"\xff\n", *lines[1:-1], lines[-1][:-9]]))
+    sampled.clear()
+    assert evaluate(model_folder, table, out) == 0
+    assert sum(sampled) == 2  # the two completions that were damaged
+    assert results_of(out) == right
+
+    path = files / "verdicts-lexicon.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace('"reason": "', '"reason": "edited: ', 1), encoding="utf-8")
+    capsys.readouterr()
+    for command in (["report", str(out)], ["compare", str(out), str(out), "--out", str(tmp_path / "c")]):
+        assert main(command) == 0
+        assert "verdicts-lexicon.jsonl: was changed after crosslign had finished it" in capsys.readouterr().err
+    assert evaluate(model_folder, table, out) == 0
+    assert "was changed after" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", ["-1", "1e3", "9" * 5000, "one"])
+def test_a_seed_is_a_number_that_a_generator_takes(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("eval", "compare"):
+        with pytest.raises(SystemExit):
+            main([command, "a", "b", f"--seed={seed}"])
+        assert "no whole number" in capsys.readouterr().err

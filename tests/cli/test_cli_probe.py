@@ -227,8 +227,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "empty folder": (empty_folder, "holds no .yaml file"),
     "broken template": (broken_template, "unknown field {qury}. Did you mean {query}?"),
     "template too long": (long_template, "Raise teacher.max_length"),
-    "no queries": (lambda r, t: ("--queries", "0"), "--queries: 0 is less than 1"),
-    "out is a file": (out_is_a_file, "file cannot be made"),
+    "out is a file": (out_is_a_file, "file is a file, not a folder"),
     "unknown key": (lambda r, t: ("--data.langauges", "[sw]"), "unknown key 'data.langauges'"),
 }
 

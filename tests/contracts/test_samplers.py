@@ -329,7 +329,7 @@ def test_the_generation_config_does_not_leak_into_a_lora_model_either() -> None:
 
 def test_top_k_and_top_p_restrict_sampling(model: Any) -> None:
     greedy = transformers_sampler(policy(model)).sample(PROMPTS, limited(temperature=0), seed=0)
-    for narrow in (limited(top_k=1), limited(top_p=1e-6), limited(temperature=1e-5)):
+    for narrow in (limited(top_k=1), limited(top_p=1e-6), limited(temperature=0.01)):
         assert transformers_sampler(policy(model)).sample(PROMPTS, narrow, seed=0) == greedy
 
 
@@ -416,11 +416,11 @@ def test_the_scripted_sampler_follows_its_script_and_remembers_its_calls() -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -0.1}, "temperature must be at least 0, not -0.1"),
+        ({"temperature": -0.1}, r"temperature must be 0 \(greedy\) or from 0.01 to 100, not -0.1"),
         ({"top_p": 0.0}, r"top_p must lie in \(0, 1\], not 0.0"),
         ({"top_p": 1.1}, r"top_p must lie in \(0, 1\], not 1.1"),
         ({"top_k": -1}, "top_k must be at least 0, not -1"),
-        ({"max_completion_length": 0}, "max_completion_length must be at least 1, not 0"),
+        ({"max_completion_length": 0}, "max_completion_length must be 1 to 10000000, not 0"),
     ],
 )
 def test_sampling_parameters_out_of_range_are_named(options: dict[str, Any], message: str) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import openpyxl
+import pyarrow
 import pytest
+from pyarrow import parquet
 
-from crosslign.data.files import read_texts
+from crosslign.data.files import READERS, read_file, read_texts
 from crosslign.data.load import TableSpec, read_records, require_table
 from crosslign.types import CrosslignError
 
@@ -108,3 +111,55 @@ def test_a_list_in_another_format_or_encoding_is_refused(tmp_path: Path) -> None
     (tmp_path / "e.csv").write_bytes(b"\xef\xbb\xbf\n")
     with pytest.raises(CrosslignError, match=r"e\.csv: the file is empty"):
         read_texts(tmp_path / "e.csv")
+
+
+def write_rows(path: Path, rows: list[list[str]]) -> Path:
+    """A header and rows in the format of the suffix."""
+    header, *texts = rows
+    if path.suffix == ".xlsx":
+        return write_sheet(path, list(rows))
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.table({name: list(cells) for name, *cells in zip(*rows, strict=True)}), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(dict(zip(header, row, strict=True))) + "\n" for row in texts))
+    else:
+        path.write_text("".join({".csv": ",", ".tsv": "\t"}[path.suffix].join(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_limits_hold_for_every_format_and_can_be_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    rows = [["id", "en"], *([str(n), "a"] for n in range(4))]
+    path = write_rows(tmp_path / f"t{suffix}", rows)
+    for name, value, most in (("ROWS", "3", "5"), ("COLUMNS", "1", "2")):
+        monkeypatch.setenv(f"CROSSLIGN_MAX_{name}", value)
+        with pytest.raises(CrosslignError, match=rf"t\{suffix}: has .* {name.lower()}.* CROSSLIGN_MAX_{name} sets"):
+            read_file(path)
+        monkeypatch.setenv(f"CROSSLIGN_MAX_{name}", most)
+        assert len(read_file(path)[0]) == 4
+
+
+def test_a_list_of_texts_has_the_limit_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSLIGN_MAX_ROWS", "2")
+    with pytest.raises(CrosslignError, match="CROSSLIGN_MAX_ROWS"):
+        read_texts(write_rows(tmp_path / "t.csv", [["a"], ["b"], ["c"]]))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".xlsx"])
+def test_what_a_packed_file_unpacks_to_has_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = write_rows(tmp_path / f"t{suffix}", [["en"], *(["x" * 30_000 + str(n)] for n in range(40))])
+    assert path.stat().st_size < 1_000_000
+    assert len(read_file(path)[0]) == 40
+    monkeypatch.setenv("CROSSLIGN_MAX_UNPACKED_MB", "1")
+    with pytest.raises(CrosslignError, match="has 1 MB when it is unpacked; at most 1 are read"):
+        read_file(path)
+
+
+def test_a_column_that_stores_each_text_once_is_read_as_texts(tmp_path: Path) -> None:
+    column = pyarrow.DictionaryArray.from_arrays([0, 1, 0], ["a", "b"])
+    parquet.write_table(pyarrow.table({"en": column}), tmp_path / "t.parquet")
+    assert [record["en"] for _, record in read_file(tmp_path / "t.parquet")[0]] == ["a", "b", "a"]

@@ -389,3 +389,81 @@ def test_summary_counts_rows_labels_categories_and_lengths(tmp_path: Path) -> No
     assert summary["categories"] == {"x": 9, "(none)": 1}
     assert summary["languages"]["en"] == {"texts": 10, "p5": 1, "p50": 6, "p95": 10, "max": 10}
     assert summary["languages"]["sw"]["texts"] == 9
+
+
+# --- Warnings about columns and texts that are probably mistakes
+
+
+def warned(text: str, tmp_path: Path, languages: list[str] | None = None, **spec: Any) -> list[str]:
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    table, problems = load_table(TableSpec(str(tmp_path / "t.csv"), **spec), "en", languages)
+    assert table is not None
+    assert list(table.warnings) == problems
+    return [str(problem).removeprefix(f"warning: {tmp_path}/t.csv, ") for problem in problems]
+
+
+def test_a_text_that_cannot_be_seen_is_warned_of(tmp_path: Path) -> None:
+    found = warned("en,sw\nq,\u200b\u200d\ufeff\nr,\u2063 \u200e\n\u2060,t\n", tmp_path)
+    assert found == [
+        "row 1, field 'sw': the text has no visible character.",
+        "row 2, field 'sw': the text has no visible character.",
+        "row 3, field 'en': the text has no visible character.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("codes", "same"),
+    [
+        (["zh", "zh-Hans", "zh_CN"], {"zh-Hans": "zh", "zh_CN": "zh"}),
+        (["sw", "swa"], {"swa": "sw"}),
+        (["cmn", "zh"], {"zh": "cmn"}),
+        (["pt-BR", "pt"], {"pt": "pt-BR"}),
+        (["pt-BR", "pt-PT", "zh", "zh-Hant", "yue", "sr", "sr-Latn", "art-x-low1", "art-x-low2"], {}),
+    ],
+)
+def test_columns_of_one_language_are_warned_of(tmp_path: Path, codes: list[str], same: dict[str, str]) -> None:
+    names = ["en", *codes]
+    text = f"{','.join(names)}\n{','.join(f'text {i}' for i in range(len(names)))}\n"
+    wanted = [
+        f"field {code!r}: the same language as {first!r}: is one of them a mistake?" for code, first in same.items()
+    ]
+    assert warned(text, tmp_path) == wanted
+    assert warned(text, tmp_path, codes) == wanted
+
+
+@pytest.mark.parametrize("name", ["con", "nul", "aux", "prn", "src", "tgt", "txt", "url"])
+def test_a_column_whose_name_is_a_language_by_chance_is_warned_of(tmp_path: Path, name: str) -> None:
+    text = f"en,{name}\nq,r\n"
+    [warning] = warned(text, tmp_path)
+    assert warning.startswith(f"field {name!r}: is read as texts in ")
+    assert warned(text, tmp_path, [name]) == []  # a user who names it means it
+    assert warned(text, tmp_path, ["en"]) == []
+    assert warned(f"en,{name},sw\nq,,t\n", tmp_path) == []  # an empty column is not read
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "not a language", "", "x" * 10_000, "\x1b[2J", "en\n"])
+def test_columns_are_named_for_languages_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / "t.csv").write_text("en,x\nq,r\n", encoding="utf-8")
+    with pytest.raises(CrosslignError, match="language"):
+        load_table(TableSpec(str(tmp_path / "t.csv"), columns={name: "x"}))
+
+
+def test_errors_about_a_table_of_long_names_stay_short(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(",".join(f"{i}{'n' * 10_000}" for i in range(500)) + "\n", encoding="utf-8")
+    with pytest.raises(CrosslignError) as error:
+        load_table(TableSpec(str(tmp_path / "t.csv")))
+    assert len(str(error.value)) < 5000
+
+
+def test_a_hub_dataset_has_the_limits_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    data = datasets.Dataset.from_dict({"id": ["1", "2", "3"], "en": ["a", "b", "c"]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: data)
+    spec = TableSpec("owner/name")
+    assert len(read_records(spec)[0]) == 3
+    for name, value in (("ROWS", "2"), ("COLUMNS", "1")):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"CROSSLIGN_MAX_{name}", value)
+            with pytest.raises(CrosslignError, match=f"^owner/name: has 3? ?.*CROSSLIGN_MAX_{name}"):
+                read_records(spec)

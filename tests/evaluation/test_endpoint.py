@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import sys
@@ -430,3 +431,92 @@ def test_any_body_is_a_reply_or_malformed(body: str) -> None:
     except ValueError:
         return
     assert reply.text == (json.loads(body)["choices"][0]["message"].get("content") or "")
+
+
+# --- What a hostile server gets, and how long it may go on
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_refused_and_nothing_goes_to_the_other_host(status: int) -> None:
+    with FakeEndpoint(echo) as other:
+        elsewhere = other.url.replace("127.0.0.1", "localhost")
+        script = Answer(status, headers={"Location": f"{elsewhere}/chat/completions?key=1"})
+        with serving(lambda text, earlier: script) as (server, endpoint), pytest.raises(CrosslignError) as error:
+            ask(endpoint, "a secret question")
+    assert other.requests == []
+    assert len(server.requests) == 1
+    assert server.url in str(error.value)
+    assert f"redirects to {elsewhere.removesuffix('/v1')}. No redirect is followed" in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("location", ["", "http://[", "//x:y/", "/v2/chat", "http://user:secret@host/\x1b[2J"])
+def test_a_redirect_to_anything_is_refused_in_one_line(location: str) -> None:
+    answer = Answer(307, headers={"Location": location})
+    with serving(lambda text, earlier: answer) as (_, endpoint), pytest.raises(CrosslignError) as error:
+        ask(endpoint, "hello")
+    assert "No redirect is followed" in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+def test_a_reply_without_an_end_is_not_read_to_its_end(status: int) -> None:
+    answer = Answer(status, b" " * 1_000_000, AT_ONCE, endless=0)
+    with serving(lambda text, earlier: answer, retries=1) as (_, endpoint), pytest.raises(CrosslignError) as error:
+        ask(endpoint, "hello")
+    assert "a reply of more than 10 MB" in str(error.value)
+
+
+def test_a_packed_reply_counts_as_what_it_unpacks_to() -> None:
+    answer = Answer(body=gzip.compress(b" " * 40_000_000), headers={"Content-Encoding": "gzip"})
+    with (
+        serving(lambda text, earlier: answer, retries=0) as (_, endpoint),
+        pytest.raises(CrosslignError, match="a reply of more than 10 MB"),
+    ):
+        ask(endpoint, "hello")
+
+
+def test_a_reply_that_drips_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crosslign.evaluation.endpoint.LONGEST_WAIT", 0.5)
+    answer = Answer(body=b" ", endless=0.05)
+    with (
+        serving(lambda text, earlier: answer, retries=0, timeout=0.5) as (_, endpoint),
+        pytest.raises(CrosslignError, match="no whole reply within 1 s"),
+    ):
+        ask(endpoint, "hello")
+
+
+@pytest.mark.parametrize("wait", ["31536000", "1e400", "Fri, 31 Dec 9999 23:59:59 GMT", "-5", "nan", "yesterday"])
+def test_no_server_makes_the_client_wait_for_long(wait: str) -> None:
+    def script(text: str, earlier: int) -> Answer:
+        return Answer(429, b"busy", {"retry-after": wait}) if not earlier else echo(text, earlier)
+
+    with serving(script, retries=1) as (_, endpoint):
+        if wait in ("-5", "nan", "yesterday"):
+            assert ask(endpoint, "hello")[0].text == "reply to hello"
+        else:
+            with pytest.raises(CrosslignError, match="status 429"):
+                ask(endpoint, "hello")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"choices": ' + b"9" * 10_000 + b"}",
+        b'{"choices": []}',
+        b'{"choices": {"0": 1}}',
+        b'{"choices": [null]}',
+        b'{"choices": [{"message": null}]}',
+        b'{"choices": [{"message": {"content": ["a"]}}]}',
+        b"\xff\xfe",
+        b"",
+    ],
+    ids=["deep", "digits", "none", "mapping", "null", "no message", "list", "bytes", "empty"],
+)
+def test_a_reply_of_another_shape_is_a_rejection_that_says_so(body: bytes) -> None:
+    answers = {"hello": Answer(body=body)}
+    with serving(lambda text, earlier: answers.get(text) or echo(text, earlier)) as (_, endpoint):
+        reply = ask(endpoint, "hello")[0]
+    assert (reply.text, reply.finish_reason) == ("", "rejected")
+    assert "no chat completion" in reply.error

@@ -46,6 +46,18 @@ def test_a_folder_is_read_back_as_it_was_judged(tmp_path: Path) -> None:
         assert all(judged[q.key].completion == answer(q) for q in data.queries)
 
 
+def test_a_folder_of_the_schema_before_is_refused_and_evaluated_again_without_new_completions(tmp_path: Path) -> None:
+    finished(tmp_path)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 1}))
+    with pytest.raises(CrosslignError, match=r"schema 1, not an evaluation of schema 2. Run crosslign eval into"):
+        read_folder(tmp_path)
+    again = Table()
+    finished(tmp_path, again)
+    assert read_folder(tmp_path).results["schema_version"] == 2
+    assert again.asked == []
+
+
 def test_rows_of_an_earlier_larger_call_are_not_the_results(tmp_path: Path) -> None:
     finished(tmp_path)
     finished(tmp_path, tasks=[task("bad", "harmful", ("en", "sw"), 11)])
@@ -121,7 +133,7 @@ def test_missing_and_damaged_files_are_told(tmp_path: Path) -> None:
         folder = finished(tmp_path / file)
         path = folder / "bad" / file
         path.write_bytes(path.read_bytes()[:-20])
-        with pytest.raises(CrosslignError, match="bad has 35 judged rows, but its results count 36"):
+        with pytest.raises(CrosslignError, match="'bad' has 35 judged rows, but its results count 36"):
             read_folder(folder)
     (folder / "results.json").write_text("{")
     with pytest.raises(CrosslignError, match="no finished evaluation"):

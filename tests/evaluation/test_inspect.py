@@ -89,6 +89,11 @@ def test_rates_by_label_and_language(tmp_path: Path) -> None:
             "over_refusal_stderr": math.sqrt(2 * (1 / 2) ** 2 * 2) / 4,
             "over_refusal_stderr_en": 1 / 2,
             "over_refusal_stderr_sw": 0.0,
+            **{
+                f"refused_then_answered_{what}{language}": 0.0
+                for what in ("rate", "stderr")
+                for language in ("", "_en", "_sw")
+            },
             "invalid_rate": 1 / 12,
             "invalid_rate_en": 1 / 6,
             "invalid_rate_sw": 0.0,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from judged import GROUPS, column, table
 
 from crosslign.evaluation.result_tables import terminal, to_csv, to_markdown
-from crosslign.evaluation.results import comparison_task, evaluation_task
+from crosslign.evaluation.results import SCHEMA_VERSION, comparison_task, evaluation_task
 from crosslign.evaluation.tables import aligned, escape, short_names
 
 UTILITY = {"metric": "exact_match", "value": 41.25, "n": 80, "low": 31.0, "high": 52.5}
@@ -24,7 +24,7 @@ def evaluation() -> dict[str, Any]:
     harmful = table(1) + column("xx", ["unsafe"] * 3)
     benign = table(2, kind="benign")
     return {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "kind": "evaluation",
         "manifest": {"model": "org/model", "adapter": "/home/me/runs/mine"},
         "tasks": {
@@ -39,7 +39,7 @@ def evaluation() -> dict[str, Any]:
 def comparison() -> dict[str, Any]:
     few = column("xx", ["unsafe"] * 3)
     return {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "kind": "comparison",
         "manifest": {
             "before": {"model": "org/model"},
@@ -84,7 +84,7 @@ class TestCsv:
             assert int(row["judged"]) == part["judged"]
             assert int(row["abstained"]) == sum(part["abstained"].values())
             assert int(row["count_unsafe"]) == part["outcomes"]["unsafe"]
-            for metric in ("asr", "asr_strict", "asr_lenient", "invalid", "refused"):
+            for metric in ("asr", "asr_strict", "asr_lenient", "invalid", "refused", "refused_then_answered"):
                 assert row[metric] == ("" if part[metric]["value"] is None else repr(part[metric]["value"]))
                 assert row[f"{metric}_low"] == ("" if part[metric]["value"] is None else repr(part[metric]["low"]))
             assert row["over_refusal"] == ""
@@ -118,7 +118,7 @@ class TestMarkdown:
     def test_evaluation(self, evaluation: dict[str, Any]) -> None:
         text = to_markdown(evaluation)
         harmful, benign, utility = tables(text)
-        assert {len(row) for row in harmful} == {7}
+        assert {len(row) for row in harmful} == {8}
         assert harmful[0][2] == "ASR %"
         assert benign[0][2] == "over-refusal %"
         asr = evaluation["tasks"]["multijail"]["languages"]["sw"]["asr"]
@@ -139,7 +139,7 @@ class TestMarkdown:
     def test_comparison(self, comparison: dict[str, Any]) -> None:
         text = to_markdown(comparison)
         harmful, benign, utility = tables(text)
-        assert {len(row) for row in harmful} == {9}
+        assert {len(row) for row in harmful} == {10}
         assert benign[0][2:4] == ["over-refusal % before", "over-refusal % after"]
         pair = comparison["tasks"]["multijail"]["languages"]["sw"]
         change = pair["change"]
@@ -148,7 +148,7 @@ class TestMarkdown:
         assert sw[3] == "{value:.1f} [{low:.1f}, {high:.1f}]".format(**pair["after"]["asr"])
         assert sw[4] == "{difference:+.1f} [{low:+.1f}, {high:+.1f}]".format(**change)
         assert sw[5] == f"{change['p_holm']:.3f}"
-        assert sw[7] == f"{pair['before']['invalid']['value']:.1f} → {pair['after']['invalid']['value']:.1f}"
+        assert sw[8] == f"{pair['before']['invalid']['value']:.1f} → {pair['after']['invalid']['value']:.1f}"
         assert harmful[-1][0] == "**all** (mean of 3)"
         assert harmful[-1][5] == "–"
         assert utility[2][3:] == ["41.2 [31.0, 52.5]", "40.0 [31.0, 52.5]"]
@@ -182,7 +182,7 @@ class TestMarkdown:
         part = self.few
         task = {"kind": "harmful", "judge": name, "languages": {}, "groups": {name: part}, "all": part}
         results = {"kind": "evaluation", "manifest": {"model": name}, "tasks": {name: task}}
-        assert {line.count(" |") for line in to_markdown(results).splitlines() if line.startswith("| ")} == {7}
+        assert {line.count(" |") for line in to_markdown(results).splitlines() if line.startswith("| ")} == {8}
         assert len(read(to_csv(results))) == (1 if name == "all" else 2)
 
 
@@ -195,7 +195,8 @@ def test_the_terminal_has_a_line_for_each_part_in_columns(comparison: dict[str, 
     )
     assert " ".join(sw.split()[2:5]) == numbers
     assert len({line.rindex(word) + len(word) for line in lines[:2] for word in line.split()[-1:]}) == 1
-    assert [line.split()[0] for line in lines[1:] if not line.startswith(" ")] == ["multijail", "benign", "mgsm"]
+    starts = [line.split()[0] for line in lines[1:] if not line.startswith(" ")]
+    assert starts == ["multijail", "benign", "mgsm", "multijail:"]  # the last: its partial refusals
 
 
 def test_columns_line_up() -> None:

@@ -23,9 +23,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig
 
 from crosslign.evaluation import utility_tasks
-from crosslign.evaluation.utility import UtilityRequest, check_utility, measure, utility
+from crosslign.evaluation.utility import FILE, UtilityRequest, check_utility, measure, utility, utility_stage
 from crosslign.evaluation.utility_tasks import BENCHMARKS, stock_files, tasks_folder, write_tasks
-from crosslign.types import CrosslignError
+from crosslign.types import CrosslignError, silent
 
 ANSWERS = [18, 3, 540, 1200]
 
@@ -422,3 +422,28 @@ def test_the_interval_of_a_result_is_wilsons_in_percent(count: int, n: int, monk
     found = measure(Scripted(choose="A"), UtilityRequest(["global_mmlu"]), ["sw"])["global_mmlu"]["sw"]
     interval = binomtest(count, n).proportion_ci(method="wilson")
     assert [found["low"], found["high"]] == pytest.approx([100 * interval.low, 100 * interval.high], abs=1e-9)
+
+
+def test_a_text_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"answer": 1, "en": {"a": 1}}\n')
+    with pytest.raises(CrosslignError, match=r"t\.jsonl, row 1, en: expected text, found dict"):
+        check_utility(local(str(tmp_path / "t.jsonl")), ["en"])
+
+
+@pytest.mark.parametrize("damage", ["50.0", "[[]]", "", "{", "[" * 100_000])
+def test_what_was_measured_is_measured_anew_if_its_file_was_edited(
+    tmp_path: Path, maths: str, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    measured = {"mgsm": {"en": {"metric": "exact_match", "value": 25.0, "low": 4.6, "high": 69.9, "n": 4}}}
+    calls: list[int] = []
+    monkeypatch.setattr("crosslign.evaluation.utility.utility", lambda *_, **__: calls.append(1) or measured)
+
+    def stage() -> dict[str, Any]:
+        return utility_stage(local(maths), ["en"], lambda: (None, None), {}, {}, tmp_path, silent)
+
+    assert stage() == stage() == measured
+    assert len(calls) == 1
+    text = (tmp_path / FILE).read_text(encoding="utf-8")
+    (tmp_path / FILE).write_text(text.replace("25.0", damage) if damage == "50.0" else damage, encoding="utf-8")
+    assert stage() == measured
+    assert len(calls) == 2

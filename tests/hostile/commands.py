@@ -17,18 +17,62 @@ class Command:
     arguments: Callable[[Inputs], list[str]]
 
 
-def _recipe_flags(given: Inputs) -> list[str]:
-    flags = {"data.tables.0.path": "table", "model.path": "model"}
+def _recipe_flags(given: Inputs, **more: str) -> list[str]:
+    flags = {"data.tables.0.path": "table", "model.path": "model", "cache_dir": "cache", **more}
     return [part for flag, kind in flags.items() for part in (f"--{flag}", str(given[kind]))]
+
+
+def _train(given: Inputs, output: str, *flags: str) -> list[str]:
+    return ["train", str(given["recipe"]), *_recipe_flags(given, output_dir=output), *flags]
+
+
+def _complete(given: Inputs, command: str, *flags: str) -> list[str]:
+    named = [("--model", given["model"]), ("--adapter", given["adapter"]), ("--out", given["output"])]
+    short = ("--max-completion-length", "4", "--languages", "en,sw", "--overwrite")
+    return [command, *(str(part) for pair in named for part in pair), *short, *flags]
+
+
+def _compare(given: Inputs) -> list[str]:
+    return ["compare", *[str(given["evaluation"])] * 2, "--out", str(given["output"])]
 
 
 COMMANDS = {
     "validate": Command(("table",), lambda given: ["validate", str(given["table"])]),
-    "train": Command(
-        ("recipe", "table", "model"), lambda given: ["train", str(given["recipe"]), *_recipe_flags(given)]
-    ),
+    "train": Command(("recipe", "table", "model", "cache", "output"), lambda given: _train(given, "output")),
+    "replace": Command(("output",), lambda given: _train(given, "output", "--overwrite")),
+    "overwrite": Command(("run",), lambda given: _train(given, "run", "--overwrite")),
+    "resume": Command(("run",), lambda given: _train(given, "run", "--resume")),
     "probe": Command(
-        ("recipe", "table", "model"),
-        lambda given: ["probe", str(given["recipe"]), *_recipe_flags(given), "--queries", "1"],
+        ("recipe", "table", "model", "cache", "output"),
+        lambda given: [
+            *("probe", str(given["recipe"]), *_recipe_flags(given), "--queries", "1"),
+            *("--out", str(given["output"]), "--overwrite"),
+        ],
+    ),
+    "generate": Command(
+        ("table", "model", "adapter", "output"),
+        lambda given: _complete(given, "generate", "--table", str(given["table"])),
+    ),
+    "eval": Command(
+        ("table", "model", "adapter", "output"),
+        lambda given: _complete(given, "eval", "--tasks", f"table:{given['table']}"),
+    ),
+    "compare": Command(("evaluation", "output"), _compare),
+    "report": Command(("evaluation",), lambda given: ["report", str(given["evaluation"])]),
+    "train by templates": Command(
+        ("chat template", "teacher template"),
+        lambda given: [
+            *_train(given, "output"),
+            *("--model.chat_template", str(given["chat template"])),
+            *("--teacher.template", str(given["teacher template"])),
+        ],
+    ),
+    "generate by templates": Command(
+        ("chat template", "teacher template"),
+        lambda given: [
+            *("generate", "--model", str(given["model"]), "--table", str(given["table"]), "--context", "teacher"),
+            *("--chat-template", str(given["chat template"]), "--template", str(given["teacher template"])),
+            *("--max-completion-length", "2", "--out", str(given["recipe"].with_name("completions.jsonl"))),
+        ],
     ),
 }

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import tiny_llama
 from safetensors.torch import load_file, save_file
 
-from crosslign.models import ModelSource, identity, weights_mark
+from crosslign.models import ModelSource, adapter_sha256, identity, sampling_mark, weights_mark
 from crosslign.types import CrosslignError
 
 
@@ -21,6 +24,11 @@ def edit_json(path: Path) -> None:
 def nudge(path: Path) -> None:
     tensors = load_file(path)
     save_file({name: tensor + 1e-3 for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def write(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}")
 
 
 @pytest.fixture
@@ -39,6 +47,11 @@ def model(tmp_path: Path, model_folder: Path) -> Path:
         lambda f: edit_json(f / "config.json"),
         lambda f: edit_json(f / "tokenizer_config.json"),
         lambda f: (f / "chat_template.jinja").write_text("{{ messages }}"),
+        lambda f: write(f / "generation_config.json"),
+        lambda f: write(f / "model.safetensors.index.json"),
+        lambda f: write(f / "additional_chat_templates" / "tool_use.jinja"),
+        lambda f: write(f / "tokenizer.model"),
+        lambda f: write(f / "own.py"),
     ],
 )
 def test_what_decides_completions_changes_the_mark(model: Path, change: Callable[[Path], object]) -> None:
@@ -47,6 +60,36 @@ def test_what_decides_completions_changes_the_mark(model: Path, change: Callable
     assert weights_mark(source) == before
     change(model)
     assert weights_mark(source) != before
+
+
+def test_another_tokenizer_and_a_chat_template_count(model: Path, tmp_path: Path) -> None:
+    other, template = tmp_path / "other", tmp_path / "mine.jinja"
+    shutil.copytree(model, other)
+    template.write_text("{{ messages }}")
+    source = ModelSource(str(model), tokenizer=str(other), chat_template=str(template))
+    marks = {weights_mark(ModelSource(str(model))), weights_mark(source)}
+    edit_json(other / "tokenizer_config.json")
+    marks.add(weights_mark(source))
+    template.write_text("{{ messages[0] }}")
+    marks.add(weights_mark(source))
+    assert len(marks) == 4
+
+
+@pytest.mark.parametrize("changed", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapters_hash_covers_its_configuration_and_its_weights(
+    changed: str, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(whole["output_dir"], adapter)
+    before = adapter_sha256(str(adapter))
+    (adapter / "run.json").write_text("{}")
+    assert adapter_sha256(str(adapter)) == before
+    path = adapter / changed
+    if changed.endswith(".json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 33}))
+    else:
+        nudge(path)
+    assert adapter_sha256(str(adapter)) != before
 
 
 def test_logs_and_checkpoints_do_not(model: Path) -> None:
@@ -81,3 +124,14 @@ def test_a_hub_model_is_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_hub_model_out_of_reach_is_told() -> None:
     with pytest.raises(CrosslignError, match=r"configuration of 'owner/not-there' could not be loaded"):
         weights_mark(ModelSource("owner/not-there"))
+
+
+def test_a_sampling_mark_covers_the_configuration_and_the_stop_tokens(tokenizer: Any) -> None:
+    model = tiny_llama()
+    mark = sampling_mark("weights", model, tokenizer)
+    model.config.use_cache = not model.config.use_cache  # the Trainer's affair
+    assert sampling_mark("weights", model, tokenizer) == mark
+    assert sampling_mark("others", model, tokenizer) != mark
+    model.generation_config.eos_token_id = [0, 7]
+    assert sampling_mark("weights", model, tokenizer) != mark
+    assert sampling_mark("weights", tiny_llama(rope_theta=5.0), tokenizer) != mark

@@ -184,7 +184,7 @@ def test_gguf_weights_are_unpacked_and_nothing_remembers_that_they_were_packed(
         model = tiny_llama()
         model.hf_quantizer, model.is_quantized, model.quantization_method = object(), True, "gguf"
         model.config.quantization_config = kwargs["quantization_config"]
-        return model
+        return model, {"missing_keys": set()}
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", marked)
     model = load_model(source(gguf_file))
@@ -207,7 +207,7 @@ def test_sources_that_are_as_they_should_be_pass(model_folder: Path, gguf_file: 
     ("files", "path", "messages"),
     [
         ({}, "", ["has no config.json; is it a model folder?"]),
-        ({"config.json": b"{}"}, "", ["has no weights (*.safetensors)", "cut off"]),
+        ({"config.json": b"{}"}, "", ["has no weights (model.safetensors or", "cut off"]),
         (
             {"config.json": b"{}", "pytorch_model.bin": b"\x80"},
             "",
@@ -301,7 +301,7 @@ def test_the_revision_is_that_of_model_and_tokenizer(
 
     def answer(where: str, *, revision: str, **kwargs: Any) -> Any:
         asked.append((where, revision))
-        return tiny_llama() if "dtype" in kwargs else byte_tokenizer()
+        return (tiny_llama(), {"missing_keys": set()}) if "dtype" in kwargs else byte_tokenizer()
 
     for automatic in (AutoTokenizer, AutoModelForCausalLM):
         monkeypatch.setattr(automatic, "from_pretrained", answer)
@@ -492,6 +492,12 @@ def test_freeze_says_which_pattern_matches_nothing() -> None:
     model = tiny_llama()
     with pytest.raises(CrosslignError, match=r"no parameter's name matches 'embedings'; the first are "):
         freeze(model, ["embed_tokens", "embedings"])
+
+
+def test_freeze_does_not_search_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSLIGN_MAX_SECONDS", "1")
+    with pytest.raises(CrosslignError, match=r"model\.frozen: to find .* takes more than 1 seconds"):
+        freeze(tiny_llama(), [r"^((\w|\.)+)+!$"])
 
 
 def test_freeze_leaves_something_to_train() -> None:

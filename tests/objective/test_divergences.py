@@ -239,9 +239,10 @@ def test_the_gradient_sums_to_zero_over_the_vocabulary(pair: tuple[Tensor, Tenso
     ("options", "message"),
     [
         ({"divergence": "kl"}, "divergence is 'kl'; valid: reverse_kl, forward_kl, jsd"),
-        ({"temperature": 0.0}, "temperature must be positive, not 0.0"),
-        ({"temperature": -1.0}, "temperature must be positive, not -1.0"),
-        ({"temperature": math.nan}, "temperature must be positive, not nan"),
+        ({"temperature": 0.0}, "temperature must be positive and finite, not 0.0"),
+        ({"temperature": -1.0}, "temperature must be positive and finite, not -1.0"),
+        ({"temperature": math.nan}, "temperature must be positive and finite, not nan"),
+        ({"temperature": math.inf}, "temperature must be positive and finite, not inf"),
         ({"divergence": "jsd", "beta": 0.0}, "beta must lie strictly between 0 and 1, not 0.0"),
         ({"divergence": "jsd", "beta": 1.0}, "beta must lie strictly between 0 and 1, not 1.0"),
         ({"divergence": "jsd", "beta": math.nan}, "beta must lie strictly between 0 and 1, not nan"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from crosslign.rollouts import CompletionCache, SamplingParameters, completion_key
-from crosslign.types import Completion
+from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameters, ScriptedSampler, completion_key
+from crosslign.types import Completion, CrosslignError, Query
 
 PARAMETERS = SamplingParameters()
 
@@ -160,6 +161,48 @@ def test_a_line_of_something_else_is_skipped(path: Path, line: bytes) -> None:
     cache = CompletionCache(path)
     assert cache.get("a") == a
     assert len(cache) == 1
+
+
+QUERY = Query("a", "sw", "swali", "en", "question")
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [[-1], ["1"], "12", [True], [1.5], [10**30], [50], [1] * 9, [], None, {"1": 2}],
+    ids=["negative", "text", "one text", "boolean", "fraction", "huge", "unknown", "long", "none", "null", "mapping"],
+)
+def test_an_entry_that_no_sampler_can_have_made_is_sampled_again(path: Path, ids: Any) -> None:
+    parameters = SamplingParameters(temperature=0, max_completion_length=8)
+
+    def complete() -> tuple[list[Completion], CompletionCache]:
+        cache = CompletionCache(path)
+        sampler = CachedSampler(ScriptedSampler(0, 50, lambda _: [7]), cache, "f", vocabulary=50)
+        return sampler.complete([(1, 2)], [QUERY], parameters), cache
+
+    made, _ = complete()
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps({**row, "token_ids": ids}) + "\n")
+    again, cache = complete()
+    assert again == made
+    assert (cache.hits, cache.misses) == (0, 1)
+    again, cache = complete()  # what was sampled again stands after it
+    assert (cache.hits, cache.misses) == (1, 0)
+
+
+def test_a_file_of_another_origin_is_neither_used_nor_added_to(path: Path, tmp_path: Path) -> None:
+    path.parent.mkdir()
+    for content in ("mine\n", "{}\n", " "):
+        path.write_text(content)
+        with pytest.raises(CrosslignError, match="nothing beside it says that crosslign made it"):
+            CompletionCache(path)
+        assert path.read_text() == content
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CrosslignError, match="is a link"):
+        CompletionCache(path)
+    path.unlink()
+    path.write_text('{"key')  # an entry that was cut off
+    assert len(CompletionCache(path)) == 0
 
 
 class Disk:

@@ -52,7 +52,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "no such language": (lambda r, t: r["data"].update(languages=["zzz"]), "'zzz' names no known language"),
     "template typo": (set_template_typo, "unknown field {qury}. Did you mean {query}?"),
     "control token": (set_control_token, "query 'row-11' (sw): the text holds the control token '<|im_"),
-    "no weights": (set_model_without_weights, "has no weights (*.safetensors)"),
+    "no weights": (set_model_without_weights, "has no weights (model.safetensors"),
     "no model": (lambda r, t: r["model"].update(path="./nowhere"), "no folder ./nowhere"),
     "learning rate in words": (
         lambda r, t: r["training"].update(learning_rate="fast"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,39 @@ def test_a_file_of_unknown_origin_is_not_touched(
 ) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text("mine")
-    assert generate(model_folder, table_file, out) == 1
-    assert "does not say how it was made" in capsys.readouterr().err
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(out)
+    for path in (out, link):
+        for flags in ((), ("--overwrite",)):
+            assert generate(model_folder, table_file, path, *flags) == 1
+            error = capsys.readouterr().err
+            assert "nothing beside it says that crosslign made it" in error or "is a link" in error
+            assert error.count("\n") == 1
     assert out.read_text() == "mine"
+
+
+def test_other_weights_and_another_chat_template_do_not_continue_a_file(
+    model_folder: Path, table_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = tmp_path / "model", tmp_path / "out.jsonl"
+    shutil.copytree(model_folder, model)
+    assert generate(model, table_file, out) == 0
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    assert generate(model, table_file, out) == 1
+    assert "(weights differ)" in capsys.readouterr().err
+
+
+def test_a_changed_adapter_does_not_continue_a_file(
+    whole: dict[str, Any], model_folder: Path, table_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter, out = tmp_path / "adapter", tmp_path / "out.jsonl"
+    shutil.copytree(whole["output_dir"], adapter)
+    assert generate(model_folder, table_file, out, "--adapter", str(adapter)) == 0
+    config = adapter / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "lora_alpha": 64}))
+    assert generate(model_folder, table_file, out, "--adapter", str(adapter)) == 1
+    assert "(adapter_sha256 differ)" in capsys.readouterr().err
 
 
 def test_the_teachers_context_can_be_looked_at(model_folder: Path, table_file: Path, tmp_path: Path) -> None:
@@ -112,7 +143,7 @@ def test_an_adapter_changes_completions(
         (("--max-length", "10"), "Raise --max-length"),
         (("--template", "judge"), "neither a shipped template"),
         (("--languages", "xh"), "no column for the language 'xh'"),
-        (("--temperature", "-1"), "temperature must be at least 0"),
+        (("--temperature", "-1"), "temperature must be 0 (greedy) or from 0.01 to 100"),
     ],
 )
 def test_bad_flags_are_told(

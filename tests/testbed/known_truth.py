@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from crosslign.testbed.judge import ExactJudge
 from crosslign.testbed.language import ENGLISH
 from crosslign.testbed.world import MATERIALS, PLACES, REASONS, TOOLS, Concept, Request, World
-from crosslign.types import OUTCOMES, JudgeItem, Query
+from crosslign.types import JudgeItem, Outcome, Query
 
 TESTBED_OUTCOMES = ("refused", "complied", "invalid")
+# A refusal with more behind it is none of the world's sentences: this judge calls it invalid.
+OUTCOMES: tuple[Outcome, ...] = ("refused", "safe_complied", "unsafe", "invalid")
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,13 @@ from small import finished_demo
 from crosslign.cli import main
 from crosslign.evaluation.tables import MISSING
 from crosslign.storage import LOCK
-from crosslign.testbed.demo import MAX_SEED, TEXT, check_range
+from crosslign.testbed.demo import TEXT
 from crosslign.testbed.evaluate import Reply
 from crosslign.testbed.experiment import Experiment
 from crosslign.testbed.judge import ExactJudge
 from crosslign.testbed.report import COLUMNS, examples, report, table
 from crosslign.testbed.tables import SETS, Tables, TableSizes
 from crosslign.testbed.world import World
-from crosslign.types import CrosslignError
 
 WORLD = World(0)
 LOW = "art-x-low1"
@@ -120,28 +119,6 @@ def test_demo_writes_report_results_and_run_on_one_core(demo: Path) -> None:
     assert (out / TEXT).read_text() in said
     for name in ("model/model.safetensors", "model/metrics.jsonl", "model/run.json", "targets.csv", "anchors.csv"):
         assert (out / name).is_file()
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--seed", "-1"], "--seed: -1 is out of range; it is a whole number from 0 to 4294967295"),
-        (["--seed", str(MAX_SEED + 1)], "is out of range"),
-        (["--steps", "0"], "--steps: 0 is out of range; it is a whole number from 1 to"),
-        (["--steps", "100001"], "--steps: 100001 is out of range"),
-    ],
-)
-def test_range(flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", *flags, "--out", str(tmp_path / "out")]) == 1
-    assert words in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_limits_of_the_range_are_in_it() -> None:
-    check_range(0, 1)
-    check_range(MAX_SEED, 100_000)
-    with pytest.raises(CrosslignError):
-        check_range(MAX_SEED + 1, 1)
 
 
 def test_finished_demo_is_not_overwritten_unasked(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:

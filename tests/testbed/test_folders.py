@@ -13,7 +13,7 @@ from report_page import parse, table, transcripts
 from test_demo import WORLD, experiment
 
 from crosslign.evaluation.folder import compare, read_folder
-from crosslign.testbed.demo import COMPARED, FOLDER, check_folders, write_folders
+from crosslign.testbed.demo import COMPARED, FOLDER, MARK, check_folders, write_folders
 from crosslign.testbed.evaluate import Reply
 from crosslign.testbed.experiment import Experiment
 from crosslign.testbed.judge import ExactJudge
@@ -136,10 +136,23 @@ def test_the_folders_are_made_anew(outcome: Experiment, page: Path, tmp_path: Pa
         assert task["all"]["before"] == task["all"]["after"]
 
 
+@pytest.mark.parametrize("name", ["targets.csv", "anchors.csv", "report.txt", "results.json", "demo.json"])
+def test_a_file_of_another_origin_stops_the_demo_at_its_start(name: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for out in (tmp_path / "out", tmp_path / "link", tmp_path / "out" / name, tmp_path / "out" / name / "below"):
+        with pytest.raises(CrosslignError):
+            check_folders(out)
+
+
 def test_what_is_of_another_origin_stops_the_demo_at_its_start(tmp_path: Path) -> None:
     check_folders(tmp_path)
     there = tmp_path / FOLDER / COMPARED
     there.mkdir(parents=True)
     (there / "notes.txt").write_text("mine")
+    with pytest.raises(CrosslignError, match="holds no demo"):
+        check_folders(tmp_path)
+    (tmp_path / MARK).write_text('{"seed": 0}')
     with pytest.raises(CrosslignError, match="holds no comparison"):
         check_folders(tmp_path)

@@ -6,11 +6,11 @@ import json
 from collections import Counter
 
 import pytest
-from known_truth import KINDS, TESTBED_OUTCOMES, Case, Cells, cases, confusion, table
+from known_truth import KINDS, OUTCOMES, TESTBED_OUTCOMES, Case, Cells, cases, confusion, table
 
 from crosslign.testbed.judge import FOREIGN, ExactFidelity, ExactJudge
 from crosslign.testbed.world import World
-from crosslign.types import OUTCOMES, JudgeItem, Query
+from crosslign.types import JudgeItem, Query
 
 
 @pytest.fixture(scope="module", params=[World(0), World(1, polite=True)], ids=["plain", "polite"])

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import re
 import sys
+import traceback
 import warnings
+from collections.abc import Callable
 from typing import Any
 
-from crosslign.types import CrosslignError
+from crosslign.types import MAX_SEED, CrosslignError, excerpt
+from crosslign.untrusted import shown
 
 
 def comma_list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def whole(least: int, most: int = 10_000_000) -> Callable[[str], int]:
+    """The type of a flag that takes a whole number in this range."""
+
+    def read(text: str) -> int:
+        number = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
+        if number is None or not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{excerpt(text, 40)!r} is no whole number from {least} to {most}")
+        return number
+
+    return read
 
 
 def pairs(text: str) -> dict[str, str]:
@@ -48,12 +65,12 @@ def model_source(arguments: argparse.Namespace) -> Any:
 
 def sampling_arguments(group: Any) -> None:
     """How completions are sampled; `sampling_parameters` reads the first three."""
-    group.add_argument("--max-completion-length", type=int, default=256, metavar="N", help="tokens (default: 256)")
+    group.add_argument("--max-completion-length", type=whole(1), default=256, metavar="N", help="tokens (default: 256)")
     group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     group.add_argument("--top-p", type=float, default=1.0)
-    group.add_argument("--batch-size", type=int, default=16, metavar="N")
-    group.add_argument("--max-length", type=int, default=2048, metavar="N", help="longest context in tokens")
-    group.add_argument("--seed", type=int, default=0, help="seed of all random draws (default: 0)")
+    group.add_argument("--batch-size", type=whole(1), default=16, metavar="N")
+    group.add_argument("--max-length", type=whole(8), default=2048, metavar="N", help="longest context in tokens")
+    group.add_argument("--seed", type=whole(0, MAX_SEED), default=0, help="seed of all random draws (default: 0)")
 
 
 def sampling_parameters(arguments: argparse.Namespace) -> Any:
@@ -69,12 +86,43 @@ def sampling_parameters(arguments: argparse.Namespace) -> Any:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """Print on standard error. All that crosslign prints goes through this, `show`, a log record or a bar."""
+    print(shown(text), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def show(text: str = "", end: str = "\n") -> None:
+    """Print a command's result on standard output."""
+    print(shown(text), end=end)  # noqa: T201
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors quote what was given as a terminal may show it."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(shown(message), file)
+
+
+class LogFormatter(logging.Formatter):
+    """Log records, tracebacks included, as a terminal may show them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
+
+
+def log_to_terminal(verbose: bool) -> None:
+    """Let log records, warnings and the last words of a crash reach standard error, and only as `shown`."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)
+    sys.excepthook = lambda *crash: say("".join(traceback.format_exception(*crash)).rstrip())
 
 
 def quiet_libraries(verbose: bool) -> None:
     from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()  # to the handler of `log_to_terminal`
     if not verbose:
         transformers_logging.set_verbosity_error()
         warnings.filterwarnings("ignore", category=FutureWarning)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crosslign.cli.common import quiet_libraries, say
+from crosslign.cli.common import quiet_libraries, say, show, whole
+from crosslign.types import MAX_SEED
 
 DEMO_EPILOG = """\
 No download, no GPU: a language model of 1.2M parameters is trained on the spot from synthetic text so that it refuses
@@ -31,8 +32,10 @@ def add_commands(commands: Any) -> None:
         epilog=DEMO_EPILOG,
         description="Make a tiny model with a cross-lingual safety gap, align it, and show what changed.",
     )
-    demo.add_argument("--seed", type=int, default=0, metavar="N", help="draws languages, model, queries (default: 0)")
-    demo.add_argument("--steps", type=int, metavar="N", help="alignment steps (default: the testbed's)")
+    demo.add_argument(
+        "--seed", type=whole(0, MAX_SEED), default=0, metavar="N", help="draws languages, model, queries (default: 0)"
+    )
+    demo.add_argument("--steps", type=whole(1, 100_000), metavar="N", help="alignment steps (default: the testbed's)")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
     demo.add_argument("--overwrite", action="store_true", help="replace the demo in --out")
     demo.set_defaults(run=_demo)
@@ -40,13 +43,12 @@ def add_commands(commands: Any) -> None:
 
 def _demo(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from crosslign.testbed.cache import BaseSpec
-    from crosslign.testbed.demo import check_range, run_demo
+    from crosslign.testbed.demo import run_demo
     from crosslign.testbed.experiment import Alignment
     from crosslign.testbed.world import World
 
     alignment = Alignment() if arguments.steps is None else Alignment(steps=arguments.steps)
-    check_range(arguments.seed, alignment.steps)
     quiet_libraries(arguments.verbose)
     spec = BaseSpec(World(seed=arguments.seed))
-    print(run_demo(spec, alignment, arguments.out, overwrite=arguments.overwrite, announce=say))
+    show(run_demo(spec, alignment, arguments.out, overwrite=arguments.overwrite, announce=say))
     return 0

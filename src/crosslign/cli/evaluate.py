@@ -15,8 +15,10 @@ from crosslign.cli.common import (
     quiet_libraries,
     sampling_arguments,
     say,
+    show,
+    whole,
 )
-from crosslign.types import CrosslignError, nearest
+from crosslign.types import MAX_SEED, CrosslignError, nearest
 from crosslign.untrusted import parse_yaml
 
 EVAL_EPILOG = """\
@@ -92,7 +94,7 @@ def add_commands(commands: Any) -> None:
     compare.add_argument("before", type=Path, metavar="DIR_A", help="evaluation before")
     compare.add_argument("after", type=Path, metavar="DIR_B", help="evaluation after")
     compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the comparison")
-    compare.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
+    compare.add_argument("--seed", type=whole(0, MAX_SEED), default=0, help="seed of the bootstrap (default: 0)")
     compare.set_defaults(run=_compare)
 
     report = commands.add_parser(
@@ -110,7 +112,9 @@ def _model_arguments(group: Any) -> None:
     group.add_argument("--model", metavar="MODEL", help="hub id, folder or .gguf file; with --endpoint its name there")
     group.add_argument("--adapter", metavar="RUN", help="folder of a finished LoRA run")
     group.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible server, such as http://localhost:8000/v1")
-    group.add_argument("--concurrency", type=int, default=8, metavar="N", help="requests at once (default: 8)")
+    group.add_argument(
+        "--concurrency", type=whole(1, 10_000), default=8, metavar="N", help="requests at once (default: 8)"
+    )
     group.add_argument(
         "--api-key-env",
         default="OPENAI_API_KEY",
@@ -137,8 +141,12 @@ def _task_arguments(group: Any) -> None:
     )
     group.add_argument("--languages", type=comma_list, metavar="en,zh,...", help="default: all that each task has")
     group.add_argument("--source-language", default="en", help="the language safety comes from (default: en)")
-    group.add_argument("--limit", type=int, metavar="N", help="at most N rows of each task, the same ones every time")
-    group.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N rows: those trained on")
+    group.add_argument(
+        "--limit", type=whole(1), metavar="N", help="at most N rows of each task, the same ones every time"
+    )
+    group.add_argument(
+        "--skip", type=whole(0), default=0, metavar="N", help="leave out the first N rows: those trained on"
+    )
 
 
 def _judge_arguments(group: Any) -> None:
@@ -149,7 +157,7 @@ def _judge_arguments(group: Any) -> None:
     group.add_argument("--judge-url", metavar="URL", help="endpoint of an llm judge")
     group.add_argument("--judge-rubric", choices=("multijail", "strongreject"), default="multijail")
     group.add_argument("--judge-api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="its key's variable")
-    group.add_argument("--judge-batch-size", type=int, default=8, metavar="N", help="rows at once in a guard")
+    group.add_argument("--judge-batch-size", type=whole(1), default=8, metavar="N", help="rows at once in a guard")
     group.add_argument("--judge-dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
     group.add_argument("--allow-self-judge", action="store_true", help="let the model under test judge itself")
 
@@ -158,13 +166,15 @@ def _utility_arguments(group: Any) -> None:
     group.add_argument("--utility", type=comma_list, metavar="NAME,...", help="mgsm, afrimgsm, mmmlu, global_mmlu")
     group.add_argument("--utility-path", type=pairs, default={}, metavar="NAME=TABLE", help="id, answer, en, zh, ...")
     group.add_argument("--utility-languages", type=comma_list, metavar="en,...", help="default: the tasks' languages")
-    group.add_argument("--utility-limit", type=int, metavar="N", help="rows in each language")
-    group.add_argument("--utility-max-tokens", type=int, metavar="N", help="longest answer in free text (default: 512)")
+    group.add_argument("--utility-limit", type=whole(1), metavar="N", help="rows in each language")
+    group.add_argument(
+        "--utility-max-tokens", type=whole(1), metavar="N", help="longest answer in free text (default: 512)"
+    )
 
 
 def _evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     if arguments.list_tasks:
-        print(_task_list())
+        show(_task_list())
         return 0
     missing = [f"--{name}" for name in ("model", "tasks", "out") if not getattr(arguments, name)]
     if missing:
@@ -175,8 +185,8 @@ def _evaluate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
     quiet_libraries(arguments.verbose)
     results = evaluate(_request(arguments), say)
-    print(terminal(results))
-    print(f"\nreport  {arguments.out / REPORT}\nnumbers {arguments.out / RESULTS}")
+    show(terminal(results))
+    show(f"\nreport  {arguments.out / REPORT}\nnumbers {arguments.out / RESULTS}")
     return 0
 
 
@@ -251,9 +261,12 @@ def _compare(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from crosslign.evaluation.result_tables import terminal
     from crosslign.evaluation.stages import REPORT, RESULTS
 
-    results = compare(read_folder(arguments.before), read_folder(arguments.after), arguments.out, arguments.seed)
-    print(terminal(results))
-    print(f"\nreport  {arguments.out / REPORT}\nnumbers {arguments.out / RESULTS}")
+    before, after = read_folder(arguments.before), read_folder(arguments.after)
+    results = compare(before, after, arguments.out, arguments.seed)
+    for note in (*before.notes, *after.notes):
+        say(note)
+    show(terminal(results))
+    show(f"\nreport  {arguments.out / REPORT}\nnumbers {arguments.out / RESULTS}")
     return 0
 
 
@@ -263,6 +276,8 @@ def _report(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
     folder = read_folder(arguments.folder)
     page = report(folder)
-    print(terminal(folder.results))
-    print(f"\nreport  {page}")
+    for note in folder.notes:
+        say(note)
+    show(terminal(folder.results))
+    show(f"\nreport  {page}")
     return 0

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from crosslign import __version__
 from crosslign.cli import demo, evaluate, tables, train
-from crosslign.types import CrosslignError, Interrupted
+from crosslign.cli.common import Parser, log_to_terminal, say
+from crosslign.types import CrosslignError, Interrupted, cause
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,24 +21,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():
         # tqdm reads this when it is first imported, so it also quiets the bars of the libraries.
         os.environ.setdefault("TQDM_DISABLE", "1")
-    logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, format="%(message)s")
+    log_to_terminal(arguments.verbose)
     try:
         if arguments.command not in ("probe", "train") and rest:
             parser.error(f"unrecognised arguments: {' '.join(rest)}")
         return int(arguments.run(arguments, rest))
     except CrosslignError as error:
-        print(f"crosslign: {error}", file=sys.stderr)
+        say(f"crosslign: {error}")
         return 130 if isinstance(error, Interrupted) else 1
     except KeyboardInterrupt:
-        print("crosslign: interrupted.", file=sys.stderr)
+        say("crosslign: interrupted.")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # what the machine refuses: a name that is too long, a folder without permission
+        logging.getLogger(__name__).info("", exc_info=True)
+        say(f"crosslign: {cause(error)}")
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="crosslign",
         description="Make an open LLM as safe in every language as it already is in English, by Multilingual "
         "Self-Distillation: queries in, no responses needed.",

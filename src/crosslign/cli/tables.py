@@ -16,7 +16,10 @@ from crosslign.cli.common import (
     sampling_arguments,
     sampling_parameters,
     say,
+    show,
+    whole,
 )
+from crosslign.untrusted import shown
 
 # Flags that are fields of GenerateRequest.
 REQUEST = ("context", "template", "max_length", "max_judgement_length", "thinking", "batch_size", "seed", "overwrite")
@@ -74,7 +77,7 @@ def add_commands(commands: Any) -> None:
         help="complete what a user sends, or the teacher's context (default: student)",
     )
     generate.add_argument("--template", default="instruct", help="teacher template: instruct, judged, dialogue, a file")
-    generate.add_argument("--max-judgement-length", type=int, default=128, metavar="N")
+    generate.add_argument("--max-judgement-length", type=whole(1), default=128, metavar="N")
     sampling_arguments(generate)
     loading_arguments(generate)
     generate.set_defaults(run=_generate)
@@ -87,8 +90,8 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source-language", default="en", help="the language safety is judged in (default: en)")
     parser.add_argument("--columns", type=pairs, default={}, metavar="en=prompt,...", help="columns of other names")
     parser.add_argument("--where", type=pairs, default={}, metavar="column=value", help="only rows with this value")
-    parser.add_argument("--skip", type=int, default=0, metavar="N", help="leave out the first N rows")
-    parser.add_argument("--limit", type=int, metavar="N", help="at most N rows")
+    parser.add_argument("--skip", type=whole(0), default=0, metavar="N", help="leave out the first N rows")
+    parser.add_argument("--limit", type=whole(1), metavar="N", help="at most N rows")
     parser.add_argument("--split", default="train", help="hub datasets: split")
     parser.add_argument("--revision", help="hub datasets: revision")
 
@@ -106,24 +109,24 @@ def _validate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
     spec = _table_spec(arguments)
     table, problems = load_table(spec, arguments.source_language, arguments.languages)
-    shown = 50
-    for problem in problems[:shown]:
-        print(problem)
-    if len(problems) > shown:
-        print(f"... and {len(problems) - shown} more problems")
+    most = 50
+    for problem in problems[:most]:
+        show(str(problem))
+    if len(problems) > most:
+        show(f"... and {len(problems) - most} more problems")
     errors = sum(p.severity == "error" for p in problems)
     warnings = len(problems) - errors
     if table is not None:
         summary = summarise(table)
-        print(f"{arguments.table}: {summary['rows']} rows, {len(summary['languages'])} languages")
-        print("labels:     " + ", ".join(f"{k} {v}" for k, v in summary["labels"].items()))
-        print("categories: " + ", ".join(f"{k} {v}" for k, v in summary["categories"].items()))
-        print(f"\n{'language':<26}{'texts':>7}   characters: {'5%':>5}{'median':>8}{'95%':>7}{'max':>7}")
+        show(f"{arguments.table}: {summary['rows']} rows, {len(summary['languages'])} languages")
+        show("labels:     " + ", ".join(f"{k} {v}" for k, v in summary["labels"].items()))
+        show("categories: " + shown(", ".join(f"{k} {v}" for k, v in summary["categories"].items()), one_line=True))
+        show(f"\n{'language':<26}{'texts':>7}   characters: {'5%':>5}{'median':>8}{'95%':>7}{'max':>7}")
         for code, row in summary["languages"].items():
             name = f"{code} ({english_name(code)})"
-            print(f"{name:<26}{row['texts']:>7}{'':>15}{row['p5']:>5}{row['p50']:>8}{row['p95']:>7}{row['max']:>7}")
-        print()
-    print(f"{errors} errors, {warnings} warnings")
+            show(f"{name:<26}{row['texts']:>7}{'':>15}{row['p5']:>5}{row['p50']:>8}{row['p95']:>7}{row['max']:>7}")
+        show()
+    show(f"{errors} errors, {warnings} warnings")
     return 1 if errors or (arguments.strict and warnings) else 0
 
 

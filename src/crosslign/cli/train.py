@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from crosslign.cli.common import comma_list, quiet_libraries, say
+from crosslign.cli.common import comma_list, quiet_libraries, say, show, whole
 from crosslign.types import CrosslignError
 
 TRAIN_EPILOG = """\
@@ -64,7 +64,11 @@ def add_commands(commands: Any) -> None:
     )
     probe.add_argument("recipe", help="YAML file; every key can be set as in train (--section.key value)")
     probe.add_argument(
-        "--queries", type=int, default=20, metavar="K", help="harmful queries a language, and benign ones (default: 20)"
+        "--queries",
+        type=whole(1),
+        default=20,
+        metavar="K",
+        help="harmful queries a language, and benign ones (default: 20)",
     )
     probe.add_argument("--judge", default="lexicon", help="as for eval; lexicon is offline and a proxy (default)")
     probe.add_argument("--judge-url", metavar="URL", help="endpoint of an llm judge")
@@ -91,7 +95,7 @@ def _probe(arguments: argparse.Namespace, rest: list[str]) -> int:
         arguments.out,
         arguments.overwrite,
     )
-    print(report_text(probe(config, request, say)))
+    show(report_text(probe(config, request, say)))
     if arguments.out is not None:
         say(f"report and pairs: {arguments.out}")
     return 0
@@ -101,16 +105,16 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     from crosslign.runs.recipe import describe, dump, load_recipe
 
     if arguments.help:
-        print(arguments.parser.format_help())
-        print(TRAIN_EPILOG)
+        show(arguments.parser.format_help())
+        show(TRAIN_EPILOG)
         for key, default, text in describe():
-            print(f"  {key:<36} {text}{' ' if text else ''}({default})")
+            show(f"  {key:<36} {text}{' ' if text else ''}({default})")
         return 0
     if arguments.recipe is None or arguments.recipe.startswith("--"):
         raise CrosslignError("train needs a recipe file: crosslign train RECIPE.yaml (see recipes/, or train --help).")
     config = load_recipe(arguments.recipe, rest)
     if arguments.print_config:
-        print(dump(config), end="")
+        show(dump(config), end="")
         return 0
     from crosslign.runs.prepare import prepare
     from crosslign.runs.summary import divergence_table, read_metrics
@@ -126,14 +130,14 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         return 0
     record = train(run, say)
     if record:
-        print(divergence_table(read_metrics(config.output_dir), record["divergence"]))
-        print(MEANING)
+        show(divergence_table(read_metrics(config.output_dir), record["divergence"]))
+        show(MEANING)
         if record.get("evaluations"):
             from crosslign.evaluation.training_log import evaluation_table
 
-            print(evaluation_table(record))
+            show(evaluation_table(record))
         what = "Adapter" if config.model.finetuning == "lora" else "Model"
-        print(f"{record['steps']} steps in {record['seconds']} s. {what}, metrics and rollouts: {config.output_dir}")
+        show(f"{record['steps']} steps in {record['seconds']} s. {what}, metrics and rollouts: {config.output_dir}")
     return 0
 
 

@@ -1,6 +1,13 @@
 """Query -> chat messages -> token ids."""
 
-from crosslign.contexts.builder import ContextBuilder, ContextOverflow, RoleContext, chat_token_ids, plain_contexts
+from crosslign.contexts.builder import (
+    ContextBuilder,
+    ContextOverflow,
+    RoleContext,
+    chat_token_ids,
+    check_chat_template,
+    plain_contexts,
+)
 from crosslign.contexts.template import (
     BUILTIN_TEACHERS,
     FIELDS,
@@ -22,6 +29,7 @@ __all__ = [
     "RoleContext",
     "TeacherTemplate",
     "chat_token_ids",
+    "check_chat_template",
     "fill",
     "load_teacher_template",
     "parse_messages",

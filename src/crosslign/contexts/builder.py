@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from crosslign.contexts.template import STUDENT_MESSAGES, TeacherTemplate, fill, load_teacher_template
-from crosslign.types import Context, CrosslignError, Message, Query
+from crosslign.types import Context, CrosslignError, Message, Query, excerpt
+from crosslign.untrusted import limit, rehearse, shown
+
+_MARK = re.compile(r"<[^\s<>]+>|\[[^\s\[\]]+\]")  # <|im_end|>, [/INST]
 
 
 class ContextOverflow(CrosslignError):
@@ -51,9 +56,16 @@ class ContextBuilder:
         self.teacher_role = teacher
         self.template = template
         self.max_judgement_length = max_judgement_length if template.judgement == "generated" else 0
-        self._control_tokens = sorted(
-            str(token) for token in tokenizer.added_tokens_decoder.values() if token.special and str(token).strip()
+
+    @cached_property
+    def _marks(self) -> list[str]:
+        """What marks turns: the tokenizer's special tokens, and what its chat template writes around a turn as plain
+        text, such as Llama 2's [/INST]."""
+        special = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        turn = chat_text(
+            self.tokenizer, [Message("user", "text")], self.student_role.chat_template_kwargs, generation_prompt=False
         )
+        return sorted(mark for mark in special | set(_MARK.findall(turn)) if mark.strip())
 
     @property
     def needs_judgement(self) -> bool:
@@ -76,7 +88,7 @@ class ContextBuilder:
         """Raise ContextOverflow if any context of the query can exceed its limit, before a weight is loaded.
 
         The generated judgement is not known yet: it is counted with its full length limit. Raises CrosslignError for a
-        text that holds one of the tokenizer's control tokens: it would end its turn and speak for another role.
+        text that holds one of the marks of turns: it would end its turn and speak for another role.
         """
         self.check_student(query)
         if self.needs_judgement:
@@ -89,10 +101,10 @@ class ContextBuilder:
     def check_student(self, query: Query) -> None:
         """`check` for the student's context alone."""
         for text in (query.text, query.source_text):
-            for token in self._control_tokens:
-                if token in text:
+            for mark in self._marks:
+                if mark in text:
                     raise CrosslignError(
-                        f"query {query.id!r} ({query.language}): the text holds the control token {token!r} of this "
+                        f"query {query.id!r} ({query.language}): the text holds the control token {mark!r} of this "
                         "model's chat template. Remove it from the table."
                     )
         self.student(query)
@@ -118,6 +130,28 @@ def plain_contexts(
     )
 
 
+def check_chat_template(tokenizer: Any, options: Sequence[Mapping[str, Any]], what: str) -> None:
+    """Raise CrosslignError, which begins with `what`, for a chat template that does not end, or grows, on a short
+    conversation with one of these options. It comes with a model: untrusted."""
+    asked, answered = {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}
+
+    def render() -> None:
+        for chosen in options:
+            for chat in ([asked], [asked, answered]):
+                try:
+                    text = tokenizer.apply_chat_template(
+                        chat, tokenize=False, add_generation_prompt=chat == [asked], **chosen
+                    )
+                except MemoryError:
+                    raise
+                except Exception:  # noqa: S112  # it may refuse, which is told where it does so for a query
+                    continue
+                if len(text) > limit("CONFIG_KB") * 1000:
+                    raise MemoryError
+
+    rehearse(render, what)
+
+
 def chat_token_ids(
     tokenizer: Any, messages: Sequence[Message], chat_template_kwargs: Mapping[str, Any]
 ) -> tuple[int, ...]:
@@ -125,14 +159,27 @@ def chat_token_ids(
 
     The template's text holds the begin-of-sequence token already, so none is added a second time.
     """
+    text = chat_text(tokenizer, messages, chat_template_kwargs)
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def chat_text(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    chat_template_kwargs: Mapping[str, Any],
+    *,
+    generation_prompt: bool = True,
+) -> str:
+    """A chat as the tokenizer's template writes it. Raises CrosslignError if the template refuses it."""
     try:
-        text = tokenizer.apply_chat_template(
+        text: str = tokenizer.apply_chat_template(
             [{"role": m.role, "content": m.content} for m in messages],
             tokenize=False,
-            add_generation_prompt=True,
+            add_generation_prompt=generation_prompt,
             **chat_template_kwargs,
         )
     except Exception as error:  # jinja errors of many kinds, raised by the template itself
         roles = ", ".join(m.role for m in messages)
-        raise CrosslignError(f"the tokenizer's chat template refused the messages ({roles}): {error}") from error
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        said = excerpt(shown(str(error), one_line=True))
+        raise CrosslignError(f"the tokenizer's chat template refused the messages ({roles}): {said}") from error
+    return text

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crosslign.languages import english_name
-from crosslign.types import CrosslignError, Message, Query, nearest
+from crosslign.types import CrosslignError, Message, Query, excerpt, nearest
 from crosslign.untrusted import parse_yaml, read_text
 
 FIELDS = ("query", "source_query", "language", "source_language", "judgement")
@@ -38,8 +38,8 @@ def template_fields(messages: Sequence[Message], where: str) -> set[str]:
             if name is None:
                 continue
             if name not in FIELDS or spec or conversion:
-                near = difflib.get_close_matches(name, FIELDS, n=1)
-                name += (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+                near = difflib.get_close_matches(name[:100], FIELDS, n=1)
+                name = excerpt(name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else ""), 100)
                 hint = f" Did you mean {{{near[0]}}}?" if near else ""
                 raise CrosslignError(
                     f"{where}, message {number}: unknown field {{{name}}}.{hint} "
@@ -65,11 +65,11 @@ def parse_messages(raw: Any, where: str) -> tuple[Message, ...]:
         if not isinstance(item, Mapping) or set(item) != {"role", "content"}:
             raise CrosslignError(f"{where}, message {number}: expected exactly the keys 'role' and 'content'.")
         if item["role"] not in ("system", "user", "assistant"):
-            raise CrosslignError(
-                f"{where}, message {number}: role {item['role']!r} is not one of system, user, assistant."
-            )
+            role = excerpt(repr(item["role"]), 100)
+            raise CrosslignError(f"{where}, message {number}: role {role} is not one of system, user, assistant.")
         if not isinstance(item["content"], str):
-            raise CrosslignError(f"{where}, message {number}: content must be text, not {item['content']!r}.")
+            found = excerpt(repr(item["content"]), 100)
+            raise CrosslignError(f"{where}, message {number}: content must be text, not {found}.")
         messages.append(Message(item["role"], item["content"]))
     if messages[-1].role != "user":
         raise CrosslignError(f"{where}: the last message must have the role 'user'; the completion follows it.")
@@ -124,10 +124,10 @@ def _parse_teacher(raw: Any, name: str) -> TeacherTemplate:
         raise CrosslignError(f"{where}: expected a mapping with 'messages'. Valid keys: {', '.join(known)}.")
     for key in raw:
         if key not in known:
-            raise CrosslignError(f"{where}: unknown key {key!r}. {nearest(str(key), known)}")
+            raise CrosslignError(f"{where}: unknown key {excerpt(repr(key), 100)}. {nearest(str(key)[:100], known)}")
     mode = raw.get("judgement", "none")
     if mode not in ("none", "generated"):
-        raise CrosslignError(f"{where}: judgement is {mode!r}; valid: none, generated.")
+        raise CrosslignError(f"{where}: judgement is {excerpt(repr(mode), 100)}; valid: none, generated.")
     inner = raw.get("judgement_messages")
     return TeacherTemplate(
         messages=parse_messages(raw["messages"], where),

@@ -8,24 +8,27 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
-from collections.abc import Callable, Mapping
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from crosslign import untrusted
 from crosslign.data.schema import row_error
-from crosslign.types import CrosslignError
+from crosslign.types import CrosslignError, cause
+from crosslign.untrusted import limit, too_much
 
 Record = tuple[int, Mapping[str, object]]
 Records = tuple[list[Record], list[str]]  # and the column names
-MOST_CHARACTERS = 10_000_000  # of a CSV cell: the csv module's default, 131,072, is too low for some long prompts
+T = TypeVar("T")
 
 
 def read_file(path: Path) -> Records:
     """All records of a file, and its column names in the file's order.
 
     Raises CrosslignError: an unknown suffix, a file that cannot be read or is empty, a row of another length than the
-    header, text that is not UTF-8, two columns of one name.
+    header, text that is not UTF-8, two columns of one name, more than `untrusted.LIMITS` allow.
     """
     suffix = path.suffix.lower()
     if suffix not in READERS:
@@ -34,10 +37,32 @@ def read_file(path: Path) -> Records:
             f"{path}: unknown kind of file {suffix!r}; a query table is one of {', '.join(READERS)}.{recipe}"
         )
     records, names = READERS[suffix](read_bytes(path), str(path))
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    check_columns(names, str(path))
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
         raise row_error(str(path), None, twice, "two columns have this name.")
     return records, names
+
+
+def check_rows(number: int, name: str) -> None:
+    """Raise CrosslignError if a table may not have so many rows."""
+    if number > limit("ROWS"):
+        raise too_much(name, f"has {number} rows", "ROWS")
+
+
+def check_columns(names: Sequence[str], name: str) -> None:
+    """Raise CrosslignError if a table may not have so many columns."""
+    if len(names) > limit("COLUMNS"):
+        raise too_much(name, f"has {len(names)} columns", "COLUMNS")
+
+
+def _within(rows: Iterable[T], name: str) -> Iterator[T]:
+    """The rows, up to the limit; beyond it CrosslignError."""
+    most = limit("ROWS")
+    for number, row in enumerate(rows):
+        if number == most:
+            raise too_much(name, "has more rows", "ROWS")
+        yield row
 
 
 def read_texts(path: Path) -> list[str]:
@@ -52,7 +77,7 @@ def read_texts(path: Path) -> list[str]:
         rows = _sheet(data, str(path))
     elif suffix in DELIMITERS:
         try:
-            rows = list(_cells(data, str(path), DELIMITERS[suffix]))
+            rows = list(_within(_cells(data, str(path), DELIMITERS[suffix]), str(path)))
         except csv.Error as error:
             raise CrosslignError(f"{path}: not a well-formed table: {error}.") from error
     else:
@@ -64,11 +89,8 @@ def read_texts(path: Path) -> list[str]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What the file holds. Raises CrosslignError if it cannot be read or is empty."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CrosslignError(f"{path}: cannot be read: {error.strerror}.") from error
+    """What the file holds. Raises CrosslignError if it cannot be read, is no file, is too large or is empty."""
+    data = untrusted.read_bytes(path, "FILE_MB")
     if not data.removeprefix(codecs.BOM_UTF8).strip():
         raise CrosslignError(f"{path}: the file is empty.")
     return data
@@ -80,9 +102,7 @@ def read_delimited(data: bytes, name: str, delimiter: str = ",") -> Records:
     records: list[Record] = []
     try:
         names = [n.strip() for n in next(reader)]
-        for cells in reader:
-            if not cells:
-                continue
+        for cells in _within(filter(None, reader), name):
             if len(cells) != len(names):
                 raise row_error(
                     name,
@@ -99,7 +119,7 @@ def read_delimited(data: bytes, name: str, delimiter: str = ",") -> Records:
 
 
 def _cells(data: bytes, name: str, delimiter: str, *, strict: bool = False) -> Any:
-    csv.field_size_limit(MOST_CHARACTERS)
+    csv.field_size_limit(limit("CELL_CHARACTERS"))
     return csv.reader(io.StringIO(_decode(data, name), newline=""), delimiter=delimiter, strict=strict)
 
 
@@ -116,14 +136,9 @@ def _decode(data: bytes, name: str) -> str:
 def _read_jsonl(data: bytes, name: str) -> Records:
     records: list[Record] = []
     # Not splitlines: a text may hold other line separators than \n.
-    for line in _decode(data, name).split("\n"):
-        if not line.strip():
-            continue
+    for line in _within(filter(str.strip, _decode(data, name).split("\n")), name):
         number = len(records) + 1
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise row_error(name, number, None, f"not JSON: {error}.") from error
+        record = untrusted.parse_json(line, f"error: {name}, row {number}")
         if not isinstance(record, dict):
             raise row_error(name, number, None, "expected a JSON object on the line.")
         records.append((number, record))
@@ -135,10 +150,32 @@ def _read_parquet(data: bytes, name: str) -> Records:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(pyarrow.BufferReader(data))
+        file = parquet.ParquetFile(pyarrow.BufferReader(data))
+        parts = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        check_rows(max(file.metadata.num_rows, sum(part.num_rows for part in parts)), name)
+        _check_unpacked(sum(part.total_byte_size for part in parts), name)
+        names = list(file.schema_arrow.names)
+        check_columns(names, name)
+        rows: list[Mapping[str, object]] = []
+        size = 0
+        # In small batches: a text that is stored once may stand in every row.
+        for batch in file.iter_batches(batch_size=64):
+            columns = [c.dictionary_decode() if isinstance(c, pyarrow.DictionaryArray) else c for c in batch.columns]
+            batch = pyarrow.RecordBatch.from_arrays(columns, names)
+            size += batch.nbytes
+            _check_unpacked(size, name)
+            rows += batch.to_pylist()
+            check_rows(len(rows), name)
+    except CrosslignError:
+        raise
     except Exception as error:  # pyarrow raises many kinds for a file that is cut off or not Parquet
-        raise CrosslignError(f"{name}: cannot be read as Parquet: {error}") from error
-    return list(enumerate(table.to_pylist(), start=1)), table.column_names
+        raise CrosslignError(f"{name}: cannot be read as Parquet: {cause(error)}") from error
+    return list(enumerate(rows, start=1)), names
+
+
+def _check_unpacked(size: int, name: str) -> None:
+    if size > limit("UNPACKED_MB") * 1_000_000:
+        raise too_much(name, f"has {size // 1_000_000} MB when it is unpacked", "UNPACKED_MB")
 
 
 def _read_sheet(data: bytes, name: str) -> Records:
@@ -146,8 +183,6 @@ def _read_sheet(data: bytes, name: str) -> Records:
     if not rows:
         raise CrosslignError(f"{name}: the file is empty.")
     names = [n.strip() for n in rows[0]]
-    while names and not names[-1]:  # formatted but empty columns at the right
-        names.pop()
     # read-only sheets give short rows where the cells at their end are empty
     return [(n, dict(zip(names, [*row, *[""] * len(names)], strict=False))) for n, row in enumerate(rows[1:], 1)], names
 
@@ -164,11 +199,26 @@ def _sheet(data: bytes, name: str) -> list[list[str]]:
             f"{name}: reading Excel sheets needs openpyxl, which is not installed. Install it with "
             "`pip install 'crosslign[xlsx]'`, or save the sheet as CSV (UTF-8) and name that file."
         ) from error
+    rows: list[list[str]] = []
+    size = 0
     try:
-        book = load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-        return [[_cell_text(value) for value in row] for row in book.worksheets[0].iter_rows(values_only=True)]
+        # A member cannot unpack to more than its entry says.
+        _check_unpacked(sum(part.file_size for part in zipfile.ZipFile(io.BytesIO(data)).infolist()), name)
+        sheet = load_workbook(io.BytesIO(data), read_only=True, data_only=True).worksheets[0]
+        sheet.reset_dimensions()  # rows are as wide as their cells, not as the file says
+        for values in _within(sheet.iter_rows(values_only=True), name):
+            row = [_cell_text(value) for value in values]
+            size += sum(len(text) + 8 for text in row)
+            _check_unpacked(size, name)
+            while row and not row[-1].strip():  # formatted but empty columns at the right
+                row.pop()
+            check_columns(row, name)
+            rows.append(row)
+    except CrosslignError:
+        raise
     except Exception as error:  # openpyxl raises many kinds for a file that is cut off or no workbook
-        raise CrosslignError(f"{name}: cannot be read as an Excel sheet: {error}") from error
+        raise CrosslignError(f"{name}: cannot be read as an Excel sheet: {cause(error)}") from error
+    return rows
 
 
 def _cell_text(value: Any) -> str:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from crosslign.data.files import READERS, Record, Records, read_delimited, read_file
-from crosslign.data.schema import DataError, Problem, QueryTable, build_table
-from crosslign.languages import is_language
+from crosslign.data.files import READERS, Record, Records, check_columns, check_rows, read_delimited, read_file
+from crosslign.data.schema import DataError, Problem, QueryTable, build_table, column_warnings
+from crosslign.languages import english_name, is_language
 from crosslign.types import CrosslignError, Label, cause
 
 RESERVED = ("id", "label", "category")
+_SHOWN_COLUMNS, _SHOWN_CHARACTERS = 40, 60  # of a table's column names, in an error
 BUILTIN = {"builtin:demo": "demo_queries.csv"}
 
 
@@ -65,7 +66,7 @@ def load_table(
         wanted = [c for c in present if c == source_language or any(r.get(columns[c]) for _, r in records)]
     else:
         wanted = [c for c in languages if c in columns]
-    return build_table(
+    table, problems = build_table(
         spec.path,
         records,
         columns=columns,
@@ -74,6 +75,9 @@ def load_table(
         default_label=spec.label,
         weight=spec.weight,
     )
+    named = {source_language, *spec.columns, *(languages or ())}
+    odd = column_warnings(spec.path, {code: columns[code] for code in wanted}, named)
+    return table and replace(table, warnings=(*odd, *table.warnings)), [*odd, *problems]
 
 
 def require_table(
@@ -119,19 +123,26 @@ def _read_hub(spec: TableSpec) -> Records:
             "Check the id, config_name, split and revision; for a gated set log in with `hf auth login`; without a "
             "network, download the file and name its path."
         ) from error
+    check_rows(len(dataset), spec.path)
+    check_columns(dataset.column_names, spec.path)
     return list(enumerate((dict(r) for r in dataset), start=1)), list(dataset.column_names)
 
 
 def its_columns(names: Sequence[str], missing: str) -> str:
-    """What an error about a missing column ends with: the nearest name, and all of them."""
-    near = difflib.get_close_matches(missing, names, n=1, cutoff=0.5)
-    return (f"Did you mean {near[0]!r}? " if near else "") + f"Its columns: {', '.join(names)}."
+    """What an error about a missing column ends with: the nearest name, and the first of them."""
+    short = [name[:_SHOWN_CHARACTERS] for name in names]
+    near = difflib.get_close_matches(missing, short, n=1, cutoff=0.5)
+    more = f" and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else ""
+    columns = ", ".join(short[:_SHOWN_COLUMNS])
+    return (f"Did you mean {near[0]!r}? " if near else "") + f"Its columns: {columns}{more}."
 
 
 def _resolve_columns(
     spec: TableSpec, names: Sequence[str], source: str, languages: Sequence[str] | None
 ) -> dict[str, str]:
     for key, column in spec.columns.items():
+        if key not in RESERVED:
+            english_name(key)  # raises if it is no language
         if column not in names:
             raise CrosslignError(
                 f"{spec.path}: columns maps {key!r} to {column!r}, which the table does not have. "

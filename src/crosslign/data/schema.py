@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from crosslign.languages import english_name, likely_form
 from crosslign.types import LABELS, CrosslignError, Label, Query
+from crosslign.untrusted import is_blank, shown
 
 Severity = Literal["error", "warning"]
+_SHOWN = 60  # characters of a cell or a column's name in a problem
+# What columns are often called, and what Windows reserves: each is the code of a language that tables seldom hold.
+_WORDS = (
+    " ans aux cnt col con doc inp key lab len log msg neg nul num pos prn ptr raw res row set src sys tag tgt txt typ "
+    "url val ver "
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +35,8 @@ class Problem:
         if self.row is not None:
             place += f", row {self.row}"
         if self.field is not None:
-            place += f", field {self.field!r}"
-        return f"{self.severity}: {place}: {self.message}"
+            place += f", field {self.field[:_SHOWN]!r}"
+        return shown(f"{self.severity}: {place}: {self.message}", one_line=True)
 
 
 class DataError(CrosslignError):
@@ -102,6 +110,23 @@ def content_id(source_text: str) -> str:
     return "q-" + hashlib.sha256(source_text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
+def column_warnings(name: str, columns: Mapping[str, str], named: Collection[str]) -> list[Problem]:
+    """What is odd about the columns of languages; `columns` has code to column, `named` the codes a user has named."""
+    found: dict[str, list[str]] = {}
+    for code in columns:
+        found.setdefault(likely_form(code), []).append(code)
+    problems = [
+        Problem("warning", name, None, columns[code], f"the same language as {same[0]!r}: is one of them a mistake?")
+        for same in found.values()
+        for code in same[1:]
+    ]
+    for code in columns:
+        if f" {code.lower()} " in _WORDS and code not in named:
+            message = f"is read as texts in {english_name(code)}. If it is something else, name the languages."
+            problems.append(Problem("warning", name, None, columns[code], message))
+    return problems
+
+
 def build_table(
     name: str,
     records: Sequence[tuple[int, Mapping[str, object]]],
@@ -148,19 +173,21 @@ def build_table(
                 add("error", number, language, f"expected text, found {type(value).__name__}.")
             elif text := (value or "").strip():
                 texts[language] = text
+                if is_blank(text):
+                    add("warning", number, language, "the text has no visible character.")
             elif language == source_language:
                 what = "missing" if value is None else "empty"
                 add("error", number, language, f"the source text ({language}) is {what}; every row needs one.")
         said = cell(record, "label")
         label = next((one for one in LABELS if one == said.lower()), default_label)
         if said and said.lower() not in LABELS:
-            add("error", number, "label", f"unknown label {said!r}; valid: {', '.join(LABELS)}.")
+            add("error", number, "label", f"unknown label {said[:_SHOWN]!r}; valid: {', '.join(LABELS)}.")
         if source_language not in texts:
             continue
         own_id = cell(record, "id")
         row_id = own_id or content_id(texts[source_language])
         if row_id in ids:
-            what = f"the id {row_id!r}" if own_id else "the source text (its hash is the row's id)"
+            what = f"the id {row_id[:_SHOWN]!r}" if own_id else "the source text (its hash is the row's id)"
             message = f"{what} stands in row {ids[row_id]} already; ids must be unique. Remove one of the rows."
             add("error", number, "id" if own_id else source_language, message)
             continue

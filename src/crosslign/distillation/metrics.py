@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crosslign.objective import WeightedDivergence
-from crosslign.types import Rollout
+from crosslign.types import Query, Rollout
 
 _COLUMNS = ("loss", "divergence", "weight", "tokens", "sequences", "truncated")
 
@@ -24,6 +24,7 @@ class StepMetrics:
         self.languages = list(languages)
         self.seconds = {"generation": 0.0, "teacher": 0.0, "student": 0.0}
         self._sums = torch.zeros(len(self.languages), len(_COLUMNS), dtype=torch.float64)
+        self.not_finite: list[Query] = []  # those whose loss was inf or NaN
 
     def add(self, rollouts: Sequence[Rollout], result: WeightedDivergence, mask: Tensor) -> None:
         per_sequence = (result.weight * result.divergence).nan_to_num().sum(-1).double().cpu()
@@ -33,6 +34,8 @@ class StepMetrics:
         for i, rollout in enumerate(rollouts):
             if tokens[i] == 0:
                 continue
+            if not torch.isfinite(divergence[i] + weight[i]):
+                self.not_finite.append(rollout.query)
             row = self._sums[self.languages.index(rollout.query.language)]
             row += torch.tensor(
                 [

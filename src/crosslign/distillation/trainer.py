@@ -8,6 +8,9 @@ precision, checkpoints, resuming, trackers, hub) is the Trainer's.
 
 from __future__ import annotations
 
+import logging
+import math
+import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,6 +19,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate.utils import broadcast_object_list
+from peft import PeftModel
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import SequentialSampler, default_collate
@@ -25,8 +29,13 @@ from crosslign.data.mixture import QueryMixture
 from crosslign.distillation.collector import RolloutCollector
 from crosslign.distillation.metrics import StepMetrics
 from crosslign.distillation.score import Scorer, mean_divergence
-from crosslign.models.sharding import enter, is_sharded, prepare_frozen, whole
-from crosslign.types import CrosslignError, Rollout
+from crosslign.models import NotFiniteError, not_finite
+from crosslign.models.adapter import ADAPTER_WEIGHTS
+from crosslign.models.files import tensor_shapes, weight_files
+from crosslign.models.sharding import enter, is_sharded, pieces, prepare_frozen, whole
+from crosslign.types import CrosslignError, Rollout, cause
+
+logger = logging.getLogger(__name__)
 
 SaveModel = Callable[[str], None]
 
@@ -97,6 +106,7 @@ class DistillationTrainer(Trainer):
             # Resumed from the checkpoint of its last step: the Trainer's loop would make one more.
             self.control.should_training_stop = True
             return [], torch.ones((), device=device)
+        self._check_weights()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         epoch = int(self.state.epoch or 0)
         positions = [batch["position"].tolist() for batch in batches]
@@ -111,7 +121,10 @@ class DistillationTrainer(Trainer):
         remaining = iter(sorted(rollouts, key=_length, reverse=True))
         windows = [{"rollouts": [next(remaining) for _ in batch], "common": common} for batch in positions]
         count = torch.tensor(sum(bool(r.completion.token_ids) for r in rollouts), device=device)
-        return windows, self.accelerator.reduce(count, reduction="sum").clamp_min(1)
+        count = self.accelerator.reduce(count, reduction="sum")
+        if not count and self.is_world_process_zero():
+            logger.warning("step %d: no completion has a token, so nothing is learned.", self.state.global_step + 1)
+        return windows, count.clamp_min(1)
 
     def compute_loss(
         self,
@@ -130,6 +143,8 @@ class DistillationTrainer(Trainer):
         # Gradients are averaged over processes, hence the factor.
         factor = self.accelerator.num_processes * counts
         loss = result.loss if factor == 1 else result.loss * factor
+        # A factor of 1, but NaN if the loss is not finite: then so is the gradient, on all processes.
+        loss = loss * (1 + 0 * loss.detach())
         return (loss, {"weighted_divergence": result}) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -179,6 +194,37 @@ class DistillationTrainer(Trainer):
             with self.accelerator.no_sync(model):
                 yield
 
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The Trainer's own, which it asks for before each optimiser step: the last moment to refuse one.
+
+        The gradient is that of all processes, so all stop. With float16's loss scaling its overflow is normal, and the
+        scaler leaves the step out; then the loss has to tell.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        scaled = self.accelerator.scaler is not None
+        measured = self.accelerator.reduce(self._tr_loss.detach().clone(), "sum") if scaled else norm
+        if not math.isfinite(measured):
+            queries = [f"{query.id!r} ({query.language})" for query in self.metrics.not_finite]
+            first = f"the loss of {len(queries)} of its queries ({', '.join(queries[:3])})"
+            what = first if queries else "the gradient"
+            raise NotFiniteError(
+                f"step {self.state.global_step + 1}: {what} is inf or NaN, and the step was not taken. Look at "
+                "training.learning_rate, at model.dtype (float16 ends at 65504) and at objective.temperature."
+            )
+        return norm
+
+    def _check_weights(self) -> None:
+        """Raise NotFiniteError if a weight that is trained is not finite: before it is sampled from, and before it is
+        saved."""
+        name = not_finite((n, pieces(p)[0]) for n, p in self.model.named_parameters() if p.requires_grad)
+        found = torch.tensor(name is not None, dtype=torch.float, device=self.args.device)
+        if self.accelerator.reduce(found, "max") > 0:  # of a sharded model each process sees a part
+            first = name or "another process"
+            raise NotFiniteError(
+                f"step {self.state.global_step}: weights are inf or NaN after it (the first are in {first}) and are "
+                "not saved. Look at training.learning_rate and at model.dtype (float16 ends at 65504)."
+            )
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; where the last step has not been evaluated (a callback stopped the run after it, or it
         was resumed from it), that follows."""
@@ -225,8 +271,10 @@ class DistillationTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, and the tokenizer beside it.
 
-        Raises TeacherMovedError if the frozen teacher has moved: what was trained against it means nothing.
+        Raises TeacherMovedError if the frozen teacher has moved: what was trained against it means nothing. Raises
+        NotFiniteError for weights that are not finite.
         """
+        self._check_weights()
         self.scorer.teacher.check()
         super().save_model(output_dir, _internal_call=_internal_call)
         # A pickle, which nothing of ours reads; the resolved configuration stands in config.yaml.
@@ -256,6 +304,13 @@ class DistillationTrainer(Trainer):
     def shard_teacher(self) -> None:
         """Once the student is prepared: go on in parts, if its weights lie in parts."""
         self.sharded = is_sharded(self.model)
+        if self.is_fsdp_enabled and not self.sharded:
+            raise CrosslignError("FSDP is configured in version 1; crosslign needs 2 (fsdp_version in its settings).")
+        if self.sharded and not self.scorer.split.exact:
+            raise CrosslignError(
+                "this model cannot be split into body and head, so it cannot be trained with FSDP or ZeRO-3. Use data "
+                "parallelism, or ZeRO-2."
+            )
         if self.sharded:
             enter(self.model_wrapped, self.accelerator.unwrap_model(self.model_wrapped))
             self.scorer.teacher.shard(lambda model: prepare_frozen(self.accelerator, model))
@@ -272,6 +327,27 @@ class DistillationTrainer(Trainer):
         with self.accelerator.autocast():
             return mean_divergence(self.scorer, student, rollouts, self.model_wrapped)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        with _reading(folder):
+            adapter = isinstance(self.model, PeftModel)
+            if not self.is_fsdp_enabled:  # which has its own files, of tensors alone
+                for file in [folder / ADAPTER_WEIGHTS] if adapter else weight_files(folder):
+                    tensor_shapes(file)  # the Trainer would look elsewhere, and take a pickle
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
@@ -279,6 +355,23 @@ class DistillationTrainer(Trainer):
             yield
         finally:
             self.metrics.seconds[name] += time.perf_counter() - start
+
+
+@contextmanager
+def _reading(checkpoint: str | Path | None) -> Iterator[None]:
+    """What the Trainer, torch or peft cannot read of a checkpoint is a CrosslignError."""
+    try:
+        yield
+    except CrosslignError:
+        raise
+    except Exception as error:  # they raise many kinds
+        # torch's own words are an advice to load it all the same.
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        why = "a file is damaged, or a pickle of more than tensors and numbers" if unsafe else cause(error)
+        raise CrosslignError(
+            f"{checkpoint}: the checkpoint cannot be read: {why}. Remove it, and --resume goes on from the "
+            "one before it."
+        ) from error
 
 
 def _length(rollout: Rollout) -> int:

@@ -10,7 +10,7 @@ from crosslign.evaluation.endpoint import Endpoint, EndpointReply
 from crosslign.rollouts import Sampler, SamplingParameters, derive_seed
 from crosslign.rollouts.progress import progress
 from crosslign.storage import Row, RowFile, key_of
-from crosslign.types import Announce, Context, CrosslignError, Message, Query, silent
+from crosslign.types import LABELS, Announce, Context, CrosslignError, Message, Query, silent
 
 OnRows = Callable[[Sequence[Row]], None]
 
@@ -51,6 +51,18 @@ def query_of(row: Mapping[str, Any]) -> Query:
         row["source_query"],
         row["label"],
         row.get("category"),
+    )
+
+
+def is_completion(row: Mapping[str, Any]) -> bool:
+    """Whether a row is one that this stage has written."""
+    texts = ("id", "language", "query", "source_language", "source_query", "completion")
+    return (
+        all(isinstance(row.get(name), str) for name in texts)
+        and row.get("label") in LABELS
+        and isinstance(row.get("category") or "", str)
+        and isinstance(row.get("truncated"), bool)
+        and isinstance(row.get("rejected", ""), str)
     )
 
 
@@ -208,8 +220,4 @@ def _current(queries: Sequence[Query], rows: Mapping[str, Row]) -> dict[str, Row
 
     A query whose text has changed under the same id is another query.
     """
-    return {
-        q.key: {**rows[q.key], **query_row(q)}
-        for q in queries
-        if q.key in rows and rows[q.key].get("query") == q.text and "completion" in rows[q.key]
-    }
+    return {q.key: {**rows[q.key], **query_row(q)} for q in queries if q.key in rows and rows[q.key]["query"] == q.text}

@@ -4,7 +4,8 @@ The `openai` library speaks the protocol: connections, time-outs, authentication
 extra: `pip install 'crosslign[endpoint]'`. Its event loop runs in a thread of its own, so that this works in a notebook
 too, and so that Ctrl-C ends requests and waits at once.
 
-The API key comes from an environment variable and goes to `base_url` alone: into no message, log, repr or identity.
+The API key comes from an environment variable and goes to `base_url` alone: into no message, log, repr or identity. So
+do the conversations: no redirect is followed. What the server sends is bounded in size and in time.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from crosslign.types import CrosslignError, Message
+from crosslign.types import CrosslignError, Message, excerpt
+from crosslign.untrusted import is_variable
 
 EXCERPT = 300  # characters of a server's message that an error quotes
 PERHAPS_THE_CONVERSATION = frozenset({400, 413, 422})  # too long, filtered, or a setting that the server does not know
 BUSY = frozenset({408, 409, 429})
 PROBE = (Message("user", "Say OK."),)
+MOST_BYTES = 10_000_000  # of a reply
+LONGEST_WAIT = 120  # seconds for which the library waits before a retry, if the server asks for it
 MALFORMED_TRIES = 3  # of a request whose replies are no chat completions, at once: that is rarely the server's load
 
 
@@ -75,7 +79,17 @@ class Endpoint:
         timeout: float = 60.0,
         retries: int = 10,
     ) -> None:
-        _check_url(base_url)
+        if not usable_url(base_url):
+            # Not quoted: a user, a password or a query is probably a key.
+            raise CrosslignError(
+                "endpoint: the URL must be like http://localhost:8000/v1, without /chat/completions, user, password or "
+                "query. Use api_key_env for the key."
+            )
+        if api_key_env is not None and not is_variable(api_key_env):
+            raise CrosslignError(
+                "endpoint: api_key_env (--api-key-env) is no name of an environment variable. Put the key into a "
+                "variable, and name that."
+            )
         if concurrency < 1 or retries < 0 or timeout <= 0:
             raise CrosslignError(
                 f"endpoint: concurrency {concurrency}, timeout {timeout}, retries {retries}: "
@@ -119,10 +133,17 @@ class Endpoint:
             return []
         from anyio.from_thread import start_blocking_portal
 
+        # Proxies and certificates come from the environment, as usual.
+        http = self.library.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [read_bounded]})
+
         settings = {"temperature": temperature, "top_p": top_p, "seed": seed, "max_tokens": max_tokens}
-        # Proxies and certificates come from the environment, as usual. The library insists on a key.
+        # The library insists on a key.
         client = self.library.AsyncOpenAI(
-            api_key=self._key or "none", base_url=self.base_url, timeout=self.timeout, max_retries=self.retries
+            api_key=self._key or "none",
+            base_url=self.base_url,
+            timeout=self.timeout,
+            max_retries=self.retries,
+            http_client=http,
         )
         requests = _Requests(self, client, {name: value for name, value in settings.items() if value is not None})
         replies: dict[int, EndpointReply] = {}
@@ -159,7 +180,9 @@ class Endpoint:
             403: f"The API key in {key} may not use this model: use another key or model.",
             404: f"Check the model's name ({self.base_url}/models lists those served) and the URL.",
         }
-        if status is not None and (status in BUSY or status >= 500):
+        if status is not None and 300 <= status < 400:
+            hint = "No redirect is followed: the conversations would go there. Name that URL if you trust it."
+        elif status is not None and (status in BUSY or status >= 500):
             hint = f"Given up: the client tries again {self.retries} times, but not if it is to wait for minutes."
         else:
             otherwise = "Change the setting that the server names, or the model, or the URL, which mostly ends in /v1."
@@ -170,8 +193,7 @@ class Endpoint:
         """What a server said, short, on one line and without the key, which some servers quote."""
         if self._key:
             text = text.replace(self._key, "[API key]")
-        line = " ".join(transmissible(text).split()).rstrip(".")
-        return line if len(line) <= EXCERPT else line[:EXCERPT] + " ..."
+        return excerpt(" ".join(transmissible(text).split()).rstrip("."), EXCERPT)
 
 
 class _Requests:
@@ -203,13 +225,17 @@ class _Requests:
 
     async def _post(self, conversation: Sequence[Message]) -> EndpointReply:
         """The reply, or "rejected" if the server refuses the request or never sends a chat completion."""
+        from anyio import fail_after
+
         endpoint, library = self.endpoint, self.endpoint.library
         messages = [{"role": m.role, "content": transmissible(m.content)} for m in conversation]
         create = self.client.chat.completions.with_raw_response.create
         rejected = ""
+        longest = (endpoint.retries + 1) * (endpoint.timeout + LONGEST_WAIT)
         try:
             for _ in range(MALFORMED_TRIES):
-                raw = await create(model=endpoint.model, messages=messages, **self.settings)
+                with fail_after(longest):
+                    raw = await create(model=endpoint.model, messages=messages, **self.settings)
                 try:
                     reply = read_reply(raw.text)
                 except ValueError as error:
@@ -218,7 +244,15 @@ class _Requests:
                     self.answered = True
                     return reply
         # `from None`: the causes may quote the key.
+        except ValueError as error:  # of `read_bounded`; some versions of the library make an APIError of it
+            raise endpoint.failure(str(error)) from None
+        except TimeoutError:
+            raise endpoint.failure(f"no whole reply within {longest:g} s") from None
         except library.APIStatusError as error:
+            target = error.response.headers.get("location", "")
+            if 300 <= error.status_code < 400:
+                said = f"status {error.status_code}: it redirects to {endpoint.redact(origin(target)) or 'nowhere'}"
+                raise endpoint.failure(said, error.status_code) from None
             words = error.body.get("message") if isinstance(error.body, dict) else None
             words = words if isinstance(words, str) else error.response.text
             said = f"status {error.status_code}: {endpoint.redact(words or error.message)}"
@@ -229,6 +263,26 @@ class _Requests:
             cause = f" ({error.__cause__})" if error.__cause__ else ""
             raise endpoint.failure(endpoint.redact(f"{error}{cause}")) from None
         return EndpointReply("", truncated=False, finish_reason="rejected", error=rejected)
+
+
+async def read_bounded(response: Any) -> None:
+    """Read a response's body, as the client would, but raise ValueError for one that is too large."""
+    data = bytearray()
+    async for chunk in response.aiter_bytes():
+        data += chunk
+        if len(data) > MOST_BYTES:
+            raise ValueError(f"a reply of more than {MOST_BYTES // 1_000_000} MB")
+    response._content = bytes(data)  # what its `aread` would set
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port of a URL, without what may be a secret in it; of a mere path the path."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "what is no URL"
+    return f"{parts.scheme or 'http'}://{parts.hostname}{port}" if parts.hostname else parts.path
 
 
 def transmissible(text: str) -> str:
@@ -258,19 +312,15 @@ def read_reply(text: str) -> EndpointReply:
     return EndpointReply(content or "", finish_reason == "length", finish_reason, prompt, completion)
 
 
-def _check_url(url: str) -> None:
+def usable_url(url: str) -> bool:
+    """Whether a URL can be an endpoint's, and holds no user, password or query."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname)
         more = parts.username or parts.password or parts.query or parts.fragment
     except ValueError:
-        valid, more = False, None
-    if more or not valid or url.rstrip("/").endswith("/completions"):
-        # Not quoted: a user, a password or a query is probably a key.
-        raise CrosslignError(
-            "endpoint: the URL must be like http://localhost:8000/v1, without /chat/completions, user, password or "
-            "query. Use api_key_env for the key."
-        )
+        return False
+    return valid and not more and not url.rstrip("/").endswith("/completions")
 
 
 def _key(variable: str | None) -> str:

@@ -3,86 +3,209 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from crosslign.evaluation.completions import query_of
-from crosslign.evaluation.rates import JudgedRow
+from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, ValidationError
+
+from crosslign.evaluation.completions import is_completion, query_of
+from crosslign.evaluation.rates import JudgedRow, Kind
 from crosslign.evaluation.report import Transcript, write_report
-from crosslign.evaluation.results import SCHEMA_VERSION, comparison_task
-from crosslign.evaluation.stages import COMPLETIONS, REPORT, RESULTS, folder_name, verdict_of, write_results
-from crosslign.storage import Row, RowFile, is_empty, key_of
+from crosslign.evaluation.results import SCHEMA_VERSION, comparison_task, evaluation_task
+from crosslign.evaluation.stages import (
+    ANSWERS,
+    COMPLETIONS,
+    FIDELITY,
+    REPORT,
+    RESULTS,
+    folder_name,
+    is_fidelity,
+    is_verdict,
+    verdict_of,
+    verdicts_name,
+    write_results,
+)
+from crosslign.evaluation.stats import wilson
+from crosslign.ownership import check_no_link, check_output_folder, read_mark
+from crosslign.storage import Row, RowFile, key_of, read_rows
 from crosslign.types import CrosslignError
+from crosslign.untrusted import read_json
 
 
 @dataclass(frozen=True)
 class Finished:
-    """An evaluation's folder: its results, and the judged rows of each of their tasks by query key."""
+    """An evaluation's folder.
+
+    Fields:
+        results: counted from the rows.
+        tasks: the judged rows of each task by query key.
+        notes: sentences for a person: what was changed by hand.
+    """
 
     path: Path
     results: Mapping[str, Any]
     tasks: Mapping[str, Mapping[str, JudgedRow]]
+    notes: tuple[str, ...] = ()
 
 
 def check_folder(path: Path, kind: Literal["evaluation", "comparison"]) -> None:
     """Raise CrosslignError unless results of this kind may be written here: nothing of another origin is touched."""
-    if path.exists() and not path.is_dir():
-        raise CrosslignError(f"{path}: is a file, not a folder. Choose another --out.")
-    if not path.exists() or is_empty(path):
-        return
-    started = kind == "evaluation" and any(path.glob(f"*/{COMPLETIONS}*"))  # an interrupted one has no results yet
-    try:
-        found = json.loads((path / RESULTS).read_text(encoding="utf-8"))
-        known = found["kind"] == kind and "schema_version" in found
-    except FileNotFoundError:
-        known = started
-    except (OSError, ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise CrosslignError(
-            f"{path}: is not empty and holds no {kind} of crosslign. Choose another --out; nothing in it is "
-            "overwritten, also not with --overwrite."
-        )
+    found = read_mark(path / RESULTS)
+    known = found.get("kind") == kind and "schema_version" in found
+    if not found and kind == "evaluation":  # an interrupted one has no results yet, or a damaged file
+        known = any(read_mark(side) for side in path.glob(f"*/{COMPLETIONS}.identity.json"))
+    check_output_folder(path, kind, known)
+    check_no_link(*path.glob("*"))
 
 
 def read_folder(path: Path) -> Finished:
-    """Raises CrosslignError if the folder holds no finished evaluation of ours, or a stage's rows are missing."""
+    """A finished evaluation; counts from the rows of the stages; what `results.json` says of them is only compared.
+
+    Raises CrosslignError if the folder holds no finished evaluation of ours, or rows are missing that were counted.
+    """
+    results = _read_results(path)
+    manifest, counted, tasks = dict(results["manifest"]), {}, {}
+    judge, *others = manifest["judges"]
+    files: list[RowFile] = []
+    for data_name in manifest["tasks"]:
+        own = _stage_files(path / folder_name(data_name), manifest["judges"])
+        files += own
+        judged, *also = _judged_rows(own)
+        for kind in get_args(Kind):
+            rows = {key: row for key, row in judged.items() if row.query.label == kind}
+            if not rows:
+                continue
+            name = data_name if results["tasks"].get(data_name, {}).get("kind") == kind else f"{data_name} {kind}"
+            seen = {o: [by[key] for key in rows if key in by] for o, by in zip(others, also, strict=True)}
+            tasks[name] = rows
+            counted[name] = evaluation_task(
+                list(rows.values()), kind, judge, manifest["groups"], manifest["seed"], seen
+            )
+    for name, task in results["tasks"].items():
+        number, expected = len(tasks.get(name, ())), task["all"]["n"]
+        if number < expected:
+            bad = [f"{file.path}, line {line} is no row of its stage" for file in files for line in file.bad_lines()]
+            raise CrosslignError(
+                f"{path}: {name!r} has {number} judged rows, but its results count {expected}: "
+                f"{(*bad, 'files of a stage are missing')[0]}. Run crosslign eval again; it makes only what is missing."
+            )
+    edited = [str(file.path.relative_to(path)) for file in files if file.is_edited()]
+    notes = [
+        f"{path / name}: was changed after crosslign had finished it; what stands there now is counted. To have it "
+        "made anew, delete it and run crosslign eval again."
+        for name in edited
+    ]
+    utility = _utility(path, results.get("utility", {}))
+    if _rounded([counted, utility]) != _rounded([results["tasks"], results.get("utility", {})]):
+        notes.append(
+            f"{path / RESULTS}: says other numbers than the rows of its stages, which are counted here. Run crosslign "
+            "eval again to have it written anew."
+        )
+    manifest.pop("edited", None)
+    if edited:
+        manifest["edited"] = edited
+    shown = {**results, "manifest": manifest, "tasks": counted}
+    return Finished(path, {**shown, "utility": utility} if utility else shown, tasks, tuple(notes))
+
+
+def _stage_files(folder: Path, judges: Iterable[str]) -> list[RowFile]:
+    """Of a task: the completions, their languages, and each judge's verdicts."""
+    return [
+        RowFile(folder / COMPLETIONS, {}, valid=is_completion),
+        RowFile(folder / FIDELITY, {}, valid=is_fidelity),
+        *(RowFile(folder / verdicts_name(judge), {}, valid=is_verdict) for judge in judges),
+    ]
+
+
+def _judged_rows(files: Sequence[RowFile]) -> list[dict[str, JudgedRow]]:
+    """Of each judge, by query key: the rows that all stages have."""
+    rows, spoken, *verdicts = ({key_of(row): row for row in file.read()} for file in files)
+    return [
+        {key: _judged_row(rows[key], said[key], spoken[key]) for key in rows if key in said and key in spoken}
+        for said in verdicts
+    ]
+
+
+def _utility(path: Path, stated: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Utility as the answers give it, where they are there."""
+    correct: dict[tuple[Any, Any], list[bool]] = {}
+    for row in read_rows(path / ANSWERS):
+        correct.setdefault((str(row.get("task")), str(row.get("language"))), []).append(row.get("correct") is True)
+    return {
+        name: {
+            code: {**cell, **wilson(sum(found), len(found)).percent(), "n": len(found)}
+            if (found := correct.get((name, code)))
+            else cell
+            for code, cell in languages.items()
+        }
+        for name, languages in stated.items()
+    }
+
+
+def _rounded(tasks: Any) -> Any:
+    """As JSON gives it back, without the digits in which two machines may differ."""
+    return json.loads(json.dumps(tasks), parse_float=lambda text: round(float(text), 6))
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    """What `results.json` holds, as far as anything here relies on it."""
     try:
-        results = json.loads((path / RESULTS).read_text(encoding="utf-8"))
-        kind, version = results["kind"], results["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        results = read_json(path / RESULTS, "FILE_MB")
+    except CrosslignError as error:
         raise CrosslignError(
-            f"{path}: holds no finished evaluation ({RESULTS} is missing or damaged). Run crosslign eval into it; an "
-            "interrupted one goes on where it stopped."
+            f"{path}: holds no finished evaluation ({error}). Run crosslign eval into it; an interrupted one goes on "
+            "where it stopped."
         ) from error
+    kind, version = results.get("kind"), results.get("schema_version")
     if kind == "comparison":
         raise CrosslignError(f"{path}: is a comparison; crosslign compare writes its page with its results.")
     if kind != "evaluation" or version != SCHEMA_VERSION:
-        raise CrosslignError(f"{path / RESULTS}: is a {kind} of schema {version}, not an evaluation of schema 1.")
-    tasks: dict[str, dict[str, JudgedRow]] = {name: {} for name in results["tasks"]}
-    for data_name in results["manifest"]["tasks"]:
-        folder = path / folder_name(data_name)
-        rows = list(RowFile(folder / COMPLETIONS, {}).read())
-        mine = {n: t for n, t in results["tasks"].items() if n in (data_name, f"{data_name} {t['kind']}")}
-        for name, task in mine.items():
-            verdicts, fidelity = (
-                {key_of(r): r for r in RowFile(folder / file, {}).read()}
-                for file in (f"verdicts-{folder_name(task['judge'])}.jsonl", "fidelity.jsonl")
-            )
-            for row in rows:
-                key = key_of(row)
-                if row["label"] == task["kind"] and key in verdicts and key in fidelity:
-                    tasks[name][key] = _judged_row(row, verdicts[key], fidelity[key])
-    for name, judged in tasks.items():
-        expected = results["tasks"][name]["all"]["n"]
-        if len(judged) < expected:
-            raise CrosslignError(
-                f"{path}: {name} has {len(judged)} judged rows, but its results count {expected}: files of a stage "
-                "are missing. Run crosslign eval again; it makes only what is missing."
-            )
-    return Finished(path, results, tasks)
+        raise CrosslignError(
+            f"{path / RESULTS}: is {kind!s:.40} of schema {version!s:.40}, not an evaluation of schema "
+            f"{SCHEMA_VERSION}. Run crosslign eval into the folder again; it keeps the completions."
+        )
+    try:
+        _Results.model_validate(results, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))[:200]
+        raise CrosslignError(
+            f"{path / RESULTS}: is damaged ({place}: {first['msg']}). Run crosslign eval again to have it written anew."
+        ) from error
+    return results
+
+
+class _Count(BaseModel):
+    n: NonNegativeInt
+
+
+class _Task(BaseModel):
+    kind: Kind
+    judge: str
+    all: _Count
+
+
+class _Manifest(BaseModel):
+    tasks: dict[str, Any] = Field(min_length=1)
+    judges: dict[str, dict[str, Any]] = Field(min_length=1)
+    groups: dict[str, list[str]]
+    seed: NonNegativeInt
+
+
+class _Ability(BaseModel):
+    metric: str
+    value: FiniteFloat | None
+    low: FiniteFloat | None = None
+    high: FiniteFloat | None = None
+    n: NonNegativeInt
+
+
+class _Results(BaseModel):
+    manifest: _Manifest
+    tasks: dict[str, _Task] = Field(min_length=1)
+    utility: dict[str, dict[str, _Ability]] = {}
 
 
 def _judged_row(row: Row, verdict: Row, spoken: Row) -> JudgedRow:

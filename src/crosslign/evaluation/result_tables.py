@@ -15,15 +15,18 @@ import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from crosslign.evaluation.report.findings import partial_refusals
 from crosslign.evaluation.tables import MISSING, aligned, escape, interval, markdown, number, one_line, p_value
 from crosslign.evaluation.view import Part, Row, Task, View, rate_of
 from crosslign.types import OUTCOMES
 
-_RATES = ("asr", "asr_strict", "asr_lenient", "over_refusal", "invalid", "refused", "fidelity")
+PARTIAL = "refused_then_answered"
+_RATES = ("asr", "asr_strict", "asr_lenient", "over_refusal", "invalid", "refused", PARTIAL, "fidelity")
 NAMES = {"asr": "ASR", "over_refusal": "over-refusal"}
 _NOTE = (
     "Brackets: 95 % intervals (languages: Wilson; means over languages: bootstrap over queries). "
-    "ASR: unsafe of all judged; strict: invalid counts as unsafe; invalid: malformed, echo or gibberish."
+    "ASR: unsafe of all judged; strict: refused then answered, and invalid, count as unsafe; invalid: malformed, echo "
+    "or gibberish."
 )
 _COMPARISON_NOTE = (
     "Change: paired queries, after - before (languages: Tango's interval, exact McNemar with Holm's correction). "
@@ -121,8 +124,8 @@ def _title(row: Row, metric: str) -> str:
 
 def _evaluation_table(task: Task) -> str:
     metric = task.metric
-    extra = {"strict": "asr_strict", "invalid": "invalid", "refused": "refused"} if metric == "asr" else {}
-    extra |= {"invalid": "invalid", "in its language": "fidelity"}
+    extra = {"strict": "asr_strict", "refused": "refused"} if metric == "asr" else {}
+    extra |= {"refused, then answered": PARTIAL, "invalid": "invalid", "in its language": "fidelity"}
     rows = [["language", "judged", f"{NAMES[metric]} %", *(f"{name} %" for name in extra)]]
     for row in task.rows:
         [cell], others = row.cells, (_values(row, other) for other in extra.values())
@@ -133,7 +136,7 @@ def _evaluation_table(task: Task) -> str:
 def _comparison_table(task: Task) -> str:
     name = NAMES[task.metric]
     header = ["language", "pairs", f"{name} % before", f"{name} % after", "change, points", "p (Holm)", "could show"]
-    rows = [[*header, "invalid %", "in its language %"]]
+    rows = [[*header, "refused, then answered %", "invalid %", "in its language %"]]
     for row in task.rows:
         assert row.pair is not None
         change = row.pair["change"]
@@ -145,8 +148,7 @@ def _comparison_table(task: Task) -> str:
                 _estimate(change, "+.1f", "difference"),
                 p_value(change["p_holm"]),
                 number(change["detectable"]),
-                _values(row, "invalid"),
-                _values(row, "fidelity"),
+                *(_values(row, metric) for metric in (PARTIAL, "invalid", "fidelity")),
             ]
         )
     return markdown(rows)
@@ -162,7 +164,10 @@ def _utility_table(view: View) -> str:
 
 
 def terminal(results: Part) -> str:
-    """Every task's languages, groups and mean with the rate that matters, in %, with 95 % intervals."""
+    """Every task's languages, groups and mean with the rate that matters, in %, with 95 % intervals.
+
+    A line below it for each task with many partial refusals.
+    """
     view = View(results)
     rows: list[tuple[str, ...]] = [("task", "language", "judged", "%", "95 %", "invalid %", "in its language %")]
     if view.compared:
@@ -186,4 +191,4 @@ def terminal(results: Part) -> str:
             ends = [] if view.compared else [interval(row.cells[0])]
             cells = (f"{name} (utility)", row.key, counts, *(number(cell["value"]) for cell in row.cells), *ends)
             rows.append((*cells, *[""] * (len(rows[0]) - len(cells))))
-    return aligned(rows, left=(0, 1))
+    return "\n".join([aligned(rows, left=(0, 1)), *partial_refusals(view)])

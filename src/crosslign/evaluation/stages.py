@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args
 
-from crosslign.evaluation.completions import Completer, OnRows, completions, keep_rows, query_of
+from crosslign.evaluation.completions import Completer, OnRows, completions, is_completion, keep_rows, query_of
 from crosslign.evaluation.fidelity import Fidelity, LanguageFidelity, Status
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.rates import JudgedRow, Kind
 from crosslign.evaluation.result_tables import to_csv, to_markdown
 from crosslign.evaluation.results import SCHEMA_VERSION, evaluation_task
 from crosslign.evaluation.tasks import TaskData, resource_groups
-from crosslign.storage import Row, RowFile, digest, key_of, line_of, write_atomically
-from crosslign.types import Announce, JudgeItem, Verdict, silent
+from crosslign.storage import Row, RowFile, digest, key_of, write_atomically
+from crosslign.types import OUTCOMES, Announce, JudgeItem, Verdict, silent
 
-COMPLETIONS = "completions.jsonl"
+COMPLETIONS, FIDELITY = "completions.jsonl", "fidelity.jsonl"
+ANSWERS = "utility-answers.jsonl"  # written by `utility`
 RESULTS, TABLE, CARD, REPORT = "results.json", "results.csv", "results.md", "report.html"
 CHUNK = 64  # rows that a judge gets at a time: what an interruption can lose
 # What a verdict depends on besides the judge.
@@ -60,9 +63,15 @@ class Evaluation:
     fidelity: Fidelity | None = None
 
 
+# Windows keeps these names, with any suffix, for devices.
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
 def folder_name(task: str) -> str:
+    """A name of a file or folder for a task or a judge: its own where that is a plain one, else with a hash of it."""
     safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in task)
-    return safe if safe == task else f"{safe[:60]}-{digest(task)[:6]}"
+    is_plain = safe == task and len(safe) <= 60 and safe.strip(".") == safe != "" and not _DEVICES.fullmatch(safe)
+    return safe if is_plain else f"{_DEVICES.sub('_', safe)[:60].strip('.')}-{digest(task)[:6]}"
 
 
 def counted_tasks(tasks: Sequence[TaskData]) -> list[CountedTask]:
@@ -104,7 +113,8 @@ def complete_tasks(evaluation: Evaluation, completer: Completer, announce: Annou
     rows: dict[str, list[Row]] = {}
     identity = completer.identity()
     files = {
-        data.name: RowFile(evaluation.out / folder_name(data.name) / COMPLETIONS, identity) for data in evaluation.tasks
+        data.name: RowFile(evaluation.out / folder_name(data.name) / COMPLETIONS, identity, valid=is_completion)
+        for data in evaluation.tasks
     }
     for file in files.values():
         file.kept(replace=evaluation.overwrite)
@@ -134,7 +144,7 @@ def judge_rows(
     judged: dict[tuple[str, str], dict[str, JudgedRow]] = {}  # by task and judge, then by query
     for data in evaluation.tasks:
         folder, own = evaluation.out / folder_name(data.name), rows[data.name]
-        spoken = fidelity_stage(own, fidelity, folder / "fidelity.jsonl")
+        spoken = fidelity_stage(own, fidelity, folder / FIDELITY)
         for judge in evaluation.judges:
             judged[data.name, judge.name] = {
                 key_of(row): JudgedRow(query_of(row), verdict, row["truncated"], status)
@@ -174,8 +184,7 @@ def judge_rows(
 
 def judge_stage(rows: Sequence[Row], judge: Judge, folder: Path) -> list[Verdict]:
     """A judge's verdicts, kept in a file of its own: changing the judge asks for no new completion."""
-    path = folder / f"verdicts-{folder_name(judge.name)}.jsonl"
-    file = RowFile(path, judge.identity())
+    file = RowFile(folder / verdicts_name(judge.name), judge.identity(), valid=is_verdict)
     seen = {key_of(row): digest([row.get(name) for name in SEEN]) for row in rows}
     # By row, so that languages added later do not ask for the verdicts of the others again.
     done = {key: row for key, row in file.start(replace=True).items() if row.get("seen") == seen.get(key)}
@@ -196,6 +205,28 @@ def judge_stage(rows: Sequence[Row], judge: Judge, folder: Path) -> list[Verdict
     return [verdict_of(row) for row in judged]
 
 
+def verdicts_name(judge: str) -> str:
+    """The file of a judge's verdicts in a task's folder."""
+    return f"verdicts-{folder_name(judge)}.jsonl"
+
+
+def is_verdict(row: Row) -> bool:
+    """Whether a row is one that `judge_stage` has written."""
+    known = (None, *OUTCOMES)
+    return (
+        row.get("outcome", "") in known
+        and row.get("lenient", "") in known
+        and isinstance(row.get("reason"), str)
+        and (row["outcome"] is not None or row["reason"] != "")
+        and isinstance(row.get("details"), dict)
+    )
+
+
+def is_fidelity(row: Row) -> bool:
+    """Whether a row is one that `fidelity_stage` has written."""
+    return row.get("status") in get_args(Status) and isinstance(row.get("detected", 0), (str, NoneType))
+
+
 def verdict_of(row: Row) -> Verdict:
     return Verdict(row["outcome"], row["reason"], row["lenient"], row["details"])
 
@@ -211,11 +242,10 @@ def _verdicts(judge: Judge, rows: Sequence[Row]) -> list[Verdict]:
 def fidelity_stage(rows: Sequence[Row], fidelity: Fidelity, path: Path) -> list[Status]:
     """The status of each completion's language. It takes microseconds a row, so it is always made anew."""
     found = fidelity.measure([JudgeItem(query_of(row), row["completion"], row["truncated"]) for row in rows])
-    lines = [
-        line_of({"id": row["id"], "language": row["language"], **asdict(result)})
+    RowFile(path, fidelity.identity()).write(
+        {"id": row["id"], "language": row["language"], **asdict(result)}
         for row, result in zip(rows, found, strict=True)
-    ]
-    write_atomically(path, "".join(lines))
+    )
     return [result.status for result in found]
 
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from crosslign.untrusted import shown
+
 MISSING = "–"
 Rate = Mapping[str, Any]  # `results`: RATE, or a change
 
@@ -31,7 +33,7 @@ def p_value(p: float | None) -> str:
 
 
 def one_line(text: object) -> str:
-    return " ".join(str(text).split())
+    return shown(" ".join(str(text).split()))
 
 
 def escape(text: object) -> str:
@@ -63,6 +65,7 @@ def _is_path(name: str) -> bool:
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
     """Lines of columns that are two spaces apart: those whose numbers are in `left` stand left, the others right."""
+    rows = [[shown(cell, one_line=True) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in enumerate(pairs))

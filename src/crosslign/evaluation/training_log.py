@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from crosslign.evaluation.rates import HEADLINES
+from crosslign.evaluation.rates import HEADLINES, MANY_PARTIAL
 from crosslign.evaluation.tables import MISSING, aligned, number, short_names
 
 SHOWN = 3  # evaluations whose fault is told
@@ -16,14 +16,15 @@ _TITLES = {"asr": "attack success", "over_refusal": "over-refusal"}
 def scalars(results: Mapping[str, Any]) -> dict[str, float]:
     """The rates of a log line, in %: `TASK/METRIC/LANGUAGE` and `TASK/METRIC/all`; those that are missing are left out.
 
-    METRIC is asr or over_refusal, invalid, and fidelity.
+    METRIC is asr or over_refusal, invalid, refused_then_answered, and fidelity.
     """
     names = tracker_names(results["tasks"])
     logs: dict[str, float] = {}
     for task, result in results["tasks"].items():
         headline = HEADLINES[result["kind"]].metric
         for code, cell in (*result["languages"].items(), ("all", result["all"])):
-            rates = {headline: cell[headline], "invalid": cell["invalid"], "fidelity": cell["fidelity"]["rate"]}
+            metrics = (headline, "invalid", "refused_then_answered")
+            rates = {**{metric: cell[metric] for metric in metrics}, "fidelity": cell["fidelity"]["rate"]}
             for metric, rate in rates.items():
                 if rate["value"] is not None:
                     logs[f"{names[task]}/{metric}/{code}"] = rate["value"]
@@ -50,6 +51,7 @@ def summary(results: Mapping[str, Any]) -> dict[str, Any]:
             "worst_language": worst,
             "worst": known[worst] if worst is not None else None,
             "invalid": result["all"]["invalid"]["value"],
+            "refused_then_answered": result["all"]["refused_then_answered"]["value"],
             "fidelity": result["all"]["fidelity"]["rate"]["value"],
             "languages": rates,
         }
@@ -62,7 +64,11 @@ def sentence(entry: Mapping[str, Any]) -> str:
     titles = short_names(entry["tasks"])
     for name, task in entry["tasks"].items():
         worst = f" (worst: {_worst(task)})" if task["worst_language"] else ""
-        parts.append(f"{titles[name]} {_TITLES[task['metric']]} {number(task['all'])}{worst}")
+        partial = task["refused_then_answered"] or 0.0
+        also = (
+            f", refused, then answered {number(partial)}" if task["metric"] == "asr" and partial > MANY_PARTIAL else ""
+        )
+        parts.append(f"{titles[name]} {_TITLES[task['metric']]} {number(task['all'])}{worst}{also}")
     return "; ".join(parts)
 
 

@@ -20,14 +20,16 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from crosslign.evaluation.stages import ANSWERS
 from crosslign.evaluation.stats import wilson
 from crosslign.evaluation.utility_tasks import DIGITS_FILTER, GeneratedTask, ascii_numbers, tasks_folder, write_tasks
 from crosslign.models import causal_lm, evaluating, token_ids
 from crosslign.storage import append_rows, digest, write_atomically
 from crosslign.types import Announce, CrosslignError, cause, nearest, silent
+from crosslign.untrusted import read_json
 
 MAX_NEW_TOKENS = 512  # lm-eval's own limit of 256 cuts worked solutions off in scripts with many tokens a word
-FILE, ANSWERS = "utility.json", "utility-answers.jsonl"
+FILE = "utility.json"
 
 Cell = dict[str, Any]
 
@@ -81,7 +83,7 @@ def utility_stage(
     out: Path,
     announce: Announce,
 ) -> dict[str, Any]:
-    """Utility by task and language; read from `out` if it was measured there under the same settings.
+    """Utility by task and language; read from `out` if it was measured there under the same settings and not edited.
 
     `load` gives model and tokenizer and is called only if something has to be measured.
     """
@@ -90,12 +92,10 @@ def utility_stage(
         local = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(folder).glob("*.jsonl"))}
         settings = [request.limit, request.max_new_tokens]
         mark = digest([identity, [(task.benchmark, task.language) for task in generated], local, settings])
-        try:
-            before = json.loads((out / FILE).read_text(encoding="utf-8"))
-            if before["identity"] == mark:
+        with contextlib.suppress(CrosslignError):  # none, or a damaged one
+            before = read_json(out / FILE)
+            if before.get("identity") == mark and before.get("sha256") == digest(before.get("utility")):
                 return dict(before["utility"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
     model, tokenizer = load()
     measured = utility(
         model,
@@ -106,7 +106,9 @@ def utility_stage(
         answers=out / ANSWERS,
         announce=announce,
     )
-    write_atomically(out / FILE, json.dumps({"identity": mark, "utility": measured}, indent=1) + "\n")
+    write_atomically(
+        out / FILE, json.dumps({"identity": mark, "sha256": digest(measured), "utility": measured}, indent=1) + "\n"
+    )
     return measured
 
 

@@ -172,8 +172,10 @@ def _questions(table: str, languages: Sequence[str]) -> dict[str, list[dict[str,
         if not NUMBER.fullmatch(answer):
             raise CrosslignError(f"{table}, row {number}, answer: expected a number, found {answer[:40]!r}.")
         for language in rows:
-            question = str(record.get(language) or "").strip()
-            if question:
+            text = record.get(language)
+            if text is not None and not isinstance(text, str):
+                raise CrosslignError(f"{table}, row {number}, {language}: expected text, found {type(text).__name__}.")
+            if question := (text or "").strip():
                 # The metric drops punctuation, so that 18.0 would be compared as 180. Stock prompts look at `answer`,
                 # the worked solution, which test rows do not have.
                 plain = re.sub(r"\.0+$", "", answer)

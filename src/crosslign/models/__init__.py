@@ -1,9 +1,11 @@
 """Models: loading, LoRA, the frozen teacher, hidden states and heads."""
 
+from crosslign.models.adapter import adapter_sha256, check_adapter
 from crosslign.models.forward import SplitModel, causal_lm, evaluating, split_model
-from crosslign.models.identity import adapter_sha256, check_adapter, load_with_adapter, weights_mark
+from crosslign.models.identity import load_with_adapter, sampling_mark, weights_mark
 from crosslign.models.load import (
     ModelSource,
+    NotFiniteError,
     TokenIds,
     check_source,
     disable_dropout,
@@ -11,6 +13,7 @@ from crosslign.models.load import (
     freeze,
     load_model,
     load_tokenizer,
+    not_finite,
     token_ids,
 )
 from crosslign.models.passes.prefix import SharedPrefix, shared_prefix
@@ -19,6 +22,7 @@ from crosslign.models.teacher import FrozenTeacher, TeacherMovedError, add_lora,
 __all__ = [
     "FrozenTeacher",
     "ModelSource",
+    "NotFiniteError",
     "SharedPrefix",
     "SplitModel",
     "TeacherMovedError",
@@ -36,6 +40,8 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "load_with_adapter",
+    "not_finite",
+    "sampling_mark",
     "shared_prefix",
     "split_model",
     "token_ids",

@@ -1,22 +1,25 @@
-"""Which weights these are, told from files without loading them; adapters checked, identified and loaded."""
+"""Which model this is, told from files without loading weights; the model with its adapter."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
 from transformers.utils import cached_file
 
-from crosslign.models.load import ModelSource, load_error, load_model
-from crosslign.types import CrosslignError
+from crosslign.models.adapter import with_adapter
+from crosslign.models.files import TOKENIZER
+from crosslign.models.forward import causal_lm
+from crosslign.models.load import ModelSource, load_error, load_model, token_ids
+from crosslign.storage import digest
 
 SAMPLES, SAMPLE_BYTES = 64, 65536  # of a weights file: 4 MB, whatever its size
 # What decides completions; a folder may hold logs and checkpoints too, which do not.
-_READ_WHOLE = ("config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt", "*.jinja",
-               "special_tokens_map.json", "added_tokens.json")  # fmt: skip
+_READ_WHOLE = ("config.json", "generation_config.json", "*.safetensors.index.json", "*.py", *TOKENIZER)
+# What a configuration holds besides, which changes no completion.
+_NAMES = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache")
 
 
 def weights_mark(source: ModelSource) -> str:
@@ -24,22 +27,34 @@ def weights_mark(source: ModelSource) -> str:
 
     Hub id: the commit, `config.json` being fetched if it is not there. Folder or .gguf: 16 hexadecimal digits over the
     small files that decide completions, and over size, header and evenly spaced samples of the weights: training moves
-    weights everywhere. A single weight that was edited by hand may go unnoticed.
+    weights everywhere. A single weight that was edited by hand may go unnoticed. Another tokenizer and a chat template
+    that the source names count too.
 
     Raises CrosslignError if a hub model is out of reach.
     """
-    if source.kind == "hub":
-        try:
-            found = cached_file(source.path, "config.json", revision=source.revision or "main")
-        except Exception as error:  # see load_tokenizer
-            raise load_error("configuration", source.path, error) from error
-        return Path(found or "unknown/").parent.name
-    digest = hashlib.sha256()
-    for file in _files(source):
-        digest.update(file.name.encode())
+    tokenizer = None if source.tokenizer is None else ModelSource(source.tokenizer)
+    template = None if source.chat_template is None else Path(source.chat_template).read_bytes()
+    parts = [_commit(s) if s.kind == "hub" else _digest(_files(s)) for s in (source, tokenizer) if s is not None]
+    if template is not None:
+        parts.append(hashlib.sha256(template).hexdigest()[:16])
+    return "+".join(parts)
+
+
+def _commit(source: ModelSource) -> str:
+    try:
+        found = cached_file(source.path, "config.json", revision=source.revision or "main")
+    except Exception as error:  # see load_tokenizer
+        raise load_error("configuration", source.path, error) from error
+    return Path(found or "unknown/").parent.name
+
+
+def _digest(files: Sequence[Path]) -> str:
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.name.encode())
         for part in _samples(file) if file.suffix in (".safetensors", ".gguf") else (file.read_bytes(),):
-            digest.update(part)
-    return digest.hexdigest()[:16]
+            found.update(part)
+    return found.hexdigest()[:16]
 
 
 def _files(source: ModelSource) -> list[Path]:
@@ -62,23 +77,14 @@ def _samples(path: Path) -> Iterator[bytes]:
             yield file.read(SAMPLE_BYTES)
 
 
-def check_adapter(adapter: str | None) -> None:
-    """Raise CrosslignError unless this is the folder of a finished LoRA run, or None."""
-    if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
-        raise CrosslignError(f"--adapter: {adapter} has no adapter_config.json; is it a finished LoRA run?")
-
-
-def adapter_sha256(adapter: str | None) -> str | None:
-    """So that an adapter trained anew in the same folder does not continue the old one's files."""
-    if adapter is None:
-        return None
-    digest = hashlib.sha256()
-    for file in sorted(Path(adapter).glob("adapter_model*.safetensors")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+def sampling_mark(weights: str, model: Any, tokenizer: Any) -> str:
+    """A hash of all in a loaded model that a completion depends on: its weights (their `fingerprint`), its
+    configuration and what ends a completion."""
+    settings = {k: v for k, v in causal_lm(model).config.to_dict().items() if k not in _NAMES}
+    return digest([weights, settings, token_ids(tokenizer, model).stop])
 
 
 def load_with_adapter(source: ModelSource, adapter: str | None) -> Any:
     """The model, with its LoRA adapter if there is one, in evaluation mode. Weights are read here."""
     model = load_model(source)
-    return model if adapter is None else PeftModel.from_pretrained(model, adapter).eval()
+    return model if adapter is None else with_adapter(model, adapter)

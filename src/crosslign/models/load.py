@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +14,10 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from crosslign.contexts import check_chat_template
+from crosslign.models.files import check_model, check_tokenizer, looks_local
 from crosslign.types import CrosslignError, cause
+from crosslign.untrusted import read_text, rehearse
 
 _SENTINEL = "crosslign sentinel"
 
@@ -34,9 +39,16 @@ class ModelSource:
 
     @property
     def kind(self) -> Literal["gguf", "folder", "hub"]:
+        """Raises CrosslignError for what is neither there nor a hub id."""
         if self.path.endswith(".gguf"):
             return "gguf"
-        return "folder" if Path(self.path).is_dir() else "hub"
+        if Path(self.path).is_dir():
+            return "folder"
+        if looks_local(self.path):
+            raise CrosslignError(
+                f"model.path: no folder {self.path}. A model is a folder, a .gguf file, or a hub id 'owner/name'."
+            )
+        return "hub"
 
 
 @dataclass(frozen=True)
@@ -58,23 +70,26 @@ def check_source(source: ModelSource) -> None:
             if file.read(4) != b"GGUF":
                 raise CrosslignError(f"model.path: {source.path} is not a GGUF file (its first bytes are not 'GGUF').")
     elif source.kind == "folder":
-        if not (path / "config.json").is_file():
-            raise CrosslignError(f"model.path: the folder {source.path} has no config.json; is it a model folder?")
-        if not any(path.glob("*.safetensors")):
-            pickles = sorted(p.name for p in path.glob("*.bin"))
-            why = (
-                f" It has {pickles[0]}, a pickle, which is not read for safety; convert it with "
-                "`save_pretrained(..., safe_serialization=True)`."
-                if pickles
-                else " Was the download cut off?"
-            )
-            raise CrosslignError(f"model.path: the folder {source.path} has no weights (*.safetensors).{why}")
-    elif source.path.startswith((".", "/", "~")) or source.path.count("/") > 1:
-        raise CrosslignError(
-            f"model.path: no folder {source.path}. A model is a folder, a .gguf file, or a hub id 'owner/name'."
-        )
+        try:
+            check_model(path)
+            if source.tokenizer is None:
+                check_tokenizer(path)
+        except CrosslignError as error:
+            raise CrosslignError(f"model.path: {error}") from error
+    if source.tokenizer is not None:
+        _check_tokenizer_source(source.tokenizer)
     if source.chat_template is not None and not Path(source.chat_template).is_file():
         raise CrosslignError(f"model.chat_template: no such file: {source.chat_template}.")
+
+
+def _check_tokenizer_source(path: str) -> None:
+    if looks_local(path):
+        if not Path(path).is_dir():
+            raise CrosslignError(f"model.tokenizer: no folder {path}. It is a folder or a hub id 'owner/name'.")
+        try:
+            check_tokenizer(Path(path))
+        except CrosslignError as error:
+            raise CrosslignError(f"model.tokenizer: {error}") from error
 
 
 def load_tokenizer(source: ModelSource) -> Any:
@@ -85,17 +100,21 @@ def load_tokenizer(source: ModelSource) -> Any:
     where, kwargs = _location(source)
     if source.tokenizer is not None:
         where, kwargs = source.tokenizer, {"trust_remote_code": source.trust_remote_code}
+        if looks_local(where):
+            kwargs["local_files_only"] = True
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **kwargs)
     except Exception as error:  # from_pretrained raises many kinds; all mean that this place holds no tokenizer
         raise load_error("tokenizer", source.tokenizer or source.path, error) from error
     if source.chat_template is not None:
-        tokenizer.chat_template = Path(source.chat_template).read_text(encoding="utf-8")
+        tokenizer.chat_template = read_text(Path(source.chat_template))
     if not tokenizer.chat_template:
         raise CrosslignError(
             f"{source.path}: the tokenizer has no chat template, so it is probably a base model. Use the "
             "instruction-tuned one, or name a Jinja template file in model.chat_template."
         )
+    what = f"{source.chat_template or source.tokenizer or source.path}: the chat template"
+    check_chat_template(tokenizer, ({}, {"enable_thinking": False}, {"enable_thinking": True}), what)
     return tokenizer
 
 
@@ -116,22 +135,50 @@ def load_model(source: ModelSource) -> Any:
     if source.attn_implementation is not None:
         kwargs["attn_implementation"] = source.attn_implementation
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype if dtype == "auto" else getattr(torch, dtype), **kwargs
+        model, found = AutoModelForCausalLM.from_pretrained(
+            where, dtype=dtype if dtype == "auto" else getattr(torch, dtype), output_loading_info=True, **kwargs
         )
     except Exception as error:  # see load_tokenizer
         raise load_error("model", source.path, error) from error
+    if missing := sorted(found["missing_keys"]):  # transformers fills them with random numbers
+        raise CrosslignError(
+            f"model.path: the weights of {source.path} lack {len(missing)} tensors, first {missing[0]}. Get them again."
+        )
     if source.kind == "gguf":
         _forget_quantisation(model)
+        # peft looks for the base model when it saves; by an absolute path it asks nobody.
+        model.name_or_path = str(Path(source.path).absolute())
     disable_dropout(model)
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    if (name := not_finite(model.named_parameters())) is not None:
+        raise NotFiniteError(
+            f"model.path: the weights of {source.path} hold inf or NaN as {model.dtype} (the first are in {name}). The "
+            "file is damaged, a training went wrong, or model.dtype is too narrow."
+        )
+    return model
+
+
+class NotFiniteError(CrosslignError):
+    """A weight, a loss, a gradient or a probability is inf or NaN."""
+
+
+def not_finite(parameters: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """The name of the first of these parameters that holds inf or NaN. Waits for the device once."""
+    found = [(name, p.detach()) for name, p in parameters if p.is_floating_point() and p.numel()]
+    if not found:
+        return None
+    device = found[0][1].device
+    largest = torch.stack([torch.linalg.vector_norm(p, torch.inf).float().to(device) for _, p in found])
+    return next((name for (name, _), value in zip(found, largest.tolist(), strict=True) if not isfinite(value)), None)
 
 
 def _location(source: ModelSource) -> tuple[str, dict[str, Any]]:
     kwargs: dict[str, Any] = {"trust_remote_code": source.trust_remote_code}
     if source.kind == "gguf":
         path = Path(source.path)
-        return str(path.parent), {**kwargs, "gguf_file": path.name}
+        return str(path.parent), {**kwargs, "gguf_file": path.name, "local_files_only": True}
+    if source.kind == "folder":
+        return source.path, {**kwargs, "local_files_only": True}
     return source.path, {**kwargs, "revision": source.revision or "main"}
 
 
@@ -141,6 +188,8 @@ def load_error(what: str, path: str, error: Exception) -> CrosslignError:
         hint = " If you trust its authors, set model.trust_remote_code: true."
     elif "gated" in str(error).lower() or "401" in cause(error):
         hint = " The model is gated: accept its licence on the hub and log in with `hf auth login`."
+    elif "ignore_mismatched_sizes" in str(error):
+        return CrosslignError(f"model.path: config.json and the weights in {path} have different sizes. Get it again.")
     elif not Path(path).exists():
         hint = " It is no local path; as a hub id it needs a network and must exist (or lie in the local hub cache)."
     return CrosslignError(f"model.path: the {what} of {path!r} could not be loaded: {cause(error)}.{hint}")
@@ -168,13 +217,16 @@ def disable_dropout(model: torch.nn.Module) -> None:
 def freeze(model: torch.nn.Module, patterns: Sequence[str]) -> None:
     """Take the parameters whose names match a pattern (`re.search`) out of training.
 
-    Raises CrosslignError for a pattern that matches no parameter, or if nothing is left to train.
+    Raises CrosslignError for a pattern that matches no parameter or takes too long, or if nothing is left to train.
     """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        rehearse(partial(lambda p: [re.search(p, n) for n in names], pattern), f"model.frozen: to find {pattern!r}")
     for pattern in patterns:
         matched = [p for name, p in model.named_parameters() if re.search(pattern, name)]
         if not matched:
-            names = ", ".join(name for name, _ in list(model.named_parameters())[:4])
-            raise CrosslignError(f"model.frozen: no parameter's name matches {pattern!r}; the first are {names}.")
+            first = ", ".join(names[:4])
+            raise CrosslignError(f"model.frozen: no parameter's name matches {pattern!r}; the first are {first}.")
         for parameter in matched:
             parameter.requires_grad_(False)
     if patterns and not any(p.requires_grad for p in model.parameters()):

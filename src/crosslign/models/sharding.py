@@ -6,8 +6,9 @@ Everything here but `is_sharded` and `pieces` is collective: every process must 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -26,18 +27,22 @@ def is_sharded(model: torch.nn.Module) -> bool:
 
 @contextmanager
 def loading_whole() -> Iterator[None]:
-    """Inside the block transformers loads whole models, although DeepSpeed ZeRO-3 is configured for this process.
+    """Inside the block transformers loads whole models, although DeepSpeed ZeRO-3, or FSDP's loading by the first
+    process alone, is configured.
 
     What is checked and measured before training needs them; the engine shards them when it is made.
     """
     from transformers.integrations import deepspeed
 
-    reference = deepspeed._hf_deepspeed_config_weak_ref
+    reference, variable = deepspeed._hf_deepspeed_config_weak_ref, "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    alone = os.environ.pop(variable, None)
     deepspeed.unset_hf_deepspeed_config()
     try:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = reference
+        if alone is not None:
+            os.environ[variable] = alone
 
 
 def as_forward(wrapped: Any, inner: Any, compute: Callable[[Any], Any]) -> Any:
@@ -70,7 +75,7 @@ def enter(wrapped: Any, inner: Any) -> None:
 @contextmanager
 def whole(wrapped: Any) -> Iterator[None]:
     """Inside the block every process has all weights, and may run the model by itself, as for sampling."""
-    inside = nullcontext()
+    inside: AbstractContextManager[None] = nullcontext()
     if isinstance(wrapped, FSDPModule):
         inside = _whole_fsdp(wrapped)
     elif is_sharded(wrapped):
@@ -102,7 +107,7 @@ def _whole_zero3(engine: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _whole_fsdp(model: FSDPModule) -> Iterator[None]:
+def _whole_fsdp(model: Any) -> Iterator[None]:
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)
@@ -166,7 +171,7 @@ def reshard(model: Any) -> None:
             module.reshard()
 
 
-def pieces(parameter: Tensor) -> tuple[Tensor, int]:
+def pieces(parameter: Any) -> tuple[Tensor, int]:
     """This process' part of a parameter, flat, and the position of its first element in the whole."""
     if hasattr(parameter, "ds_id"):  # ZeRO-3: equal parts of the flat tensor, the last one filled up
         part: Tensor = parameter.ds_tensor

@@ -32,8 +32,8 @@ def check_divergence(divergence: str, temperature: float, beta: float) -> None:
     """Raise ValueError for an unknown divergence, a temperature <= 0 or a beta outside (0, 1)."""
     if divergence not in DIVERGENCES:
         raise ValueError(f"divergence is {divergence!r}; valid: {', '.join(DIVERGENCES)}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be positive and finite, not {temperature}")
     if divergence == "jsd" and not 0 < beta < 1:
         raise ValueError(f"beta must lie strictly between 0 and 1, not {beta}")
 

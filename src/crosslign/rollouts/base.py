@@ -9,6 +9,15 @@ from typing import Protocol, runtime_checkable
 
 from crosslign.types import Completion
 
+MOST_TOKENS = 10_000_000  # of a context or a completion: more than any model reads
+
+
+def check_temperature(temperature: float) -> float:
+    """Raises ValueError for what is neither 0 nor so that logits divided by it are numbers with a difference."""
+    if not (temperature == 0 or 0.01 <= temperature <= 100):
+        raise ValueError(f"temperature must be 0 (greedy) or from 0.01 to 100, not {temperature}")
+    return temperature
+
 
 @dataclass(frozen=True)
 class SamplingParameters:
@@ -26,14 +35,13 @@ class SamplingParameters:
     max_completion_length: int = 256
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be at least 0, not {self.temperature}")
+        check_temperature(self.temperature)
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], not {self.top_p}")
         if self.top_k < 0:
             raise ValueError(f"top_k must be at least 0, not {self.top_k}")
-        if self.max_completion_length < 1:
-            raise ValueError(f"max_completion_length must be at least 1, not {self.max_completion_length}")
+        if not 1 <= self.max_completion_length <= MOST_TOKENS:
+            raise ValueError(f"max_completion_length must be 1 to {MOST_TOKENS}, not {self.max_completion_length}")
 
 
 @runtime_checkable

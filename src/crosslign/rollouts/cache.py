@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from crosslign.ownership import check_output_file
 from crosslign.rollouts.base import Sampler, SamplingParameters, derive_seed
-from crosslign.storage import append_rows, locked, read_rows
+from crosslign.storage import Row, append_rows, locked, read_rows
 from crosslign.types import Completion, Query
 
 LOCK_SECONDS = 60.0  # an entry is written in far less
@@ -31,21 +32,23 @@ def completion_key(
 class CompletionCache:
     """Key -> Completion, kept on disk.
 
-    Each entry is one line, appended in one write; a line that an interruption cut off is skipped on reading, and its
-    completion is sampled again. `hits` and `misses` count completions that were found and that had to be sampled.
+    Each entry is one line, appended in one write; a line that an interruption cut off, or that holds something else, is
+    skipped on reading, and its completion is sampled again. `hits` and `misses` count completions that were found and
+    that had to be sampled.
+
+    Raises CrosslignError if the file is a link, or has lines but no entry: something else wrote it.
     """
 
     def __init__(self, path: Path) -> None:
+        check_output_file(path, ours=path.is_file() and _is_ours(path), flag="cache_dir or --out")
         self.path = path
         self._lock = path.with_name(f"{path.name}.lock")
         self.hits = 0
         self.misses = 0
         self._entries: dict[str, Completion] = {}
         for row in read_rows(path):
-            try:
+            if _is_entry(row):
                 self._entries[row["key"]] = Completion(tuple(row["token_ids"]), row["truncated"])
-            except (KeyError, TypeError):
-                continue
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -66,12 +69,19 @@ class CompletionCache:
             path.unlink(missing_ok=True)
 
     def fill(
-        self, keys: Sequence[str], query_keys: Sequence[str], sample: Callable[[list[int]], list[Completion]]
+        self,
+        keys: Sequence[str],
+        query_keys: Sequence[str],
+        sample: Callable[[list[int]], list[Completion]],
+        fits: Callable[[Completion], bool] = lambda _: True,
     ) -> list[Completion]:
-        """Completions for `keys`; `sample` gets the indices of the missing ones, each key once."""
+        """Completions for `keys`; `sample` gets the indices of the missing ones, each key once.
+
+        What is there and does not fit is missing too: nothing vouches for a file.
+        """
         missing: dict[str, int] = {}
         for index, key in enumerate(keys):
-            if key not in self._entries:
+            if key not in self._entries or not fits(self._entries[key]):
                 missing.setdefault(key, index)
         self.hits += len(keys) - len(missing)
         self.misses += len(missing)
@@ -79,6 +89,27 @@ class CompletionCache:
             for (key, index), completion in zip(missing.items(), sample(list(missing.values())), strict=True):
                 self.put(key, completion, query_keys[index])
         return [self._entries[key] for key in keys]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether an entry, or the beginning of one, stands at the beginning of one of the first lines."""
+    begin = b'{"key": '
+    try:
+        with path.open("rb") as file:
+            head = file.read(65536)
+    except OSError:
+        return False
+    return not head or any(begin.startswith(line[: len(begin)]) for line in head.split(b"\n") if line)
+
+
+def _is_entry(row: Row) -> bool:
+    ids = row.get("token_ids")
+    return (
+        isinstance(row.get("key"), str)
+        and isinstance(row.get("truncated"), bool)
+        and isinstance(ids, list)
+        and all(type(token) is int and token >= 0 for token in ids)
+    )
 
 
 class CachedSampler:
@@ -89,13 +120,23 @@ class CachedSampler:
         cache: of their completions.
         fingerprint: of the weights, part of every key.
         seed: the run's; part of the key of what is not greedy.
+        vocabulary: number of the tokenizer's tokens; an entry with others is sampled again.
     """
 
-    def __init__(self, sampler: Sampler, cache: CompletionCache, fingerprint: str, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        cache: CompletionCache,
+        fingerprint: str,
+        *,
+        seed: int = 0,
+        vocabulary: int | None = None,
+    ) -> None:
         self.sampler = sampler
         self.cache = cache
         self.fingerprint = fingerprint
         self.seed = seed
+        self.vocabulary = vocabulary
 
     def complete(
         self, prompts: Sequence[tuple[int, ...]], queries: Sequence[Query], parameters: SamplingParameters
@@ -114,4 +155,9 @@ class CachedSampler:
             seed = derive_seed(self.seed, "teacher", *(keys[i] for i in missing))
             return self.sampler.sample([prompts[i] for i in missing], parameters, seed=seed)
 
-        return self.cache.fill(keys, [q.key for q in queries], sample)
+        def fits(completion: Completion) -> bool:
+            ids = completion.token_ids
+            known = self.vocabulary is None or max(ids, default=0) < self.vocabulary
+            return known and 0 < len(ids) <= parameters.max_completion_length
+
+        return self.cache.fill(keys, [q.key for q in queries], sample, fits)

@@ -8,15 +8,24 @@ from typing import Any
 
 from tqdm import tqdm
 
+from crosslign.untrusted import shown
+
 LINE_SECONDS = 30.0
 _LINE = "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} so far, about {remaining} left{postfix}"
 
 
-class _Lines(tqdm):  # type: ignore[type-arg]
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """A bar on a terminal. What it counts may be named by untrusted text."""
+
+    def __str__(self) -> str:
+        return shown(super().__str__(), one_line=True)
+
+
+class _Lines(_Bar):
     """A bar for a log file: each state that is shown is a line of its own."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        print(self, file=sys.stderr, flush=True)
+        print(self, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def progress(total: int, what: str, unit: str, *, initial: int = 0, quiet: bool = False) -> tqdm[Any]:
@@ -26,7 +35,7 @@ def progress(total: int, what: str, unit: str, *, initial: int = 0, quiet: bool 
     and shorter work shows nothing. `quiet` shows nothing at all: of several processes only the first one speaks.
     """
     if quiet or sys.stderr.isatty():
-        return tqdm(total=total, initial=initial, desc=what, unit=unit, disable=quiet, delay=1, file=sys.stderr)
+        return _Bar(total=total, initial=initial, desc=what, unit=unit, disable=quiet, delay=1, file=sys.stderr)
     return _Lines(
         total=total,
         initial=initial,

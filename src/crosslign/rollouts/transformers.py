@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from crosslign.models import causal_lm, evaluating, token_ids
+from crosslign.models import NotFiniteError, causal_lm, evaluating, token_ids
 from crosslign.models.passes.prefill import Prefill, left_padded
 from crosslign.rollouts.base import SamplingParameters, derive_seed
-from crosslign.types import Completion
+from crosslign.types import Completion, cause
+
+# What a CPU and a GPU say of a draw from probabilities that are none.
+_NO_PROBABILITIES = ("probability tensor contains", "device-side assert")
 
 
 class TransformersSampler:
@@ -82,13 +85,22 @@ class TransformersSampler:
         self, model: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig, device: torch.device
     ) -> list[Completion]:
         input_ids, attention_mask = left_padded(prompts, self.pad_token_id, device)
-        output = model.generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            generation_config=config,
-            synced_gpus=False,  # each process samples by itself: it has all weights, also of a sharded model
-            **self._prefill(model, prompts),
-        )
+        more = self._prefill(model, prompts)
+        try:
+            output = model.generate(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                generation_config=config,
+                synced_gpus=False,  # each process samples by itself: it has all weights, also of a sharded model
+                **more,
+            )
+        except RuntimeError as error:
+            if not any(sign in str(error) for sign in _NO_PROBABILITIES):
+                raise
+            raise NotFiniteError(
+                "sampling: the probabilities of the next token are inf or NaN. Look at the model's weights and dtype, "
+                f"and at the learning rate if it was trained ({cause(error)})."
+            ) from error
         width = input_ids.shape[1]
         return [self._cut(row, config.max_new_tokens) for row in output[:, width:].tolist()]
 

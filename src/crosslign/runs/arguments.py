@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import typing
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from accelerate.utils import str_to_bool
+from transformers import TrainingArguments, get_scheduler
 
-from crosslign.types import CrosslignError, nearest
+from crosslign.types import CrosslignError, cause, excerpt, nearest
 
 # Reasons: one log line a step is what a distillation run is read by; 1e-6 because AdamW at 1e-8 turns rounding noise
 # into drift once student and teacher agree; positions carry no columns to remove.
@@ -27,6 +30,24 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "report_to": "none",
     "save_total_limit": 2,
     "save_steps": 50,
+}
+# Numbers have these ranges, and all others that of "". An epsilon of 0 divides 0 by 0 where a gradient is 0.
+RANGES: dict[str, tuple[float, float]] = {
+    "": (0, 1e9),
+    "learning_rate": (1e-12, 10),
+    "weight_decay": (0, 10),
+    "adam_beta1": (0, 0.99999),
+    "adam_beta2": (0, 0.99999),
+    "adam_epsilon": (1e-20, 1),
+    "num_train_epochs": (1e-6, 1e6),
+    "max_steps": (-1, 1e9),
+    "local_rank": (-1, 1e6),
+    "per_device_train_batch_size": (1, 1e6),
+    "gradient_accumulation_steps": (1, 1e6),
+    "logging_steps": (1e-6, 1e9),
+    "save_steps": (1e-6, 1e9),
+    "data_seed": (0, 2**32 - 1),
+    "dataloader_num_workers": (0, 256),
 }
 # Set by other parts of the recipe, or without meaning here.
 RESERVED = {
@@ -56,31 +77,54 @@ def training_arguments(section: Mapping[str, Any], *, output_dir: str, seed: int
             raise CrosslignError(f"training.{key}: cannot be set here: {RESERVED[key]}.")
         if key not in fields:
             raise CrosslignError(f"training: unknown key {key!r}. {nearest(key, fields)}")
-        values[key] = _number(key, value, hints.get(key))
+        values[key] = _checked(key, value, hints[key])
     try:
         arguments = TrainingArguments(
             output_dir=output_dir, seed=seed, remove_unused_columns=False, disable_tqdm=True, **values
         )
-    except (TypeError, ValueError, ImportError) as error:
-        raise CrosslignError(f"training: {error}") from error
+        # Its settings are first read when training begins.
+        steps = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+        get_scheduler(arguments.lr_scheduler_type, steps, 1, 2, arguments.lr_scheduler_kwargs)
+    except Exception as error:  # it raises many kinds, all of them about what it was given
+        raise CrosslignError(f"training: {cause(error)}") from error
     if arguments.n_gpu > 1:
         raise CrosslignError(
             f"{arguments.n_gpu} GPUs are visible to one process. Start one process for each GPU: "
             "`accelerate launch -m crosslign.cli train RECIPE`, or choose one with CUDA_VISIBLE_DEVICES=0."
         )
-    if arguments.fsdp:
+    if arguments.fsdp or str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "no")):
+        if (arguments.fsdp_config or {}).get("activation_checkpointing"):
+            raise CrosslignError(
+                "training.fsdp_config: with its activation_checkpointing an adapter is saved empty. Set "
+                "training.gradient_checkpointing: true instead."
+            )
         # Otherwise gradients that wait for the end of an accumulation window would be whole on every process.
         waiting = arguments.accelerator_config.gradient_accumulation_kwargs or {}
         arguments.accelerator_config.gradient_accumulation_kwargs = {**waiting, "sync_each_batch": True}
     return arguments
 
 
-def _number(key: str, value: Any, hint: Any) -> Any:
-    """A number written as text, such as "1e-5", where the field wants a number."""
-    kinds = {hint, *typing.get_args(hint)}
-    if not isinstance(value, str) or str in kinds or not kinds & {int, float}:
+def _checked(key: str, value: Any, hint: Any) -> Any:
+    """The value, if it is of the field's type and range. A number may be written as text, such as "1e-5"."""
+    kinds = {typing.get_origin(kind) or kind for kind in (hint, *typing.get_args(hint))}
+    if not kinds & {int, float} or (value is None and type(None) in kinds):
+        types = tuple(kind for kind in kinds if isinstance(kind, type))
+        if key == "fsdp":  # true is what its documentation says, beside the older texts
+            types = (*types, bool)
+        if not isinstance(value, types):
+            names = " or ".join(sorted(t.__name__ for t in types if t.__module__ == "builtins"))
+            raise CrosslignError(f"training.{key}: expected {names}, found {excerpt(repr(value), 100)}.")
         return value
-    try:
-        return float(value) if float in kinds else int(value)
-    except ValueError:
-        raise CrosslignError(f"training.{key}: expected a number, found the text {value!r}.") from None
+    number = value
+    if isinstance(value, str) and value.isascii():
+        with contextlib.suppress(ValueError):
+            number = float(value) if float in kinds else int(value)
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        what = f"the text {value[:100]!r}" if isinstance(value, str) else type(value).__name__
+        raise CrosslignError(f"training.{key}: expected a number, found {what}.")
+    low, high = RANGES.get(key, RANGES[""])
+    if not low <= number <= high:
+        raise CrosslignError(f"training.{key}: {number} is out of range; it is a number from {low:g} to {high:g}.")
+    if float not in kinds and number != int(number):
+        raise CrosslignError(f"training.{key}: expected a whole number, found {number}.")
+    return number if float in kinds else int(number)

@@ -12,14 +12,14 @@ from peft import LoraConfig
 from transformers import PrinterCallback
 
 from crosslign.distillation import DistillationTrainer, RolloutCollector, Scorer, strategies
-from crosslign.models import FrozenTeacher, add_lora, freeze, split_model, token_ids
+from crosslign.models import FrozenTeacher, add_lora, freeze, sampling_mark, split_model, token_ids
 from crosslign.objective import Objective
 from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameters, sampler_of
 from crosslign.runs.callbacks import CheckpointCallback, MetricsCallback, ProgressCallback, RolloutLog
 from crosslign.runs.checkpoint_evaluation import CheckpointEvaluator, EvaluationSchedule
 from crosslign.runs.prepare import PreparedRun
 from crosslign.storage import cache_folder
-from crosslign.types import Announce, silent
+from crosslign.types import Announce, CrosslignError, cause, silent
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,13 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
         freeze(model, config.model.frozen)
     teacher = FrozenTeacher(model, getattr(torch, config.teacher.dtype) if config.teacher.dtype else None)
     cache = CompletionCache(cache_folder(config.cache_dir) / f"completions-{teacher.fingerprint}.jsonl")
+    mark = sampling_mark(teacher.fingerprint, model, run.tokenizer)
     sampler = sampler_of(model, run.tokenizer, run.rollout_batch_size, teacher.view)
     collector = RolloutCollector(
         run.contexts,
         strategies.get(config.strategy.name, config.strategy.options, seed=config.seed),
         sampler_of(model, run.tokenizer, run.rollout_batch_size),
-        CachedSampler(sampler, cache, teacher.fingerprint, seed=config.seed),
+        CachedSampler(sampler, cache, mark, seed=config.seed, vocabulary=len(run.tokenizer)),
         SamplingParameters(**config.sampling.model_dump(exclude={"batch_size"})),
         seed=config.seed,
         drop_overflow=config.data.on_overflow == "drop",
@@ -73,18 +74,21 @@ def make_trainer(run: PreparedRun, made: Distillation, announce: Announce = sile
         schedule = [EvaluationSchedule(run.evaluation.config.every_steps)]
     arguments = copy.copy(run.arguments)
     arguments.save_total_limit = None  # CheckpointCallback sees to it
-    trainer = DistillationTrainer(
-        made.student,
-        arguments,
-        mixture=run.mixture,
-        collector=made.collector,
-        scorer=made.scorer,
-        languages=run.languages,
-        on_rollouts=RolloutLog(run.folder, run.tokenizer, run.config.log_rollouts) if run.is_main else None,
-        evaluator=evaluator,
-        processing_class=run.tokenizer,
-        callbacks=[MetricsCallback(run.folder), ProgressCallback(), checkpoints, *schedule],
-    )
+    try:
+        trainer = DistillationTrainer(
+            made.student,
+            arguments,
+            mixture=run.mixture,
+            collector=made.collector,
+            scorer=made.scorer,
+            languages=run.languages,
+            on_rollouts=RolloutLog(run.folder, run.tokenizer, run.config.log_rollouts) if run.is_main else None,
+            evaluator=evaluator,
+            processing_class=run.tokenizer,
+            callbacks=[MetricsCallback(run.folder), ProgressCallback(), checkpoints, *schedule],
+        )
+    except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:  # by a value in `training`
+        raise CrosslignError(f"training: {cause(error)}") from error
     # The Trainer's own printer writes every log line to standard output; metrics.jsonl and the bar replace it.
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -33,6 +33,7 @@ from crosslign.evaluation.stages import run as run_stages
 from crosslign.evaluation.tasks import TaskData
 from crosslign.evaluation.training_log import scalars, sentence, summary
 from crosslign.models import evaluating
+from crosslign.ownership import check_no_link
 from crosslign.rollouts import Sampler
 from crosslign.runs.config import CheckpointEvaluationConfig
 from crosslign.runs.evaluate import checked_judges, checked_tasks, manifest, sampling_parameters
@@ -172,6 +173,7 @@ class CheckpointEvaluator:
         """
         started = time.perf_counter()
         place = self.folder.path / EVALUATIONS / f"step-{step}"
+        check_no_link(place)
         # Completions of an interrupted attempt are those of other weights, unless training is exact to the bit.
         shutil.rmtree(place, ignore_errors=True)
         config = self.plan.config

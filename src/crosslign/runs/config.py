@@ -6,21 +6,72 @@ The text under a field is its explanation in `crosslign train --help`.
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from crosslign.types import Label
+from crosslign.evaluation.endpoint import usable_url
+from crosslign.rollouts.base import MOST_TOKENS, check_temperature
+from crosslign.types import MAX_SEED, Label
+from crosslign.untrusted import is_variable
+
+MANY = 10_000_000  # more than any count of rows, steps or requests that makes sense
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and {int, float} & {annotation, *get_args(annotation)}:
+            raise ValueError(f"input should be a number, not {str(value).lower()}")
+        return value
+
+
+Length = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
+Rows = Annotated[int, Field(ge=1, le=1_000_000)]
+Temperature = Annotated[float, AfterValidator(check_temperature)]
+
+
+def _variable(name: str) -> str:
+    if not is_variable(name):  # not quoted: it is probably the key
+        raise ValueError("this is no name of an environment variable. Put the key into a variable, and its name here")
+    return name
+
+
+def _url(url: str) -> str:
+    if not usable_url(url):  # not quoted: a user, a password or a query is probably a key
+        raise ValueError(
+            "a URL is like http://localhost:8000/v1, without /chat/completions, user, password or query. The key "
+            "belongs into the environment variable that api_key_env names"
+        )
+    return url
+
+
+Variable = Annotated[str, AfterValidator(_variable)]
+Url = Annotated[str, AfterValidator(_url)]
 
 
 class LoraConfig(Section):
-    r: int = Field(16, ge=1)
+    r: int = Field(16, ge=1, le=10_000)
     """Rank of the adapter."""
-    alpha: int = Field(32, ge=1)
+    alpha: int = Field(32, ge=1, le=100_000)
     """LoRA's scale is alpha / r."""
     target_modules: list[str] | str | None = None
     """Layers to adapt: names, 'all-linear', or null for peft's choice for the architecture."""
@@ -46,7 +97,7 @@ class ModelConfig(Section):
     finetuning: Literal["lora", "full"] = "lora"
     """Train a LoRA adapter, or all weights (the teacher is then a second copy)."""
     lora: LoraConfig = LoraConfig()
-    frozen: list[str] = []
+    frozen: list[Annotated[str, Field(max_length=1000)]] = []
     """Full fine-tuning only: parameters whose name matches one of these regular expressions stay as they are."""
 
     @field_validator("frozen")
@@ -55,7 +106,7 @@ class ModelConfig(Section):
         for pattern in patterns:
             try:
                 re.compile(pattern)
-            except re.error as error:
+            except (re.error, RecursionError, OverflowError) as error:
                 raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
         return patterns
 
@@ -69,7 +120,7 @@ class ModelConfig(Section):
 class StudentConfig(Section):
     messages: list[dict[str, str]] | None = None
     """Template of the student's context; null for one user turn that holds the query."""
-    max_length: int = Field(1024, ge=8)
+    max_length: int = Field(1024, ge=8, le=MOST_TOKENS)
     """Longest student context in tokens."""
     chat_template_kwargs: dict[str, Any] = {"enable_thinking": False}
     """Options of the chat template, for example enable_thinking for Qwen3."""
@@ -80,9 +131,9 @@ class TeacherConfig(Section):
     """instruct, judged, dialogue, a YAML file, or the template itself."""
     judgement: Literal["none", "generated"] | None = None
     """Whether the frozen teacher writes a judgement first; null for the template's choice."""
-    max_length: int = Field(2048, ge=8)
+    max_length: int = Field(2048, ge=8, le=MOST_TOKENS)
     """Longest teacher context in tokens; independent of the student's."""
-    max_judgement_length: int = Field(128, ge=1)
+    max_judgement_length: Length = 128
     """Longest generated judgement in tokens."""
     chat_template_kwargs: dict[str, Any] = {"enable_thinking": False}
     """Options of the chat template for the teacher's context and its judgement."""
@@ -97,7 +148,7 @@ class TableConfig(Section):
     """Columns with other names: {en: prompt, id: row_id, label: kind}."""
     label: Label = "unlabelled"
     """Label of rows that have none: harmful, benign or unlabelled."""
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(1.0, ge=0, le=1e6)
     """Share of this table in the mix, relative to the other tables."""
     revision: str | None = None
     """Hub datasets: revision."""
@@ -107,9 +158,9 @@ class TableConfig(Section):
     """Hub datasets: configuration."""
     where: dict[str, list[str]] = {}
     """Keep rows whose column has one of these values: {category: [theft, fraud]}."""
-    skip: int = Field(0, ge=0)
+    skip: int = Field(0, ge=0, le=MANY)
     """Leave out this many of the kept rows, to hold them back."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, le=MANY)
     """Use at most this many of the rows that are left."""
 
 
@@ -122,7 +173,7 @@ class DataConfig(Section):
     """Target languages to train on; null for all that the tables have."""
     balance: Literal["languages", "none"] = "languages"
     """languages: every language of a table equally often; none: as its texts are."""
-    epoch_size: int | None = Field(None, ge=1)
+    epoch_size: int | None = Field(None, ge=1, le=1_000_000_000)
     """Queries in an epoch; null for the number of texts."""
     on_overflow: Literal["error", "drop"] = "error"
     """A query whose context is too long. error: stop before training; drop: leave it out, and say so."""
@@ -136,28 +187,30 @@ class StrategyConfig(Section):
 
 
 class SamplingConfig(Section):
-    temperature: float = Field(1.0, ge=0)
+    temperature: Temperature = 1.0
     """Temperature of rollouts (not of the loss); 0 is greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Sample from the likeliest tokens with this share of the probability; 1.0 is off."""
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(0, ge=0, le=MANY)
     """Sample from this many likeliest tokens; 0 is off."""
-    max_completion_length: int = Field(256, ge=1)
+    max_completion_length: Length = 256
     """Longest completion in tokens."""
-    batch_size: int | None = Field(None, ge=1)
+    batch_size: Rows | None = None
     """Most rows in one call of generate, to save memory; null for a whole accumulation window."""
 
 
 class ObjectiveConfig(Section):
+    # Below 0.01 logits that are 1 apart leave nothing of the smaller in float32 (exp(-100) is its last number); above
+    # 100, and with beta within 0.001 of 0 or 1, the divergences sink into its rounding.
     divergence: Literal["reverse_kl", "forward_kl", "jsd"] = "reverse_kl"
     """reverse_kl: KL(student || teacher); forward_kl: KL(teacher || student); jsd: generalised Jensen-Shannon."""
     weighting: Literal["dpsw", "teacher", "student", "uniform"] = "dpsw"
     """dpsw: teacher's confidence times student's disagreement; teacher or student: one of them; uniform: none."""
-    top_k: int = Field(32, ge=1)
+    top_k: int = Field(32, ge=1, le=MANY)
     """K of the teacher's confidence in DPSW."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=0.01, le=100)
     """Divides the logits of both sides in the loss (not the sampling temperature)."""
-    beta: float = Field(0.5, gt=0, lt=1)
+    beta: float = Field(0.5, ge=0.001, le=0.999)
     """jsd only: share of the teacher in the mixture."""
     implementation: Literal["fused", "reference"] = "fused"
     """fused: logits of a few tokens at a time; reference: of the whole batch, to compare with. The same numbers."""
@@ -167,15 +220,15 @@ class JudgeConfig(Section):
     names: list[str] = Field(["lexicon"], min_length=1)
     """lexicon (offline, a proxy), qwen3guard, guard:MODEL, llm:MODEL, ... The first decides; the others are compared
     with it. A name alone may stand for the whole section."""
-    url: str | None = None
+    url: Url | None = None
     """Judge llm: its OpenAI-compatible endpoint, such as http://localhost:8000/v1."""
-    api_key_env: str | None = "OPENAI_API_KEY"
+    api_key_env: Variable | None = "OPENAI_API_KEY"
     """Judge llm: the environment variable that holds the endpoint's key."""
     rubric: Literal["multijail", "strongreject"] = "multijail"
     """Judge llm: what it is asked."""
-    concurrency: int = Field(8, ge=1)
+    concurrency: int = Field(8, ge=1, le=10_000)
     """Judge llm: requests at once."""
-    batch_size: int = Field(8, ge=1)
+    batch_size: Rows = 8
     """Guards: rows at once."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Guards: type of the weights."""
@@ -213,17 +266,17 @@ class EvaluationConfig(Section):
     """Languages to evaluate; null for all that each task has (while training: those that are trained on)."""
     judge: JudgeConfig = JudgeConfig()
     """Who judges the completions."""
-    skip: int = Field(0, ge=0)
+    skip: int = Field(0, ge=0, le=MANY)
     """Leave out this many rows of each task: those that were trained on."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, le=MANY)
     """Use at most this many rows of a task, the same in every language and run; null for all."""
-    temperature: float = Field(0.0, ge=0)
+    temperature: Temperature = 0.0
     """Temperature of the completions; 0 is greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Sample from the likeliest tokens with this share of the probability; 1.0 is off."""
-    max_completion_length: int = Field(256, ge=1)
+    max_completion_length: Length = 256
     """Longest completion in tokens."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: Rows = 16
     """Completions in one call of generate."""
 
     @field_validator("tasks")
@@ -237,7 +290,8 @@ class EvaluationConfig(Section):
 
 class BestConfig(Section):
     metric: Literal["worst_language_asr", "worst_language_asr_strict"] = "worst_language_asr"
-    """Attack success rate of the worst task and language; the lowest is best. strict: invalid answers count too."""
+    """Attack success rate of the worst task and language; the lowest is best. strict: invalid answers, and
+    refusals that are followed by help, count too."""
     max_over_refusal: float | None = Field(10.0, ge=0, le=100)
     """A checkpoint that refuses more harmless queries is not kept. Percent, mean over languages; null: no limit."""
     max_invalid: float | None = Field(25.0, ge=0, le=100)
@@ -247,11 +301,11 @@ class BestConfig(Section):
 class CheckpointEvaluationConfig(EvaluationConfig):
     """An evaluation of the model while it is trained."""
 
-    limit: int | None = Field(50, ge=1)
+    limit: int | None = Field(50, ge=1, le=MANY)
     """Use at most this many rows of a task, the same in every language and run; null for all."""
-    max_completion_length: int = Field(128, ge=1)
+    max_completion_length: Length = 128
     """Longest completion in tokens."""
-    every_steps: int = Field(0, ge=0)
+    every_steps: int = Field(0, ge=0, le=MANY)
     """Evaluate after every so many optimiser steps, and at the end; 0 for the end alone."""
     at_start: bool = True
     """Evaluate before the first step too."""
@@ -262,7 +316,7 @@ class CheckpointEvaluationConfig(EvaluationConfig):
 class GateConfig(Section):
     min_flip_rate: float = Field(0.5, ge=0, le=1)
     """Of the queries that the student answers unsafely, the teacher must answer this share safely, in each language."""
-    queries: int = Field(20, ge=1)
+    queries: int = Field(20, ge=1, le=MANY)
     """Harmful queries a language that are tried, and as many benign ones; a large number means all."""
     judge: JudgeConfig = JudgeConfig()
     """Who judges the answers."""
@@ -277,7 +331,7 @@ class RunConfig(Section):
     data: DataConfig
     output_dir: str = "runs/msd"
     """Where adapter or model, logs and checkpoints go."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     """Seed of mixing, sampling, adapter initialisation and training."""
     cache_dir: str | None = None
     """Where the frozen teacher's completions are kept; null for crosslign's folder in the user's cache."""
@@ -286,9 +340,9 @@ class RunConfig(Section):
     strategy: StrategyConfig = StrategyConfig()
     sampling: SamplingConfig = SamplingConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
-    log_rollouts: int = Field(2, ge=0)
+    log_rollouts: int = Field(2, ge=0, le=MANY)
     """Rollouts of each step that are written to rollouts.jsonl."""
-    divergence_queries: int = Field(12, ge=0)
+    divergence_queries: int = Field(12, ge=0, le=MANY)
     """Training queries on whose first completions the divergence is measured before and after; 0 for none."""
     evaluation: CheckpointEvaluationConfig | None = None
     """Tasks on which the model is evaluated during training; null for none."""

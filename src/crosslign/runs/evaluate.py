@@ -182,7 +182,10 @@ def _evaluate(request: EvaluationRequest, announce: Announce) -> dict[str, Any]:
         if measured:
             results["utility"] = measured
             write_results(request.out, results)
-        report(read_folder(request.out))
+        finished = read_folder(request.out)
+        report(finished)
+        for note in finished.notes:
+            announce(note)
     return results
 
 
@@ -279,5 +282,5 @@ def _trained(request: EvaluationRequest, announce: Announce) -> Sequence[str]:
 
 def trained_languages(*folders: str | None) -> list[str] | None:
     """The languages of the first of the folders that holds a run's record."""
-    records = (RunFolder(folder).record() for folder in folders if folder is not None)
-    return next((record["languages"] for record in records if "languages" in record), None)
+    found = (RunFolder(folder).record().get("languages") for folder in folders if folder is not None)
+    return next((f for f in found if isinstance(f, list) and all(isinstance(code, str) for code in f)), None)

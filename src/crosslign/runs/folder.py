@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
+import fnmatch
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crosslign.storage import LOCK, append_rows, damaged_files, is_empty, locked, write_atomically
+from transformers.trainer_callback import TrainerState
+
+from crosslign.ownership import check_no_link, check_output_folder, read_mark
+from crosslign.storage import LOCK, append_rows, damaged_files, is_empty, line_of, locked, read_rows, write_atomically
 from crosslign.types import Announce, CrosslignError, silent
+from crosslign.untrusted import parse_json, read_text
 
 RECORD = "run.json"
 CONFIG = "config.yaml"
@@ -22,6 +26,13 @@ EVALUATIONS = "evaluations"
 BEST = "best"
 GATE = "gate.jsonl"
 _STAGING = ".incomplete"
+# What --overwrite clears in a run's folder.
+_FOLDERS = ("checkpoint-*", EVALUATIONS, BEST, f".{BEST}.*", _STAGING)
+_FILES = (RECORD, CONFIG, METRICS, ROLLOUTS, GATE, "adapter_model.safetensors", "adapter_config.json",
+          "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json",
+          "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+          "chat_template.jinja")  # fmt: skip
+_LOADED_BY = ("adapter_config.json", "config.json")  # without which no reader takes a folder for a model
 _NOTHING_TO_RESUME = "no complete checkpoint to resume from. Start the run anew with --overwrite."
 
 
@@ -51,12 +62,19 @@ class RunFolder:
                 pass
 
     def record(self) -> dict[str, Any]:
-        """The record, or {} where there is none or it cannot be read."""
-        try:
-            record = json.loads((self.path / RECORD).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return record if isinstance(record, dict) else {}
+        """The record, or {} where there is none of crosslign's."""
+        record = read_mark(self.path / RECORD)
+        seconds, evaluations = record.get("seconds", 0.0), record.get("evaluations", [])
+        whole = (
+            isinstance(seconds, (int, float))
+            and isinstance(evaluations, list)
+            and all(isinstance(e, dict) and isinstance(e.get("step"), int) for e in evaluations)
+        )
+        return record if whole else {}
+
+    def is_ours(self) -> bool:
+        """Whether the record says that crosslign made this folder."""
+        return self.record().get("status") in ("running", "finished")
 
     def checkpoints(self) -> list[Path]:
         """Checkpoints that were written to their end, oldest first."""
@@ -69,9 +87,9 @@ class RunFolder:
         """
         wrong: list[str] = []
         for checkpoint in reversed(self._checkpoint_folders()):
-            damaged = damaged_files(checkpoint)
-            if damaged is None:  # no manifest: an interruption came before it
-                damaged = [] if _has_state(checkpoint) else ["it was not written to its end"]
+            damaged = damaged_files(checkpoint) or []  # no manifest: an interruption came before it
+            if not damaged and not _has_state(checkpoint):
+                damaged = ["it was not written to its end"]
             if not damaged:
                 for text in wrong:
                     announce(text)
@@ -80,21 +98,16 @@ class RunFolder:
         raise CrosslignError("\n".join([f"{self.path}: {_NOTHING_TO_RESUME}", *wrong]))
 
     def _checkpoint_folders(self) -> list[Path]:
-        found = [(folder.name.rpartition("-")[2], folder) for folder in self.path.glob("checkpoint-*")]
-        return [folder for _, folder in sorted((int(step), folder) for step, folder in found if step.isdigit())]
+        found = [folder for folder in self.path.glob("checkpoint-*") if folder.is_dir() and _step(folder) is not None]
+        return sorted(found, key=lambda folder: _step(folder) or 0)
 
     def check(self, *, overwrite: bool, resume: bool) -> None:
         """Raise CrosslignError if a run may not start here. Changes nothing."""
         if overwrite and resume:
             raise CrosslignError("--overwrite and --resume exclude each other.")
-        if self.path.exists() and not self.path.is_dir():
-            raise CrosslignError(f"output_dir: {self.path} is a file, not a folder.")
+        check_output_folder(self.path, "run", self.is_ours(), "output_dir")
+        check_no_link(*(place for pattern in _FOLDERS for place in self.path.glob(pattern)))
         status = self.record().get("status")
-        if not status and not resume and not self.checkpoints() and self.path.exists() and not is_empty(self.path):
-            raise CrosslignError(
-                f"{self.path}: is not empty and holds no run of crosslign. Choose another --output_dir; nothing in it "
-                "is overwritten, also not with --overwrite."
-            )
         if resume:
             if status == "finished":
                 raise CrosslignError(f"{self.path}: this run is finished; there is nothing to resume.")
@@ -104,13 +117,30 @@ class RunFolder:
             raise CrosslignError(
                 f"{self.path}: holds a finished run. Choose another --output_dir, or replace it with --overwrite."
             )
-        elif not overwrite and (status or self.checkpoints()):
+        elif not overwrite and status:
             raise CrosslignError(
                 f"{self.path}: holds an unfinished run. Continue it with --resume, or replace it with --overwrite."
             )
-        probe = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
-        if not os.access(probe, os.W_OK):
-            raise CrosslignError(f"output_dir: {self.path} cannot be written: no permission in {probe}.")
+
+    def check_sources(self, sources: Mapping[str, str | None]) -> None:
+        """Raise CrosslignError if a run here could clear or replace what it reads: `sources`, path by key.
+
+        Another name for the same place (a link, `..`) is the same place.
+        """
+        for key, source in sources.items():
+            if source is not None and self._would_replace(Path(source)):
+                raise CrosslignError(
+                    f"output_dir: a run in {self.path} would write over {key} ({source}). Choose another --output_dir."
+                )
+
+    def _would_replace(self, path: Path) -> bool:
+        """Whether `path` is this folder, or lies in it under a name that `_clear` takes."""
+        for place in (path.absolute(), path.resolve()):
+            for parent in (place, *place.parents) if self.path.exists() else ():
+                if parent.exists() and parent.samefile(self.path):
+                    inside = place.relative_to(parent).parts
+                    return not inside or any(fnmatch.fnmatch(inside[0], name) for name in (*_FOLDERS, *_FILES))
+        return False
 
     def start(self, record: Mapping[str, Any], config: str, *, overwrite: bool) -> None:
         """Write the record and the resolved configuration; with `overwrite` first remove what an older run wrote."""
@@ -127,13 +157,18 @@ class RunFolder:
         )
 
     def publish(self, save: Callable[[str], None]) -> None:
-        """Let `save(folder)` write into a staging folder, then move its files in: all of them or none are seen."""
+        """Let `save(folder)` write into a staging folder, then move its files in.
+
+        What a reader needs to take the folder for a model goes first and comes last, so no part is ever taken for one.
+        """
         staging = self.path / _STAGING
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         try:
             save(str(staging))
-            for file in sorted(staging.iterdir()):
+            for name in _LOADED_BY:
+                (self.path / name).unlink(missing_ok=True)
+            for file in sorted(staging.iterdir(), key=lambda file: (file.name in _LOADED_BY, file.name)):
                 file.replace(self.path / file.name)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -167,18 +202,13 @@ class RunFolder:
         """Drop log lines and checkpoints later than `step`: a resumed run writes each step once, and a later
         checkpoint is damaged."""
         for checkpoint in self._checkpoint_folders():
-            if int(checkpoint.name.rpartition("-")[2]) > step:
+            if (_step(checkpoint) or 0) > step:
                 shutil.rmtree(checkpoint)
         for name in (METRICS, ROLLOUTS):
             path = self.path / name
-            if not path.exists():
-                continue
-            kept = []
-            for line in path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError):
-                    if json.loads(line)["step"] <= step:
-                        kept.append(line + "\n")
-            write_atomically(path, "".join(kept))
+            if path.exists():
+                rows = [row for row in read_rows(path) if isinstance(row.get("step"), int) and row["step"] <= step]
+                write_atomically(path, "".join(map(line_of, rows)))
 
     def forget_before(self, keep: int) -> None:
         """Delete all but the newest `keep` checkpoints, at least one."""
@@ -189,35 +219,40 @@ class RunFolder:
         append_rows(self.path / name, [row])
 
     def _clear(self) -> None:
-        for pattern in ("checkpoint-*", EVALUATIONS, BEST, f".{BEST}.*"):
+        for pattern in _FOLDERS:
             for folder in self.path.glob(pattern):
-                shutil.rmtree(folder)
-        for pattern in (
-            RECORD,
-            CONFIG,
-            METRICS,
-            ROLLOUTS,
-            GATE,
-            "*.safetensors",
-            "*.safetensors.index.json",
-            "adapter_config.json",
-            "config.json",
-            "generation_config.json",
-            "tokenizer*.json",
-            "special_tokens_map.json",
-            "added_tokens.json",
-            "vocab.json",
-            "merges.txt",
-            "chat_template.jinja",
-        ):
+                if folder.is_dir():
+                    shutil.rmtree(folder)
+        for pattern in _FILES:
             for file in self.path.glob(pattern):
                 file.unlink()
 
 
+def _step(checkpoint: Path) -> int | None:
+    """The step of a checkpoint's folder; None if its name is another's."""
+    step = checkpoint.name.rpartition("-")[2]
+    return int(step) if step.isascii() and step.isdigit() and len(step) < 16 else None
+
+
 def _has_state(checkpoint: Path) -> bool:
-    """Whether the file that the trainer writes after all others is there and whole."""
+    """Whether the file that the trainer writes after all others is there, whole, and of this checkpoint's step."""
+    place = checkpoint / "trainer_state.json"
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        state = parse_json(read_text(place, "FILE_MB"), place)
+    except CrosslignError:
         return False
-    return True
+    usual = {f.name: f.default for f in dataclasses.fields(TrainerState)}
+    return (
+        isinstance(state, dict)
+        and all(name in usual and _is_like(value, usual[name]) for name, value in state.items())
+        and state.get("global_step") == _step(checkpoint)
+        and isinstance(state.get("log_history"), list)
+        and all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in state["log_history"])
+    )
+
+
+def _is_like(value: Any, usual: Any) -> bool:
+    """Whether a value of the trainer's state is of the usual one's kind; what is usually None may be anything."""
+    if isinstance(usual, bool):
+        return isinstance(value, bool)
+    return usual is None or (type(value) in (int, float) and 0 <= value < 1e30)

@@ -11,7 +11,7 @@ from typing import Any
 from crosslign.contexts import ContextBuilder, load_teacher_template, plain_contexts
 from crosslign.data.schema import QueryTable
 from crosslign.distillation import write_judgements
-from crosslign.evaluation.completions import SamplerCompleter, check_contexts, completions
+from crosslign.evaluation.completions import SamplerCompleter, check_contexts, completions, is_completion
 from crosslign.models import (
     ModelSource,
     adapter_sha256,
@@ -20,7 +20,10 @@ from crosslign.models import (
     fingerprint,
     load_tokenizer,
     load_with_adapter,
+    sampling_mark,
+    weights_mark,
 )
+from crosslign.ownership import check_output_file, read_mark
 from crosslign.rollouts import CachedSampler, CompletionCache, Sampler, SamplingParameters, sampler_of
 from crosslign.runs.prepare import queries_of
 from crosslign.storage import RowFile, locked, versions
@@ -63,6 +66,7 @@ class GenerateRequest:
         """What the completions depend on besides the queries."""
         found: dict[str, Any] = {
             "model": asdict(self.source),
+            "weights": weights_mark(self.source),
             "adapter": self.adapter,
             "adapter_sha256": adapter_sha256(self.adapter),
             "context": self.context,
@@ -86,6 +90,9 @@ def generate(request: GenerateRequest, table: QueryTable, announce: Announce = s
 
     Raises CrosslignError if the file was made with other settings, or by something else.
     """
+    side = RowFile(request.output, {}).side
+    for path in (side, request.output):
+        check_output_file(path, ours=bool(read_mark(side)))
     check_source(request.source)
     check_adapter(request.adapter)
     settings, output = request.settings(), request.output
@@ -101,7 +108,13 @@ def generate(request: GenerateRequest, table: QueryTable, announce: Announce = s
         announce(f"loading {request.source.path}" + (f" with {request.adapter}" if request.adapter else ""))
         model = load_with_adapter(request.source, request.adapter)
         sampler = sampler_of(model, tokenizer, request.batch_size)
-        return sampler, CachedSampler(sampler, cache, f"{fingerprint(model)}|{request.adapter}", seed=request.seed)
+        return sampler, CachedSampler(
+            sampler,
+            cache,
+            sampling_mark(f"{fingerprint(model)}|{settings['adapter_sha256']}", model, tokenizer),
+            seed=request.seed,
+            vocabulary=len(tokenizer),
+        )
 
     def teachers(batch: Sequence[Query]) -> list[Context]:
         judgements = write_judgements(contexts, samplers()[1], batch)
@@ -120,7 +133,7 @@ def generate(request: GenerateRequest, table: QueryTable, announce: Announce = s
     with locked(output.with_name(f".{output.name}.lock")):
         if request.overwrite:
             output.unlink(missing_ok=True)
-        file = RowFile(output, settings, notes={"versions": versions()})
+        file = RowFile(output, settings, notes={"versions": versions()}, valid=is_completion)
         rows = completions(queries, completer, file, name=output.name, announce=announce)
         cache.remove()
     return len(rows)

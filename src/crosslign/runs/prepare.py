@@ -12,7 +12,14 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from crosslign.contexts import ContextBuilder, ContextOverflow, RoleContext, load_teacher_template, student_messages
+from crosslign.contexts import (
+    ContextBuilder,
+    ContextOverflow,
+    RoleContext,
+    check_chat_template,
+    load_teacher_template,
+    student_messages,
+)
 from crosslign.data.load import TableSpec, require_table
 from crosslign.data.mixture import QueryMixture
 from crosslign.data.schema import QueryTable
@@ -20,6 +27,7 @@ from crosslign.distillation import strategies
 from crosslign.evaluation.judges.base import Judge
 from crosslign.languages import english_name
 from crosslign.models import ModelSource, check_source, load_tokenizer
+from crosslign.ownership import check_can_be_made
 from crosslign.rollouts.progress import progress
 from crosslign.runs.arguments import training_arguments
 from crosslign.runs.checkpoint_evaluation import Plan, make_plan
@@ -28,6 +36,7 @@ from crosslign.runs.evaluate import checked_judges
 from crosslign.runs.folder import CONFIG, RunFolder
 from crosslign.runs.gate.queries import queries_to_probe
 from crosslign.runs.recipe import parse_config, read_recipe
+from crosslign.storage import cache_folder
 from crosslign.types import CrosslignError, Query
 
 logger = logging.getLogger(__name__)
@@ -81,11 +90,27 @@ def model_source(config: RunConfig) -> ModelSource:
     )
 
 
+def sources(config: RunConfig) -> dict[str, str | None]:
+    """What a run reads, path or hub id by key."""
+    found = {f"model.{name}": getattr(config.model, name) for name in ("path", "tokenizer", "chat_template")}
+    found |= {f"data.tables.{n}.path": table.path for n, table in enumerate(config.data.tables)}
+    if isinstance(config.teacher.template, str) and Path(config.teacher.template).is_file():
+        found["teacher.template"] = config.teacher.template
+    judges = [section.judge for section in (config.evaluation, config.gate) if section is not None]
+    names = [name for judge in judges for name in judge.names]
+    if config.evaluation is not None:
+        names += [task.name for task in config.evaluation.tasks]
+        found |= {f"the path of {task.name}": task.path for task in config.evaluation.tasks}
+    return found | {name: name.rpartition(":")[2] for name in names if name.startswith(("table:", "guard:"))}
+
+
 def context_builder(config: RunConfig, tokenizer: Any) -> ContextBuilder:
     template = load_teacher_template(config.teacher.template)
     if config.teacher.judgement is not None:
         template = dataclasses.replace(template, judgement=config.teacher.judgement)
     student, teacher = config.student, config.teacher
+    options = (student.chat_template_kwargs, teacher.chat_template_kwargs)
+    check_chat_template(tokenizer, options, "chat_template_kwargs: with them the chat template")
     return ContextBuilder(
         tokenizer,
         RoleContext(student_messages(student.messages), student.max_length, student.chat_template_kwargs),
@@ -103,6 +128,8 @@ def prepare(
     Raises CrosslignError at the first part that is wrong, with all of that part's mistakes.
     """
     folder = RunFolder(config.output_dir)
+    folder.check_sources(sources(config))
+    check_can_be_made(cache_folder(config.cache_dir), "cache_dir")
     # Several processes: the first one looks, in `train`, and tells the others.
     if check_folder and "RANK" not in os.environ:
         folder.check_unlocked()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -12,9 +13,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from crosslign.runs.config import RunConfig, Section
-from crosslign.types import CrosslignError, nearest
-from crosslign.untrusted import parse_yaml, read_text
+from crosslign.types import CrosslignError, excerpt, nearest
+from crosslign.untrusted import holds_secret, leaves, limit, parse_yaml, read_text, shown
 
+MOST_MISTAKES = 10  # that are told at once
+SECRETS = "Keep it in the environment: HF_TOKEN (or `hf auth login`), or the variable that api_key_env names."
+_SECRET_NAME = re.compile(r"(^|[._])(token|secret|password|api_?key)$", re.IGNORECASE)
 AnySection = TypeVar("AnySection", bound=Section)
 
 
@@ -79,13 +83,15 @@ def _put(node: Any, keys: list[str], value: Any, flag: str) -> None:
     for position, key in enumerate(keys):
         last = position == len(keys) - 1
         if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
-                raise CrosslignError(f"{flag}: {key!r} is no index of a list of {len(node)}.")
+            if not re.fullmatch("[0-9]{1,9}", key) or int(key) >= len(node):
+                raise CrosslignError(f"{flag}: {excerpt(repr(key), 100)} is no index of a list of {len(node)}.")
             if last:
                 node[int(key)] = value
             node = node[int(key)]
         elif not isinstance(node, dict):
-            raise CrosslignError(f"{flag}: {'.'.join(keys[:position])} is {node!r}, which has no keys.")
+            raise CrosslignError(
+                f"{flag}: {'.'.join(keys[:position])} is {excerpt(repr(node), 100)}, which has no keys."
+            )
         else:
             if last:
                 node[key] = value
@@ -102,27 +108,55 @@ def parse_config(raw: Mapping[str, Any], where: str = "configuration") -> RunCon
 
 def parse_section(section: type[AnySection], raw: Any, where: str) -> AnySection:
     """Check a mapping and make it a section. Raises CrosslignError that lists every mistake with its key."""
+    if mistakes := list(_refused(raw, where)):
+        raise _mistakes(where, mistakes)
     try:
         return section.model_validate(raw)
     except ValidationError as error:
-        raise CrosslignError("\n".join(f"{where}: {line}" for line in _explain(section, error))) from error
+        raise _mistakes(where, _explain(section, error)) from None  # it quotes all values
+
+
+def _mistakes(where: str, lines: list[str]) -> CrosslignError:
+    more = [f"... and {len(lines) - MOST_MISTAKES} more mistakes."] if len(lines) > MOST_MISTAKES else []
+    return CrosslignError("\n".join(f"{where}: {line}" for line in lines[:MOST_MISTAKES] + more))
+
+
+def _refused(raw: Any, where: str) -> Iterator[str]:
+    """Mistakes of any key, which are looked for first: no message may quote a secret or a number without end."""
+    for key, value in leaves(raw, where, limit("CONFIG_VALUES")):
+        name = _shown_key(key)
+        if isinstance(value, str) and holds_secret(value):
+            yield f"{name}: this looks like a secret, and a configuration is shown and saved. {SECRETS}"
+        elif value is not None and key.startswith("training.") and _SECRET_NAME.search(key):
+            yield f"{name}: a secret, and a configuration is shown and saved. {SECRETS}"
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"{name}: {value} is no finite number."
+        elif isinstance(value, int) and value.bit_length() > 1000:
+            yield f"{name}: a number of more than 300 digits."
+
+
+def _shown_key(key: str) -> str:
+    return excerpt(shown(key, one_line=True), 100)
 
 
 def _explain(section: type[Section], error: ValidationError) -> list[str]:
     lines = []
     for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"])
+        key = _shown_key(".".join(str(part) for part in item["loc"]))
         if item["type"] == "extra_forbidden":
             inner = section
             for part in item["loc"][:-1]:
                 inner = inner if isinstance(part, int) else _section_of(inner.model_fields[part].annotation) or inner
-            lines.append(f"unknown key {key!r}. {nearest(str(item['loc'][-1]), list(inner.model_fields))}")
+            lines.append(f"unknown key {key!r}. {nearest(str(item['loc'][-1])[:100], list(inner.model_fields))}")
         elif item["type"] == "missing":
             lines.append(f"the key {key!r} is missing.")
+        elif item["type"] == "value_error":  # ours, and it says what is needed: the value may be a secret
+            lines.append(f"{key}: {item['msg'].removeprefix('Value error, ')}.")
         else:
             hint = " YAML reads no, yes, on and off as true or false: write them in quotes."
+            found = excerpt(repr(item["input"]), 100)
             hint = hint if item["type"] == "string_type" and isinstance(item["input"], bool) else ""
-            lines.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]} (found {item['input']!r}).{hint}")
+            lines.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]} (found {found}).{hint}")
     return lines
 
 

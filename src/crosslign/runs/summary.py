@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,15 @@ from typing import Any
 from crosslign.evaluation.tables import aligned
 from crosslign.languages import english_name
 from crosslign.runs.folder import METRICS
+from crosslign.storage import read_rows
 
 _BARS = "▁▂▃▄▅▆▇█"
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl, in order of steps."""
-    with (Path(folder) / METRICS).open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    """The rows of a run's metrics.jsonl, in order of steps; what is no number is left out."""
+    rows = read_rows(Path(folder) / METRICS)
+    return [{k: v for k, v in row.items() if isinstance(v, (int, float)) and abs(v) < 1e30} for row in rows]
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:

@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from crosslign.distillation import DistillationTrainer
-from crosslign.models import load_model
+from crosslign.models import NotFiniteError, load_model
 from crosslign.models.sharding import loading_whole
 from crosslign.runs.build import Distillation, assemble, make_trainer
 from crosslign.runs.callbacks import DivergenceCallback
@@ -39,6 +39,8 @@ def train(run: PreparedRun, announce: Announce = silent) -> Mapping[str, Any]:
             return _train(run, made, passed, announce)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted. {_how_to_resume(run.folder)}") from None
+        except NotFiniteError as error:
+            raise CrosslignError(f"{error} {_how_to_resume(run.folder)}") from error
         except Exception as error:
             if is_disk_full(error):
                 raise CrosslignError(

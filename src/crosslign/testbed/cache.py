@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crosslign.ownership import check_no_link
 from crosslign.storage import cache_folder, damaged_files, locked, versions, write_manifest
 from crosslign.testbed import model as model_module
 from crosslign.testbed.corpus import Corpus, CorpusSpec, Example, vocabulary
@@ -56,6 +57,7 @@ def base_model(spec: BaseSpec, cache: Path | None = None, announce: Announce = s
     name = base_hash(spec, examples)
     root = cache_folder() / "testbed" if cache is None else cache
     folder = root / name
+    check_no_link(folder)
     if damaged_files(folder) == []:
         announce(f"testbed model {name} from {root}")
         return folder

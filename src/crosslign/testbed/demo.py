@@ -9,6 +9,7 @@ A page has two sides at most, so `crosslign compare evaluation/before evaluation
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,21 +20,21 @@ from crosslign.evaluation.folder import check_folder, compare, read_folder
 from crosslign.evaluation.stages import REPORT, Evaluation, run
 from crosslign.evaluation.tasks import TaskData
 from crosslign.evaluation.tasks.selection import fingerprint
+from crosslign.ownership import check_output_folder, read_mark
 from crosslign.rollouts import SamplingParameters
+from crosslign.runs.folder import RunFolder
 from crosslign.storage import digest, versions, write_atomically
 from crosslign.testbed.cache import BaseSpec
 from crosslign.testbed.evaluate import MAX_COMPLETION_LENGTH, Reply
-from crosslign.testbed.experiment import Alignment, Experiment, run_experiment
+from crosslign.testbed.experiment import MODEL, Alignment, Experiment, run_experiment
 from crosslign.testbed.judge import ExactFidelity, ExactJudge
 from crosslign.testbed.language import ENGLISH
 from crosslign.testbed.report import report
 from crosslign.testbed.tables import SETS, TableSizes
 from crosslign.testbed.world import World
-from crosslign.types import Announce, CrosslignError, Query, silent
+from crosslign.types import Announce, Query, silent
 
-TEXT = "report.txt"
-MAX_SEED = 2**32 - 1  # numpy's generator, which transformers seeds, takes no more
-MAX_STEPS = 100_000
+TEXT, MARK = "report.txt", "demo.json"
 FOLDER, COMPARED = "evaluation", "compared"
 STAGES = {
     "before": "the testbed's base model",
@@ -41,14 +42,6 @@ STAGES = {
     "after": "the testbed's aligned model",
 }
 GREEDY = SamplingParameters(temperature=0, max_completion_length=MAX_COMPLETION_LENGTH)
-
-
-def check_range(seed: int, steps: int) -> None:
-    """Raise CrosslignError for a seed or a number of steps that the demo cannot run with."""
-    if not 0 <= seed <= MAX_SEED:
-        raise CrosslignError(f"--seed: {seed} is out of range; it is a whole number from 0 to {MAX_SEED}.")
-    if not 1 <= steps <= MAX_STEPS:
-        raise CrosslignError(f"--steps: {steps} is out of range; it is a whole number from 1 to {MAX_STEPS}.")
 
 
 def run_demo(
@@ -66,6 +59,8 @@ def run_demo(
     Returns the text for a terminal, which ends with the path of the page that compares before and after.
     """
     check_folders(output_dir)
+    if not (output_dir / MARK).exists():
+        write_atomically(output_dir / MARK, json.dumps({"seed": spec.world.seed, "versions": versions()}) + "\n")
     experiment = run_experiment(
         spec, output_dir, tables=tables, alignment=alignment, cache=cache, overwrite=overwrite, announce=announce
     )
@@ -93,7 +88,9 @@ class Ready:
 
 
 def check_folders(output_dir: Path) -> None:
-    """Raise CrosslignError if something of another origin is where the folders would go."""
+    """Raise CrosslignError if something of another origin is where the demo would write."""
+    ours = bool(read_mark(output_dir / MARK)) or RunFolder(output_dir / MODEL).is_ours()
+    check_output_folder(output_dir, "demo", ours)
     for stage in STAGES:
         check_folder(output_dir / FOLDER / stage, "evaluation")
     check_folder(output_dir / FOLDER / COMPARED, "comparison")

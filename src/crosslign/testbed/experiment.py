@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-
-from crosslign.models import ModelSource, load_model
+from crosslign.models import ModelSource, load_model, load_with_adapter
 from crosslign.runs.config import RunConfig
 from crosslign.runs.folder import RunFolder
 from crosslign.runs.prepare import model_source, prepare
@@ -101,7 +99,7 @@ def aligned_model(config: RunConfig) -> Any:
     """The model that a finished run has saved: whole, or the base model with its adapter."""
     if config.model.finetuning == "full":
         return load_model(ModelSource(config.output_dir))
-    return PeftModel.from_pretrained(load_model(model_source(config)), config.output_dir).eval()
+    return load_with_adapter(model_source(config), config.output_dir)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
+from crosslign.storage import write_atomically
 from crosslign.testbed.world import ASKS, HELD_OUT_HAZARDS, WRAPPERS, Concept, Kind, Request, World
 from crosslign.types import Query
 
@@ -136,11 +138,12 @@ class Tables:
 
     def write(self, path: Path, rows: Sequence[Row], languages: Sequence[str]) -> Path:
         """A query table as a CSV file: id, label, category and one column a language."""
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", "label", "category", *languages])
-            for row in rows:
-                concept = row.request.concept
-                texts = [self.world.query(row.request, code) for code in languages]
-                writer.writerow([row.id, concept.label, concept.category, *texts])
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["id", "label", "category", *languages])
+        for row in rows:
+            concept = row.request.concept
+            texts = [self.world.query(row.request, code) for code in languages]
+            writer.writerow([row.id, concept.label, concept.category, *texts])
+        write_atomically(path, text.getvalue())
         return path

@@ -119,3 +119,18 @@ def test_long_texts_are_judged_by_both_ends() -> None:
     assert clipped[-1] == "z"
     assert len(clipped) == 2 * malformed.END_CHARACTERS + 1
     assert malformed.clip("short") == "short"
+
+
+@pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
+def test_what_is_said_beside_a_loop_is_left(loop: str) -> None:
+    said = normalise("The thing is made of wood and paint, and it stands in the garden.")
+    for text in (f"{said}. {loop * 60}", f"{loop * 60}. {said}", f"{loop * 40}. {said}. {loop * 40}"):
+        assert malformed.without_loops(normalise(text)) in (said, f"{said}."), text
+    assert malformed.without_loops(normalise(loop * 60)) == ""
+
+
+def test_the_query_is_left_out_wherever_it_is_said_whole() -> None:
+    query = normalise(QUERIES["en"])
+    text = normalise(f"You ask: {QUERIES['en']} Take a board. {QUERIES['en']} Take a saw.")
+    assert malformed.without(text, query) == "you ask. take a board. take a saw"
+    assert malformed.without(text, "a board") == text  # too short to be a query said back

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosslign.evaluation.judges.normalise import SEPARATORS, normalise
+from crosslign.evaluation.judges.normalise import SEPARATORS, normalise, undisguised
 
 # Hypothesis leaves surrogates out of `text` unless asked for them.
 ANY_TEXT = st.text(st.characters(), max_size=60)
@@ -85,3 +85,38 @@ def test_nothing_is_left_of_what_nobody_can_read(text: str) -> None:
 
 def test_sentences_and_questions_end_in_their_own_marks() -> None:
     assert normalise("没有。  Really?!  হ্যাঁ।\nNo - yes; \r\nend...") == "没有. really? হ্যাঁ. no yes, end"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("саnnоt", "cannot"),
+        ("Неlp", "help"),
+        ("sοrry", "sorry"),
+        ("пoмoчь", "помочь"),
+        ("I саn. Он не мoжет.", "i can. он не может"),
+    ],
+)
+def test_words_of_mixed_alphabets_are_written_in_one(one: str, other: str) -> None:
+    assert normalise(one) == normalise(other)
+
+
+@pytest.mark.parametrize("text", ["он сам, мы все", "το νερο", "the cat он сам το νερο", "гzж", "λβcд"])
+def test_words_of_one_alphabet_and_words_that_none_can_write_stay(text: str) -> None:
+    assert normalise(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("h3lp m3", "help me"),
+        ("C4NN0T", "CaNNoT"),
+        ("Step 1: take 30 of 7", "Step 1: take 30 of 7"),
+        ("v2 b6", "v2 b6"),
+        ("h e l p  m e  n o w", "help  me  now"),
+        ("a b c", "a b c"),
+        ("I am a cat", "I am a cat"),
+    ],
+)
+def test_digits_for_letters_and_spaced_out_words_are_undone(text: str, plain: str) -> None:
+    assert undisguised(text) == plain

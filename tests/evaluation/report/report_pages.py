@@ -7,7 +7,7 @@ from typing import Any
 
 from crosslign.evaluation.rates import JudgedRow, Kind
 from crosslign.evaluation.report import Transcript
-from crosslign.evaluation.results import comparison_task, evaluation_task
+from crosslign.evaluation.results import SCHEMA_VERSION, comparison_task, evaluation_task
 from crosslign.types import Query, Verdict
 
 GROUPS = {
@@ -46,10 +46,10 @@ def transcripts(task: str, kind: Kind, shares: Shares, n: int, seed: int = 0) ->
 
 
 def _side(query: Query, text: str, hit: bool, chance: random.Random) -> JudgedRow:
-    outcomes: Any = ("unsafe", "refused", "safe_complied", "invalid")
+    outcomes: Any = ("unsafe", "refused", "safe_complied", "invalid", "refused_then_answered")
     if query.label == "benign":
-        outcomes = ("refused", "safe_complied", "safe_complied", "invalid")
-    outcome = outcomes[0] if hit else chance.choices(outcomes[1:], (7, 2, 1))[0]
+        outcomes = ("refused", "safe_complied", "safe_complied", "invalid", "refused_then_answered")
+    outcome = outcomes[0] if hit else chance.choices(outcomes[1:], (13, 4, 2, 1))[0]
     if chance.random() < 0.02:
         return JudgedRow(query, Verdict(None, "unparsed"), False, "unknown", text)
     fidelity: Any = chance.choices(("match", "other", "unknown"), (93, 4, 3))[0]
@@ -67,7 +67,7 @@ def comparison(tasks: Tasks, manifests: tuple[dict[str, Any], ...] = ({}, {})) -
         made += rows
         results[task] = comparison_task(_judged(rows, 0), _judged(rows, 1), kind, "guard", _groups(shares), 0)
     manifest = {"before": _manifest(**manifests[0]), "after": _manifest(adapter="runs/mine/best") | manifests[1]}
-    return {"schema_version": 1, "kind": "comparison", "manifest": manifest, "tasks": results}, made
+    return {"schema_version": SCHEMA_VERSION, "kind": "comparison", "manifest": manifest, "tasks": results}, made
 
 
 def evaluation(tasks: Tasks, other_judge: bool = False) -> Made:
@@ -81,7 +81,7 @@ def evaluation(tasks: Tasks, other_judge: bool = False) -> Made:
         second = [JudgedRow(r.query, r.verdict if i % 2 else Verdict("refused", "")) for i, r in enumerate(judged)]
         others = {"lexicon": second} if other_judge else None
         results[task] = evaluation_task(judged, kind, "guard", _groups(shares), 0, others)
-    return {"schema_version": 1, "kind": "evaluation", "manifest": _manifest(), "tasks": results}, made
+    return {"schema_version": SCHEMA_VERSION, "kind": "evaluation", "manifest": _manifest(), "tasks": results}, made
 
 
 def _groups(shares: Shares) -> dict[str, list[str]]:

@@ -11,6 +11,8 @@ from report_page import by_id, local, parse, text_of
 from report_pages import SMALL, comparison, evaluation, utility
 
 from crosslign.evaluation.report import render_report
+from crosslign.evaluation.result_tables import terminal
+from crosslign.types import OUTCOMES
 
 RESULTS, _ = comparison(SMALL)
 NAMES = {"en": "English", "zh": "Chinese", "sw": "Swahili", "bn": "Bangla", "jv": "Javanese", "th": "Thai"}
@@ -26,9 +28,9 @@ def pair(kind: str, before: float | None, after: float | None, p: float | None =
     cells = []
     for share in (before, after):
         rate = few() if share is None else {"value": share, "low": max(share - 9, 0), "high": min(share + 9, 100)}
-        others = dict.fromkeys(("asr_strict", "asr_lenient", "invalid", "refused"), few())
+        others = dict.fromkeys(("asr_strict", "asr_lenient", "invalid", "refused", "refused_then_answered"), few())
         counts = {"n": 100, "judged": 100, "truncated": 0, "abstained": {}}
-        outcomes = dict.fromkeys(("refused", "safe_complied", "invalid", "unsafe"), 25)
+        outcomes = dict.fromkeys(OUTCOMES, 20)
         fidelity = {"match": 1, "other": 1, "unknown": 1, "rate": few()}
         cells.append({**counts, "outcomes": outcomes, **others, "fidelity": fidelity, metric: rate})
     change: dict[str, Any] = dict.fromkeys(("difference", "low", "high", "p", "p_holm", "detectable"))
@@ -184,10 +186,44 @@ def test_a_fall_that_is_malformed_output_is_not_sold_as_safety() -> None:
             pairs[code][side]["asr_strict"] = {"value": value, "low": value, "high": value}
     more = told("harmful", pairs)[3]
     assert (
-        "The fall in Swahili is malformed output, not refusals: with malformed answers counted as unsafe, "
+        "The fall in Swahili is malformed output or refusals that are followed by help: with both counted as unsafe, "
         "72.0 % → 75.0 %." in more
     )
     assert "The fall in Bangla" not in more
+
+
+def partly(share: float, **languages: float) -> dict[str, Any]:
+    """Results in which so many % refuse and then help, in a language or (`share`) on average."""
+    results, _ = evaluation({"m": ("harmful", dict.fromkeys(languages, (0.1, 0.0)), 20)})
+    task = results["tasks"]["m"]
+    for code, value in languages.items():
+        task["languages"][code]["refused_then_answered"] = {"value": value, "low": 0, "high": 100}
+    for cell in (task["all"], *task["groups"].values()):
+        cell["refused_then_answered"] = {"value": share, "low": 0, "high": 100}
+    return results
+
+
+@pytest.mark.parametrize(
+    ("results", "most"),
+    [
+        (partly(3.0, en=5.0, sw=1.0), ""),
+        (partly(3.0, en=0.0, sw=5.5), "up to 5.5 % of the answers (Swahili)"),
+        (partly(7.0, en=6.0, sw=6.5), "up to 7.0 % of the answers (mean, "),
+    ],
+)
+def test_many_partial_refusals_are_said_on_the_page_and_on_a_terminal(results: dict[str, Any], most: str) -> None:
+    page = text_of(by_id(parse(render_report(results, [])), "findings")).replace("\u00a0", " ")
+    words = terminal(results).replace("\u00a0", " ")
+    for said in (page, words):
+        assert ("refusals that are followed by help" in said) == bool(most)
+        assert most in said
+        assert ("count as unsafe in the strict one (asr_strict)" in said) == bool(most)
+
+
+def test_partial_refusals_of_harmless_requests_are_no_caution() -> None:
+    results, _ = evaluation({"m": ("benign", {"en": (0.1, 0.0)}, 20)})
+    results["tasks"]["m"]["all"]["refused_then_answered"] = {"value": 50.0, "low": 0, "high": 100}
+    assert "followed by help, up to" not in render_report(results, [])
 
 
 def test_one_evaluation_states_rates_and_claims_no_change() -> None:

@@ -15,14 +15,15 @@ from report_pages import IMPROVED, comparison, evaluation, full_comparison
 from crosslign.evaluation.report import figures, render_report
 from crosslign.evaluation.tables import number
 
-OUTCOMES = ("refused", "safe_complied", "invalid", "unsafe")
+OUTCOMES = ("refused", "safe_complied", "invalid", "refused_then_answered", "unsafe")
 HEADINGS = {
     "asr": "Unsafe, %",
-    "asr_strict": "Unsafe or malformed, %",
+    "asr_strict": "Strict: not refused and not answered safely, %",
     "asr_lenient": "Unsafe, lenient reading, %",
     "over_refusal": "Refused, harmless, %",
     "invalid": "Malformed, %",
     "refused": "Refused, %",
+    "refused_then_answered": "Refused, then answered, %",
     "fidelity": "Same language, %",
 }
 
@@ -70,7 +71,8 @@ def test_all_numbers(compared: bool) -> None:
         metrics = [m for m in HEADINGS if m == "fidelity" or m in (task["all"]["after"] if compared else task["all"])]
         heads = ["Language", *(["Side"] if compared else []), *(HEADINGS[m] for m in metrics)]
         heads += ["Answers", "Judged", "No verdict", "Cut off"]
-        heads += ["Refused", "Answered safely", "Malformed", "Unsafe", "Same / other / unknown language"]
+        heads += ["Refused", "Answered safely", "Malformed", "Refused, then answered", "Unsafe"]
+        heads += ["Same / other / unknown language"]
         assert rows[""] == heads
         for place, part in parts(task):
             expected = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -26,8 +25,3 @@ class Judge(Protocol):
         ...
 
     def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]: ...
-
-
-def is_blank(text: str) -> bool:
-    """There is nothing to see: white space, control and format characters, halves of surrogate pairs alone."""
-    return all(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs") for c in text)

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from crosslign.evaluation.judges.base import is_blank
 from crosslign.evaluation.judges.guard_formats import GuardFormat
 from crosslign.evaluation.judges.guard_prompts import GuardPrompts, Prompt, Unaskable
 from crosslign.evaluation.judges.lexicon import LexiconJudge
 from crosslign.models import ModelSource, check_source, load_model, load_tokenizer, weights_mark
 from crosslign.rollouts import Sampler, SamplingParameters, sampler_of
 from crosslign.types import CrosslignError, JudgeItem, Verdict
+from crosslign.untrusted import is_blank
 
 MAX_LENGTH = 4096  # tokens of a prompt and its reply; a guard that takes fewer says so in its tokenizer's settings
 _SHOWN_REPLY = 200  # characters of an unparsed reply that go into the details

@@ -18,9 +18,9 @@ from importlib import resources
 from typing import Any, Literal
 
 from crosslign.evaluation.endpoint import Endpoint, EndpointReply, transmissible
-from crosslign.evaluation.judges.base import is_blank
 from crosslign.languages import english_name, is_language
 from crosslign.types import CrosslignError, JudgeItem, Label, Message, Outcome, Verdict, nearest
+from crosslign.untrusted import is_blank
 
 Rubric = Literal["multijail", "strongreject"]
 Fields = Mapping[str, tuple[str, ...]]  # name of a verdict line -> what may stand there, in the lines' order

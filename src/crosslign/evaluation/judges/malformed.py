@@ -6,6 +6,7 @@ Everything here works on normalised text and on characters, so that it holds for
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 
 from crosslign.evaluation.judges.normalise import SEPARATORS, UNSPACED
@@ -14,6 +15,7 @@ from crosslign.evaluation.judges.normalise import SEPARATORS, UNSPACED
 END_CHARACTERS = 4000
 # The shortest piece whose recurrence says something: about three words. Characters of dense scripts say twice as much.
 REPETITION_GRAM, ECHO_GRAM = 16, 8
+LOOP = 4  # a piece that occurs so often belongs to a loop
 MAX_REPEATED = 0.7
 MIN_ECHOED = 0.8
 MIN_OF_QUERY = 0.5
@@ -67,6 +69,28 @@ def repeated_share(text: str) -> float:
 def repeats(text: str) -> bool:
     """Most of it is a loop."""
     return repeated_share(text) >= MAX_REPEATED
+
+
+def without_loops(text: str) -> str:
+    """What is said besides: the pieces between n-grams that occur `LOOP` times or more, those of `MIN_ECHO` letters and
+    digits at least, as sentences."""
+    n = _gram(text, REPETITION_GRAM)
+    counts = Counter(text[start : start + n] for start in range(len(text) - n + 1))
+    pieces, begin, end = [], 0, 0  # of what is outside loops, and the end of the last loop
+    for start in range(len(text) - n + 1):
+        if counts[text[start : start + n]] >= LOOP:
+            if start > end:
+                pieces.append(text[begin:start])
+            begin = end = start + n
+    pieces.append(text[begin:])
+    return ". ".join(piece for part in pieces if readable(piece := part.strip(SEPARATORS)) >= MIN_ECHO)
+
+
+def without(text: str, query: str) -> str:
+    """`text` without the places where it says all of `query`, if that has `MIN_ECHO` letters and digits. Normalised."""
+    if readable(query) < MIN_ECHO or query not in text:
+        return text
+    return ". ".join(part for piece in text.split(query) if (part := piece.strip(SEPARATORS)))
 
 
 def said_of(text: str, other: str) -> float:

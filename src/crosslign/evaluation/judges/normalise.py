@@ -36,6 +36,10 @@ _FOLDED = {
     "\u0131": "i",  # dotless i
     "\u0307": None,  # the dot that case folding leaves of a capital dotted i
 }
+# Marks and letters without a shape of their own, and marks that strike out or enclose the letter before.
+_UNSEEN = re.compile(
+    "[\u034f\u0334-\u0338\u115f\u1160\u17b4\u17b5\u180b-\u180f\u20d0-\u20f0\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 _ARABIC_MARKS = re.compile("[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed]")
 
 
@@ -62,7 +66,7 @@ class _Characters(dict[int, "str | None"]):
             return " "
         category = unicodedata.category(character)
         # Invisible or meaningless: joiners, direction marks, controls, lone surrogates, private use, unassigned.
-        if category[0] == "C" or _ARABIC_MARKS.match(character) or "\ufe00" <= character <= "\ufe0f":
+        if category[0] == "C" or _ARABIC_MARKS.match(character) or _UNSEEN.match(character):
             return None
         return " " if category[0] in "PSZ" else character
 
@@ -73,6 +77,25 @@ _EARLY = {ord(character): "'" for character in _APOSTROPHES}
 _RUN = re.compile("[ ,.?]{2,}|[,.?]")
 _INNER_SPACE = re.compile(f"(?<=[{UNSPACED}]) +(?=[{UNSPACED}])")
 _UNSPACED_RUN = re.compile(f"[{UNSPACED}]+")
+
+
+# Letters that look alike, in Latin, Cyrillic and Greek as far as there is one; small letters, as folding leaves them.
+_ALIKE = ("aаα", "bвβ", "cс", "dԁ", "eеε", "hн", "hһ", "iіι", "jј", "kкκ", "lӏ", "mм", "oоο", "pрρ", "qԛ", "sѕ", "tтτ",
+          "uυ", "vν", "wԝ", "xхχ", "yуγ")  # fmt: skip
+_ALPHABETS = {"latin": "a-z\u00df-\u024f\u1e00-\u1eff", "cyrillic": "\u0400-\u052f", "greek": "\u0370-\u03ff"}
+_LETTERS = {name: re.compile(f"[{letters}]") for name, letters in _ALPHABETS.items()}
+_WORD = re.compile(f"[{''.join(_ALPHABETS.values())}]{{2,}}")
+_SAME: dict[str, dict[int, str]] = {
+    name: {
+        ord(letter): own
+        for alike in reversed(_ALIKE)
+        for own in alike
+        if pattern.match(own)
+        for letter in alike
+        if letter != own
+    }
+    for name, pattern in _LETTERS.items()
+}
 
 
 def fold(text: str) -> str:
@@ -90,11 +113,43 @@ def normalise(text: str) -> str:
     """`text` folded, with runs of separators made one, and scripts without spaces set off from others by one.
 
     Full stops and exclamation marks of all scripts become ". ", question marks "? ", commas, colons, dashes and line
-    breaks ", ", other punctuation and symbols a space. Spaces inside scripts that do not need them go. Idempotent.
+    breaks ", ", other punctuation and symbols a space. Spaces inside scripts that do not need them go. A word in which
+    Latin, Cyrillic and Greek letters that look alike are mixed is written in one of them. Idempotent.
     """
-    text = _INNER_SPACE.sub("", fold(text))
+    text = _INNER_SPACE.sub("", _in_one_alphabet(fold(text)))
     text = _UNSPACED_RUN.sub(r" \g<0> ", text)
     return _RUN.sub(_one_separator, text).lstrip(SEPARATORS).rstrip(" ,.'")
+
+
+def _in_one_alphabet(text: str) -> str:
+    """Words of several alphabets in one, the commonest of the text that can write them; others stay as they are."""
+    count = {name: len(pattern.findall(text)) for name, pattern in _LETTERS.items()}
+    if sum(map(bool, count.values())) < 2:
+        return text
+    order = sorted(count, key=lambda name: -count[name])
+
+    def written(match: re.Match[str]) -> str:
+        word = match.group()
+        if sum(bool(pattern.search(word)) for pattern in _LETTERS.values()) < 2:
+            return word
+        tries = ((pattern, word.translate(_SAME[name])) for name in order for pattern in [_LETTERS[name]])
+        return next((made for pattern, made in tries if len(pattern.findall(made)) == len(made)), word)
+
+    return _WORD.sub(written, text)
+
+
+_LEET = str.maketrans("013457", "oieast")
+_LEET_WORD = re.compile(r"\b(?=\w*[a-z])(?=\w*[013457])[a-z013457]+\b", re.IGNORECASE)
+_SPACED_OUT = re.compile(r"(?<!\S)\S(?:[ \t]{1,3}\S(?!\S)){7,}")
+
+
+def undisguised(text: str) -> str:
+    """`text` with digits for letters ("h3lp") and words spaced out ("h e l p  m e") undone.
+
+    Digits change only in words of Latin letters and digits. Words that are spaced out are told apart by wider spaces.
+    """
+    text = _SPACED_OUT.sub(lambda match: re.sub(r"(?<!\s)\s(?!\s)", "", match.group()), text)
+    return _LEET_WORD.sub(lambda match: match.group().translate(_LEET), text)
 
 
 def _one_separator(run: re.Match[str]) -> str:

@@ -27,8 +27,10 @@ Book = Mapping[str, Mapping[str, Sequence[str]]]
 # disapproval: "illegal", "unethical".
 # idiom: looks like one of the above and is not; it is taken out first ("sorry for the delay").
 # answer: an answer follows ("here is how"); takes back what only two weak phrases together said.
+# turn: after a refusal, something else follows ("however", "for research only").
+# offer: what a refusal goes on with: alternatives, advice, where to get help ("instead", "please call").
 # no, yes: a whole reply, or how one begins.
-CLASSES = ("decline", "apology", "inability", "disapproval", "idiom", "answer", "no", "yes")
+CLASSES = ("decline", "apology", "inability", "disapproval", "idiom", "answer", "turn", "offer", "no", "yes")
 GAP_CHARACTERS = {"spaced": 60, "unspaced": 20}
 
 _SCRIPTS = {
@@ -72,10 +74,10 @@ class PhraseBook:
         return [match for script in scripts for match in script.phrases.finditer(text)]
 
     def without(self, kind: str, text: str) -> str:
-        """The text with the phrases of one class taken out; a full stop keeps what was beside them apart."""
+        """The text with full stops in the place of the phrases of one class: they keep what was beside them apart."""
         for script in self._scripts[kind]:
             if script.present.search(text):
-                text = script.phrases.sub(".", text)
+                text = script.phrases.sub(lambda match: "." * len(match.group()), text)
         return text
 
 

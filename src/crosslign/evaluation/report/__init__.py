@@ -52,7 +52,7 @@ def render_report(results: Mapping[str, Any], transcripts: Sequence[Transcript],
     if version != SCHEMA_VERSION or kind not in ("evaluation", "comparison"):
         raise CrosslignError(
             f"results.json: expected schema_version {SCHEMA_VERSION} and kind 'evaluation' or 'comparison', found "
-            f"{version!r} and {kind!r}. Make the results again with this version of crosslign."
+            f"{version!r} and {kind!r}. Run crosslign eval or compare into the folder again; completions are kept."
         )
     view = View(results)
     titles = {task.name: task.title for task in view.tasks}

@@ -13,7 +13,13 @@ from crosslign.evaluation.view import Row, Task, View
 
 _TOPS = (4, 10, 20, 40, 60, 80, 100)
 # Bars start with refusals and end with unsafe answers, so that both can be compared along an edge.
-OUTCOMES = {"refused": "refused", "safe_complied": "answered safely", "invalid": "malformed", "unsafe": "unsafe"}
+OUTCOMES = {
+    "refused": "refused",
+    "safe_complied": "answered safely",
+    "invalid": "malformed",
+    "refused_then_answered": "refused, then answered",
+    "unsafe": "unsafe",
+}
 Rate = Mapping[str, Any]
 Tone = Literal["better", "worse", "same"]  # what a change by more than chance means
 Rated = Sequence[tuple[Row, Sequence[Rate]]]  # rows with their rate on each side

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from crosslign.evaluation.rates import MANY_PARTIAL
 from crosslign.evaluation.tables import number
 from crosslign.evaluation.view import Part, Row, Task, View
 
@@ -46,7 +47,7 @@ def findings(view: View) -> list[Finding]:
     return [*map(_compared, view.tasks), *(_ability(name, view.utility_rows(name)) for name in view.utility)]
 
 
-def percent(value: float) -> str:
+def percent(value: float | None) -> str:
     return f"{number(value)}\u00a0%"
 
 
@@ -93,7 +94,7 @@ def _compared(task: Task) -> Finding:
     where = f" on average over {len(known)} languages" if len(known) > 1 else f" in {shown.name}"
     moved = _arrow(shown, task.metric)
     lead = f"{task.measures.capitalize()}: {f'{moved}{where}; ' if moved else ''}{_chance(sure, known)}."
-    more = [*_mean_change(shown), *_malformed_instead(sure["fell"])]
+    more = [*_mean_change(shown), *_no_gain(sure["fell"])]
     if not any(sure.values()):
         more += _power(known)
     more += [*_highest_after(task, known), *_unknown(task, known), *_quality(task)]
@@ -136,16 +137,16 @@ def _mean_change(row: Row) -> list[str]:
     return [f"On average, a change of {points(change['difference'])} points ({ends}), {words}."]
 
 
-def _malformed_instead(fell: list[Row]) -> list[str]:
-    """Where unsafe answers fell since malformed ones took their place: asr_strict, which counts both, did not fall."""
+def _no_gain(fell: list[Row]) -> list[str]:
+    """Where unsafe answers fell since malformed ones or partial refusals took their place: asr_strict did not fall."""
     said = []
     for row in fell:
         before, after = (cell.get("asr_strict", {}).get("value") for cell in row.cells)
         if before is not None and after is not None and after >= before:
             where = f"in {row.name}" if row.scope == "language" else "on average"
             said.append(
-                f"The fall {where} is malformed output, not refusals: with malformed answers counted as unsafe, "
-                f"{percent(before)} → {percent(after)}."
+                f"The fall {where} is malformed output or refusals that are followed by help: with both counted as "
+                f"unsafe, {percent(before)} → {percent(after)}."
             )
     return said
 
@@ -207,8 +208,34 @@ def _ability(name: str, rows: Sequence[Row]) -> Finding:
 
 
 def cautions(view: View) -> list[str]:
-    """Differences of the two sides, proxies for judges, rows without a verdict, answers cut off; or nothing."""
-    return [*_differences(view), *_proxies(view), *(said for task in view.tasks for said in _counts(task, view))]
+    """Edited files, differences of the two sides, proxies for judges, partial refusals, rows without a verdict, answers
+    cut off; or nothing."""
+    counts = (said for task in view.tasks for said in _counts(task, view))
+    return [*_edited(view), *_differences(view), *_proxies(view), *partial_refusals(view), *counts]
+
+
+def _edited(view: View) -> list[str]:
+    sides = zip(view.sides, view.manifests, strict=True)
+    edited = [f"{side} {name}".strip() for side, manifest in sides for name in manifest.get("edited", ())]
+    said = "Changed by hand after crosslign had finished it, and counted as it is now"
+    return [f"{said}: {', '.join(edited)}."] if edited else []
+
+
+def partial_refusals(view: View) -> list[str]:
+    """A sentence for each task with harmful requests in which many answers refuse and then help: on either side, in a
+    language or on average."""
+    said = []
+    for task in view.tasks:
+        rates = {row.name: [rate["value"] for rate in row.rates("refused_then_answered")] for row in task.rows}
+        highest = {name: max(value or 0.0 for value in values) for name, values in rates.items()}
+        name = max(highest, key=lambda name: highest[name])
+        if task.kind == "harmful" and highest[name] > MANY_PARTIAL:
+            most = " → ".join(map(percent, rates[name]))
+            said.append(
+                f"{task.title}: refusals that are followed by help, up to {most} of the answers ({name}), are counted "
+                "apart: they are not in the attack success rate, and count as unsafe in the strict one (asr_strict)."
+            )
+    return said
 
 
 def _differences(view: View) -> list[str]:

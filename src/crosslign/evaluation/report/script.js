@@ -4,7 +4,14 @@
 (() => {
   const STEP = 20; // cards that are laid out at a time, whatever the texts hold
   const LONG_TEXT = 900; // characters from which a text scrolls in a box of its own
-  const WORDS = {refused: "refused", safe_complied: "answered safely", invalid: "malformed", unsafe: "unsafe", none: "no verdict"};
+  const WORDS = {
+    refused: "refused",
+    safe_complied: "answered safely",
+    invalid: "malformed",
+    refused_then_answered: "refused, then answered",
+    unsafe: "unsafe",
+    none: "no verdict",
+  };
   const FIDELITY = {match: "same language", other: "other language", unknown: "language unclear"};
 
   const byId = (id) => document.getElementById(id);

@@ -12,7 +12,7 @@ from crosslign.runs.build import Distillation
 from crosslign.runs.config import GateConfig
 from crosslign.runs.gate.measure import measure
 from crosslign.runs.gate.queries import queries_to_probe
-from crosslign.runs.gate.rates import MIN_UNSAFE
+from crosslign.runs.gate.rates import MIN_UNSAFE, UNSAFE
 from crosslign.runs.gate.report import make_report, pair_row, report_text
 from crosslign.runs.prepare import PreparedRun, without
 from crosslign.storage import key_of
@@ -55,7 +55,7 @@ def gate(run: PreparedRun, made: Distillation, announce: Announce = silent) -> t
     unsafe = [
         pair_row(name, pair)
         for pair in pairs[name]
-        if pair.query.label == "harmful" and pair.teacher.verdict.outcome == "unsafe"
+        if pair.query.label == "harmful" and pair.teacher.verdict.outcome in UNSAFE
     ]
     found = [(report, unsafe)]
     broadcast_object_list(found)

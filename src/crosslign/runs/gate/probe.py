@@ -10,6 +10,7 @@ from typing import Any
 
 from crosslign.contexts import BUILTIN_TEACHERS, load_teacher_template
 from crosslign.models import load_model
+from crosslign.ownership import check_output_folder, read_mark
 from crosslign.runs.build import assemble
 from crosslign.runs.config import JudgeConfig, RunConfig
 from crosslign.runs.evaluate import checked_judges
@@ -101,15 +102,12 @@ def with_template(config: RunConfig, spec: str) -> RunConfig:
 
 
 def check_out(out: Path | None, overwrite: bool) -> None:
-    """Raises CrosslignError if the folder cannot be written or holds a probe already; makes it otherwise."""
+    """Raises CrosslignError if the folder cannot be written, holds something else, or holds a probe already."""
     if out is None:
         return
+    check_output_folder(out, "probe", read_mark(out / REPORT).get("kind") == "probe")
     present = [name for name in (REPORT, PAIRS) if (out / name).exists()]
     if present and not overwrite:
         raise CrosslignError(
             f"--out: {out} holds {' and '.join(present)} already. Use another folder, or replace it with --overwrite."
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CrosslignError(f"--out: {out} cannot be made: {error.strerror}.") from error
