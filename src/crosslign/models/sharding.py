@@ -115,6 +115,9 @@ def _whole_fsdp(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
+        # Sampling has made as many forward passes as this process' completions are long; by their order the next
+        # backward pass would gather weights, and the processes would wait for different ones.
+        model.reset_iter_state()
         for unit in units:
             unit.reshard()
             # The root's own weights are wanted again as soon as the backward pass begins.
