@@ -125,11 +125,12 @@ def two_processes(tmp_path: Path, raw: dict[str, Any], *flags: str) -> list[int]
 
 
 def processes(
-    tmp_path: Path, raw: dict[str, Any], *flags: str, engine: str = "ddp", number: int = 2
+    tmp_path: Path, raw: dict[str, Any], *flags: str, engine: str = "ddp", number: int = 2, **environment: str
 ) -> list[subprocess.Popen[bytes]]:
     """Start `crosslign train` on a recipe in several processes.
 
-    `engine`: ddp, or fsdp, zero2 or zero3, which are then at work on CPUs as on GPUs (`sharded_process.py`).
+    `engine`: ddp, or fsdp, zero2 or zero3, which are then at work on CPUs as on GPUs (`sharded_process.py`). The
+    environment says what one of them does: FAILING_RANK fails in its second step, SILENT_RANK samples no token.
     """
     path = tmp_path / "processes.yaml"
     path.write_text(yaml.safe_dump(raw))
@@ -150,6 +151,7 @@ def processes(
                 "LOCAL_WORLD_SIZE": str(number),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": port,
+                **environment,
                 "OMP_NUM_THREADS": "1",
             },
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from typing import Any
@@ -34,6 +35,8 @@ class Wrapped(TrainerCallback):
         self.trainer = trainer
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 1 and os.environ.get("FAILING_RANK") == os.environ["RANK"]:
+            raise RuntimeError("this process fails")
         model = self.trainer.model_wrapped
         if self.engine == "fsdp":
             assert isinstance(model, FSDPModule), type(model)
@@ -44,7 +47,8 @@ class Wrapped(TrainerCallback):
 
 if __name__ == "__main__":
     from crosslign.cli import main
-    from crosslign.distillation import DistillationTrainer
+    from crosslign.distillation import DistillationTrainer, RolloutCollector
+    from crosslign.types import Completion
 
     engine, *arguments = sys.argv[1:]
     begin = DistillationTrainer.__init__
@@ -54,4 +58,8 @@ if __name__ == "__main__":
         self.add_callback(Wrapped(engine, self))
 
     DistillationTrainer.__init__ = checked
+    if os.environ.get("SILENT_RANK") == os.environ["RANK"]:
+        collect = RolloutCollector.collect
+        empty = Completion((), truncated=False)
+        RolloutCollector.collect = lambda *a, **k: [dataclasses.replace(r, completion=empty) for r in collect(*a, **k)]
     sys.exit(main(arguments))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -10,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import metrics, processes, run
+from conftest import write_csv
+from helpers import losses, metrics, processes, run
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -105,3 +108,102 @@ def test_two_processes_train_as_one_does(
         with_adapter(load_model(source), str(tmp_path / "two"))
     else:
         AutoModelForCausalLM.from_pretrained(tmp_path / "two", local_files_only=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["fsdp", "zero3"])
+@pytest.mark.parametrize("finetuning", WEIGHTS)
+def test_four_processes_train_as_one_does(recipe: dict[str, Any], tmp_path: Path, engine: str, finetuning: str) -> None:
+    raw = tuned(recipe, finetuning)
+    one = run(
+        {**raw, "output_dir": str(tmp_path / "one")}, per_device_train_batch_size=8, gradient_accumulation_steps=1
+    )
+    four = sharded(raw, engine, tmp_path / "four", per_device_train_batch_size=2, gradient_accumulation_steps=1)
+    assert finish(processes(tmp_path, four, engine=engine, number=4)) == [0] * 4
+    same_trajectory(tmp_path / "four", one, finetuning)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["on_policy", "mixed"])
+@pytest.mark.parametrize("finetuning", WEIGHTS)
+def test_the_engines_agree_where_the_student_samples(
+    recipe: dict[str, Any], tmp_path: Path, finetuning: str, strategy: str
+) -> None:
+    """Each process samples its own rollouts: in `mixed` not all of them have one of the student's to sample."""
+    raw = tuned(recipe, finetuning, strategy)
+    for engine in ("ddp", "fsdp", "zero3"):
+        assert finish(processes(tmp_path, sharded(raw, engine, tmp_path / engine), engine=engine)) == [0, 0], engine
+    for engine in ("fsdp", "zero3"):
+        same_trajectory(tmp_path / engine, tmp_path / "ddp", finetuning)
+
+
+# Of an interrupted run: what a step depends on must be in the checkpoint of every engine.
+CHECKPOINTS = [
+    pytest.param("fsdp", "lora", "SHARDED_STATE_DICT", marks=pytest.mark.processes),
+    pytest.param("fsdp", "full", "SHARDED_STATE_DICT", marks=pytest.mark.slow),
+    pytest.param("fsdp", "lora", "FULL_STATE_DICT", marks=pytest.mark.slow),
+    pytest.param("fsdp", "full", "FULL_STATE_DICT", marks=pytest.mark.slow),
+    pytest.param("zero2", "lora", None, marks=pytest.mark.slow),
+    pytest.param("zero3", "lora", None, marks=pytest.mark.slow),
+    pytest.param("zero3", "full", None, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("engine", "finetuning", "state_dict"), CHECKPOINTS)
+def test_resume_after_one_process_was_killed_equals_no_interruption(
+    recipe: dict[str, Any], tmp_path: Path, engine: str, finetuning: str, state_dict: str | None
+) -> None:
+    """A task, the gate and a judgement too: all that a run can do is done in parts, and done again after the kill."""
+    more = {"fsdp_config": {"state_dict_type": state_dict}} if state_dict else {}
+    raw = tuned(recipe, finetuning)
+    kinds = ("harmful", "benign")
+    rows = [{"id": f"t{n}", "label": kinds[n % 2], "en": f"task {n}", "sw": f"kazi {n}"} for n in range(20)]
+    task = f"table:{write_csv(tmp_path / 'task.csv', rows)}"
+    raw["evaluation"] = {"tasks": [task], "languages": ["sw"], "every_steps": 2, "max_completion_length": 4}
+    raw["gate"] = {"min_flip_rate": 0.0, "queries": 2}
+    raw["training"] |= {"save_steps": 2, **more}
+    whole = sharded(raw, engine, tmp_path / "whole")
+    assert finish(processes(tmp_path, whole, engine=engine)) == [0, 0]
+    cut = sharded({**raw, "cache_dir": str(tmp_path / "cache2")}, engine, tmp_path / "cut")
+    started = processes(tmp_path, cut, engine=engine)
+    moment, folder = random.Random(f"{engine}{finetuning}{state_dict}").uniform(0, 1), tmp_path / "cut"
+    wait_for(started, folder / "checkpoint-2" / "manifest.json")
+    time.sleep(moment)
+    if started[1].poll() is None:
+        started[1].send_signal(signal.SIGKILL)
+    codes = finish(started, 60)  # the other one ends by itself
+    assert codes == [0, 0] or (codes[0] != 0 and codes[1] == -signal.SIGKILL), codes
+    if codes != [0, 0]:
+        assert finish(processes(tmp_path, cut, "--resume", engine=engine)) == [0, 0]
+    same_trajectory(folder, tmp_path / "whole", finetuning)
+    ours, theirs = (json.loads((place / "run.json").read_text()) for place in (folder, tmp_path / "whole"))
+    assert [e["step"] for e in ours["evaluations"]] == [e["step"] for e in theirs["evaluations"]] == [0, 2, 4, 6]
+    assert ours["best"] == theirs["best"]
+    assert load_file(folder / "best" / WEIGHTS[finetuning]).keys() == load_file(folder / WEIGHTS[finetuning]).keys()
+
+
+def wait_for(started: Sequence[subprocess.Popen[bytes]], file: Path) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not file.exists():
+        assert time.monotonic() < deadline
+        assert all(p.poll() in (None, 0) for p in started), "a process has ended by itself"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["fsdp", "zero3"])
+def test_a_process_without_a_token_takes_part(recipe: dict[str, Any], tmp_path: Path, engine: str) -> None:
+    raw = sharded(tuned(recipe, "lora"), engine, tmp_path / "two")
+    assert finish(processes(tmp_path, raw, engine=engine, SILENT_RANK="1")) == [0, 0]
+    assert all(0 < loss < 100 for loss in losses(tmp_path / "two"))
+    assert len(losses(tmp_path / "two")) == 6
+
+
+@pytest.mark.processes
+def test_a_process_that_fails_ends_the_others(
+    recipe: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    raw = sharded(tuned(recipe, "lora"), "fsdp", tmp_path / "two")
+    started = processes(tmp_path, raw, engine="fsdp", FAILING_RANK="1")
+    assert all(finish(started, 60))
+    assert "this process fails" in capfd.readouterr().err
