@@ -73,8 +73,9 @@ def tuned(raw: dict[str, Any], finetuning: str, strategy: str = "off_policy") ->
 
 
 def same_trajectory(ours: Path, theirs: Path, finetuning: str) -> None:
+    steps = [[row for row in metrics(folder) if "loss" in row] for folder in (ours, theirs)]
     for name in ("loss", "grad_norm", "divergence"):
-        assert [r[name] for r in metrics(ours)] == pytest.approx([r[name] for r in metrics(theirs)], rel=1e-5), name
+        assert [r[name] for r in steps[0]] == pytest.approx([r[name] for r in steps[1]], rel=1e-5), name
     weights, others = load_file(ours / WEIGHTS[finetuning]), load_file(theirs / WEIGHTS[finetuning])
     assert weights.keys() == others.keys()
     for key in weights:
@@ -160,6 +161,7 @@ def test_resume_after_one_process_was_killed_equals_no_interruption(
     rows = [{"id": f"t{n}", "label": kinds[n % 2], "en": f"task {n}", "sw": f"kazi {n}"} for n in range(20)]
     task = f"table:{write_csv(tmp_path / 'task.csv', rows)}"
     raw["evaluation"] = {"tasks": [task], "languages": ["sw"], "every_steps": 2, "max_completion_length": 4}
+    raw["evaluation"]["best"] = {"max_over_refusal": None, "max_invalid": None}
     raw["gate"] = {"min_flip_rate": 0.0, "queries": 2}
     raw["training"] |= {"save_steps": 2, **more}
     whole = sharded(raw, engine, tmp_path / "whole")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from peft import PeftModel
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
@@ -113,6 +113,7 @@ class DistillationTrainer(Trainer):
         queries = [self.mixture.draw(epoch, p) for batch in positions for p in batch]
         with self._timed("generation"), self.whole():
             rollouts = self.collector.collect(queries, self.state.global_step, self.args.process_index)
+        self.exchange_completions()
         if self.on_rollouts is not None:
             self.on_rollouts(self.state.global_step, rollouts)
         common = self.scorer.common_start(rollouts)
@@ -320,6 +321,10 @@ class DistillationTrainer(Trainer):
         """Inside the block every process has all weights of student and teacher, and may sample by itself."""
         with whole(self.model_wrapped), self.scorer.teacher.whole():
             yield
+
+    def exchange_completions(self) -> None:
+        """Every process gets the teacher's completions that the others have sampled; every process must call this."""
+        self.collector.teacher.cache.exchange(gather_object, writes=self.is_world_process_zero())
 
     def mean_divergence(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
         """`score.mean_divergence` of the student as it is now; every process must call this."""

@@ -89,6 +89,7 @@ class DivergenceCallback(TrainerCallback):
         with self.trainer.whole():
             found = [self.trainer.collector.collect(queries, step=0, frozen=True) if first and queries else []]
             broadcast_object_list(found)
+        self.trainer.exchange_completions()
         measured = self.trainer.mean_divergence(found[0])
         if first:
             before = self.folder.record().get("divergence", {})
