@@ -32,9 +32,9 @@ def completion_key(
 class CompletionCache:
     """Key -> Completion, kept on disk.
 
-    Each entry is one line; those that were sampled together are appended in one write; a line that an interruption cut off, or that holds something else, is
-    skipped on reading, and its completion is sampled again. `hits` and `misses` count completions that were found and
-    that had to be sampled.
+    Each entry is one line, and those that were sampled together are appended in one write. A line that an interruption
+    cut off, or that holds something else, is skipped on reading, and its completion is sampled again. `hits` and
+    `misses` count completions that were found and that had to be sampled.
 
     `shared`: with the other processes of a run; what is sampled waits for `exchange` until it is written.
 
