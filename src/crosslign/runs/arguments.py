@@ -92,6 +92,10 @@ def training_arguments(section: Mapping[str, Any], *, output_dir: str, seed: int
             f"{arguments.n_gpu} GPUs are visible to one process. Start one process for each GPU: "
             "`accelerate launch -m crosslign.cli train RECIPE`, or choose one with CUDA_VISIBLE_DEVICES=0."
         )
+    if arguments.fsdp_config and not arguments.fsdp:
+        raise CrosslignError("training.fsdp_config: has no effect without training.fsdp: true.")
+    if (arguments.fsdp_config or {}).get("version", 2) != 2:
+        raise CrosslignError("training.fsdp_config: version 1 is not supported. Leave the version out.")
     if arguments.fsdp or str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "no")):
         if (arguments.fsdp_config or {}).get("activation_checkpointing"):
             raise CrosslignError(

@@ -209,7 +209,7 @@ class CheckpointEvaluator:
         self.folder.update({"evaluations": [*before, entry]})
         if config.best is not None and kept is None:
             self._record_best(best)
-        self.announce(f"step {step}: {sentence(entry)}.{' It is kept as the best so far.' if kept else ''}")
+        self.announce(f"step {step}: {sentence(entry)}.{' Kept as the best so far.' if kept else ''}")
         return {f"eval_{name}": value for name, value in {**logs, "seconds": seconds}.items()}, kept
 
     def keep(self, kept: Mapping[str, Any], save: Callable[[str], None]) -> None:
