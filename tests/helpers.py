@@ -121,24 +121,39 @@ def cli_train(tmp_path: Path, raw: dict[str, Any], *flags: str) -> int:
 
 def two_processes(tmp_path: Path, raw: dict[str, Any], *flags: str) -> list[int]:
     """`crosslign train` on a recipe in two data-parallel processes; returns their exit codes."""
-    path = tmp_path / "two.yaml"
+    return [p.wait(timeout=300) for p in processes(tmp_path, raw, *flags)]
+
+
+def processes(
+    tmp_path: Path, raw: dict[str, Any], *flags: str, engine: str = "ddp", number: int = 2, **environment: str
+) -> list[subprocess.Popen[bytes]]:
+    """Start `crosslign train` on a recipe in several processes.
+
+    `engine`: ddp, or fsdp, zero2 or zero3, which are then at work on CPUs as on GPUs (`sharded_process.py`). The
+    environment says what one of them does: FAILING_RANK fails in its second step, SILENT_RANK samples no token.
+    """
+    path = tmp_path / "processes.yaml"
     path.write_text(yaml.safe_dump(raw))
+    begin = (
+        ["-m", "crosslign.cli"] if engine == "ddp" else [str(Path(__file__).with_name("sharded_process.py")), engine]
+    )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    processes = [
+    return [
         subprocess.Popen(
-            [sys.executable, "-m", "crosslign.cli", "train", str(path), *flags],
+            [sys.executable, *begin, "train", str(path), *flags],
             env={
                 **os.environ,
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": "2",
+                "WORLD_SIZE": str(number),
+                "LOCAL_WORLD_SIZE": str(number),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": port,
+                **environment,
                 "OMP_NUM_THREADS": "1",
             },
         )
-        for rank in range(2)
+        for rank in range(number)
     ]
-    return [p.wait(timeout=300) for p in processes]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameters, ScriptedSampler, completion_key
+from crosslign.storage import read_rows
 from crosslign.types import Completion, CrosslignError, Query
 
 PARAMETERS = SamplingParameters()
@@ -242,12 +243,12 @@ def test_a_full_disk_is_told_and_loses_nothing_that_was_written(
     assert (reread.get("a"), reread.get("c")) == (a, c)
 
 
-def test_each_entry_is_one_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_sampled_together_is_one_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[bytes] = []
     write = os.write
     monkeypatch.setattr(os, "write", lambda d, data: written.append(data) or write(d, data))
     fill(CompletionCache(path), ["a", "b"], Source())
-    assert [line.count(b"\n") for line in written] == [1, 1]
+    assert [line.count(b"\n") for line in written] == [2]
 
 
 def test_what_was_sampled_before_an_interruption_within_a_fill_is_kept(path: Path) -> None:
@@ -266,3 +267,20 @@ def test_what_was_sampled_before_an_interruption_within_a_fill_is_kept(path: Pat
 def test_a_sampler_that_returns_too_few_completions_is_an_error(path: Path) -> None:
     with pytest.raises(ValueError, match="zip"):
         fill(CompletionCache(path), ["a", "b"], lambda missing: [Completion((1,), truncated=True)])
+
+
+def test_processes_of_a_run_exchange_what_they_have_sampled(tmp_path: Path) -> None:
+    path = tmp_path / "cache.jsonl"
+    first, second = (CompletionCache(path, shared=True) for _ in range(2))
+    first.put("a", Completion((1,), truncated=False), "q1|sw")
+    first.put("b", Completion((2,), truncated=False), "q2|sw")
+    second.put("b", Completion((3,), truncated=True), "q2|sw")
+    assert not path.exists()  # an interruption now would leave nothing by halves
+    rows = [*first._waiting, *second._waiting]
+    first.exchange(lambda _: rows, writes=True)
+    second.exchange(lambda _: rows, writes=False)
+    for cache in (first, second, CompletionCache(path)):
+        assert (cache.get("a"), cache.get("b")) == (Completion((1,), False), Completion((2,), False))
+    assert len(list(read_rows(path))) == 2
+    second.exchange(lambda waiting: waiting, writes=True)
+    assert len(list(read_rows(path))) == 2

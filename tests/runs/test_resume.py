@@ -38,7 +38,8 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 def killed_at_its_end(folder: Path) -> None:
     """Make a finished run one that was killed after its last checkpoint: nothing is published or marked finished."""
-    kept = {key: value for key, value in record(folder).items() if key not in ("steps", "final_loss", "divergence")}
+    kept = {key: value for key, value in record(folder).items() if key not in ("steps", "final_loss")}
+    kept["divergence"].pop("after")
     (folder / "run.json").write_text(json.dumps({**kept, "status": "running"}))
     (folder / WEIGHTS).unlink()
 

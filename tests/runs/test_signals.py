@@ -31,7 +31,7 @@ MOMENTS = {
     "save": (DistillationTrainer, "save_model", 2),
     "save of the optimizer": (torch, "save", 6),
     "manifest": (callbacks, "write_manifest", 2),
-    "last save": (DistillationTrainer, "save_into", 1),
+    "last save": (DistillationTrainer, "_save_whole", 1),
     "publishing": (Path, "replace", -1),
     "record": (RunFolder, "update", -1),
 }

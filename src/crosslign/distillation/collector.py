@@ -46,8 +46,11 @@ class RolloutCollector:
         self.seed = seed
         self.drop_overflow = drop_overflow
 
-    def collect(self, queries: Sequence[Query], step: int, rank: int = 0) -> list[Rollout]:
-        """One rollout for each query, in order. Depends only on weights, queries, step, rank and seed."""
+    def collect(self, queries: Sequence[Query], step: int, rank: int = 0, *, frozen: bool = False) -> list[Rollout]:
+        """One rollout for each query, in order. Depends only on weights, queries, step, rank and seed.
+
+        `frozen`: the frozen model samples the student's completions too, as the student would have at the start.
+        """
         plans = [self.strategy.plan(query, step) for query in queries]
         judgements = write_judgements(self.contexts, self.teacher, queries)
         contexts = [self._contexts(q, j) for q, j in zip(queries, judgements, strict=True)]
@@ -57,7 +60,7 @@ class RolloutCollector:
             if not rows:
                 continue
             prompts = [_context(contexts[i], plans[i].sampled_from).token_ids for i in rows]
-            if sampled_by == "student":
+            if sampled_by == "student" and not frozen:
                 seed = derive_seed(self.seed, "student", step, rank)
                 samples = self.student.sample(prompts, self.parameters, seed=seed)
             else:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from crosslign.models.passes.batching import Batching
 from crosslign.models.passes.collate import completion_mask
 from crosslign.models.passes.grouping import MIN_PREFIX, common_prefix
 from crosslign.models.passes.prefix import shared_prefix
+from crosslign.models.sharding import as_forward, gathered_output
 from crosslign.objective import Objective, WeightedDivergence, Weighting
 from crosslign.objective.head import Head, described
 from crosslign.types import Rollout
@@ -81,7 +83,29 @@ class Scorer:
             teacher_hidden = self.teacher_hidden(rollouts)
         hidden = self.split.hidden(student, batch.input_ids, batch.attention_mask, batch.index, batch.position_ids)
         padded = pad_sequence(list(teacher_hidden), batch_first=True)
-        return self.objective(hidden, padded, self.split.head(student), self._teacher_head(), mask, sequences), mask
+        with self._teacher_head() as teacher_head:
+            return self.objective(hidden, padded, self.split.head(student), teacher_head, mask, sequences), mask
+
+    def in_forward(
+        self,
+        wrapped: Any,
+        student: Any,
+        rollouts: Sequence[Rollout],
+        teacher_hidden: Sequence[Tensor] | None = None,
+        sequences: Tensor | int | None = None,
+    ) -> tuple[WeightedDivergence, Tensor]:
+        """The same within the forward pass of `wrapped`, the wrapper that trains `student`, or the student itself."""
+
+        found: list[tuple[WeightedDivergence, Tensor]] = []
+
+        def score(model: Any) -> Tensor:
+            hidden = self._teacher_hidden_at_once(rollouts) if teacher_hidden is None else teacher_hidden
+            found.append(self(model, rollouts, hidden, sequences))
+            return found[0][0].loss  # wrappers look for tensors in what a forward pass returns
+
+        loss = as_forward(wrapped, student, score)
+        result, mask = found[0]
+        return dataclasses.replace(result, loss=loss), mask
 
     def weighing(self, weighting: Weighting) -> Scorer:
         """The same scorer with another weighting; divergences do not depend on it."""
@@ -125,6 +149,14 @@ class Scorer:
         empty = states[run[0]][:0]
         return [states.get(i, empty) for i in range(len(rollouts))]
 
+    def _teacher_hidden_at_once(self, rollouts: Sequence[Rollout]) -> list[Tensor]:
+        """The same in one forward pass, as it must be where processes pass through the model together."""
+        completions = [r.completion.token_ids for r in rollouts]
+        hidden = self.teacher.run(
+            lambda frozen: self._teacher_pass(frozen, (), [r.teacher_context.token_ids for r in rollouts], completions)
+        )
+        return [states[: len(completion)] for states, completion in zip(hidden, completions, strict=True)]
+
     def _teacher_pass(
         self,
         frozen: Any,
@@ -137,10 +169,12 @@ class Scorer:
             return self.prefix.hidden(frozen, common, batch.input_ids, batch.attention_mask, batch.index)
         return self.split.hidden(frozen, batch.input_ids, batch.attention_mask, batch.index, batch.position_ids)
 
-    def _teacher_head(self) -> Head:
-        with self.teacher.view() as frozen:
-            head = self.split.head(frozen)
-        return head if described(head) else self._head_inside_view
+    @contextmanager
+    def _teacher_head(self) -> Iterator[Head]:
+        with nullcontext() if self.teacher.shared else gathered_output(self.teacher.model):
+            with self.teacher.view() as frozen:
+                head = self.split.head(frozen)
+            yield head if described(head) else self._head_inside_view
 
     def _head_inside_view(self, hidden: Tensor) -> Tensor:
         # A head that is no plain layer may carry an adapter, which only the view takes off.
@@ -149,19 +183,22 @@ class Scorer:
 
 
 @torch.no_grad()
-def mean_divergence(scorer: Scorer, student: Any, rollouts: Sequence[Rollout]) -> dict[str, float]:
+def mean_divergence(
+    scorer: Scorer, student: Any, rollouts: Sequence[Rollout], wrapped: Any | None = None
+) -> dict[str, float]:
     """Mean divergence in nats per token, for `all` and for each language of the rollouts.
 
     During an on-policy run the student chooses the tokens on which it is compared, so the logged divergence also moves
     because the completions do. Measured before and after training on completions that stay the same, it tells how much
-    better the student follows the teacher.
+    better the student follows the teacher. Of a sharded student, or one in a wrapper (`wrapped`), every process must
+    call this.
     """
     sums: dict[str, float] = defaultdict(float)
     tokens: dict[str, int] = defaultdict(int)
     for rollout in rollouts:
         if not rollout.completion.token_ids:
             continue
-        result, mask = scorer(student, [rollout])
+        result, mask = scorer.in_forward(student if wrapped is None else wrapped, student, [rollout])
         for key in ("all", rollout.query.language):
             sums[key] += float(result.divergence.sum())
             tokens[key] += int(mask.sum())

@@ -15,27 +15,41 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from peft import PeftModel
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import SequentialSampler, default_collate
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from crosslign.data.mixture import QueryMixture
 from crosslign.distillation.collector import RolloutCollector
 from crosslign.distillation.metrics import StepMetrics
-from crosslign.distillation.score import Scorer
+from crosslign.distillation.score import Scorer, mean_divergence
 from crosslign.models import NotFiniteError, not_finite
 from crosslign.models.adapter import ADAPTER_WEIGHTS
 from crosslign.models.files import tensor_shapes, weight_files
+from crosslign.models.sharding import enter, is_sharded, pieces, prepare_frozen, whole
 from crosslign.types import CrosslignError, Rollout, cause
 
 logger = logging.getLogger(__name__)
 
 SaveModel = Callable[[str], None]
+
+
+class Evaluator(Protocol):
+    """What the trainer evaluates with."""
+
+    def __call__(self, step: int) -> tuple[Mapping[str, float], Any | None]:
+        """After so many steps: a log line, whose names begin with `eval_`, and what `keep` gets; None: do not keep."""
+        ...
+
+    def keep(self, kept: Any, save: SaveModel) -> None:
+        """Keep this model: `save(folder)` saves it."""
+        ...
 
 
 class DistillationTrainer(Trainer):
@@ -51,9 +65,7 @@ class DistillationTrainer(Trainer):
         scorer: compares student and frozen teacher on them.
         languages: to report metrics for, all that the mixture can draw.
         on_rollouts: called with (step, rollouts) of each window on this process.
-        evaluator: called when the trainer evaluates, with the number of steps done and a function that saves the model
-            into a folder; on the first process while the others wait. Returns a log line, whose names begin with
-            `eval_`.
+        evaluator: evaluates on the first process while the others wait.
     """
 
     loss_is_scaled_for_ga = True
@@ -69,7 +81,7 @@ class DistillationTrainer(Trainer):
         scorer: Scorer,
         languages: Sequence[str],
         on_rollouts: Callable[[int, list[Rollout]], None] | None = None,
-        evaluator: Callable[[int, SaveModel], Mapping[str, float]] | None = None,
+        evaluator: Evaluator | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=mixture, data_collator=default_collate, **kwargs)
@@ -79,6 +91,8 @@ class DistillationTrainer(Trainer):
         self.metrics = StepMetrics(languages)
         self.on_rollouts = on_rollouts
         self.evaluator = evaluator
+        self.sharded = False
+        self.add_callback(_ShardTeacher(self))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         # The mixture decides the order of every epoch; shuffling positions would undo its balance.
@@ -97,8 +111,9 @@ class DistillationTrainer(Trainer):
         epoch = int(self.state.epoch or 0)
         positions = [batch["position"].tolist() for batch in batches]
         queries = [self.mixture.draw(epoch, p) for batch in positions for p in batch]
-        with self._timed("generation"):
+        with self._timed("generation"), self.whole():
             rollouts = self.collector.collect(queries, self.state.global_step, self.args.process_index)
+        self.exchange_completions()
         if self.on_rollouts is not None:
             self.on_rollouts(self.state.global_step, rollouts)
         common = self.scorer.common_start(rollouts)
@@ -120,16 +135,15 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         rollouts: list[Rollout] = inputs["rollouts"]
-
-        def score(student: Any) -> Any:
-            return self.scorer(student, rollouts, inputs.get("teacher_hidden"), num_items_in_batch)
-
+        student, hidden = self.accelerator.unwrap_model(model), inputs.get("teacher_hidden")
         with self.accelerator.autocast():
-            result, mask = _as_forward(model, self.accelerator.unwrap_model(model), score)
-        self.metrics.add(rollouts, result, mask)
+            result, mask = self.scorer.in_forward(model, student, rollouts, hidden, num_items_in_batch)
+        counts = inputs.get("counts", True)
+        if counts:
+            self.metrics.add(rollouts, result, mask)
         # Gradients are averaged over processes, hence the factor.
-        processes = self.accelerator.num_processes
-        loss = result.loss if processes == 1 else result.loss * processes
+        factor = self.accelerator.num_processes * counts
+        loss = result.loss if factor == 1 else result.loss * factor
         # A factor of 1, but NaN if the loss is not finite: then so is the gradient, on all processes.
         loss = loss * (1 + 0 * loss.detach())
         return (loss, {"weighted_divergence": result}) if return_outputs else loss
@@ -144,20 +158,42 @@ class DistillationTrainer(Trainer):
         teacher_before = self.metrics.seconds["teacher"]
         # What has no token has no gradient; but a process without any must still take part in the synchronisation.
         rollouts = [r for r in inputs["rollouts"] if r.completion.token_ids] or inputs["rollouts"][:1]
-        with self._timed("teacher"), self.accelerator.autocast():
-            hidden = self.scorer.teacher_hidden(rollouts, inputs.get("common", ()))
+        hidden = None
+        if not self.sharded:
+            with self._timed("teacher"), self.accelerator.autocast():
+                hidden = self.scorer.teacher_hidden(rollouts, inputs.get("common", ()))
         lengths = [len(r.student_context.token_ids) + len(r.completion.token_ids) for r in rollouts]
         groups = self.scorer.batching.groups(lengths)
+        own = len(groups)
+        if self.sharded:
+            # Weights are gathered for each pass by all processes together: those with fewer groups repeat a row, which
+            # counts nothing.
+            groups += [[0]] * (int(self.accelerator.reduce(torch.tensor(own, device=self.args.device), "max")) - own)
         losses = []
         for number, rows in enumerate(groups):
-            part = {"rollouts": [rollouts[i] for i in rows], "teacher_hidden": [hidden[i] for i in rows]}
-            last = number == len(groups) - 1
-            with nullcontext() if last else self.accelerator.no_sync(model):
+            part = {"rollouts": [rollouts[i] for i in rows], "counts": number < own}
+            if hidden is not None:
+                part["teacher_hidden"] = [hidden[i] for i in rows]
+            with nullcontext() if number == len(groups) - 1 else self._accumulating(model):
                 losses.append(super().training_step(model, part, num_items_in_batch))
         # Everything but the teacher's forward pass is the student's: forward, objective, backward.
         teacher = self.metrics.seconds["teacher"] - teacher_before
         self.metrics.seconds["student"] += time.perf_counter() - start - teacher
         return torch.stack(losses).sum()
+
+    @contextmanager
+    def _accumulating(self, model: Any) -> Iterator[None]:
+        """Around a backward pass that is not a window's last: its gradients wait."""
+        if isinstance(model, FSDPModule):
+            yield  # they are summed in parts: waiting, they would be whole on every process
+        elif self.is_deepspeed_enabled:
+            last = self.accelerator.sync_gradients
+            self.accelerator.gradient_state._set_sync_gradients(False)  # the engine makes a step where this is true
+            yield
+            self.accelerator.gradient_state._set_sync_gradients(last)
+        else:
+            with self.accelerator.no_sync(model):
+                yield
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The Trainer's own, which it asks for before each optimiser step: the last moment to refuse one.
@@ -180,12 +216,14 @@ class DistillationTrainer(Trainer):
 
     def _check_weights(self) -> None:
         """Raise NotFiniteError if a weight that is trained is not finite: before it is sampled from, and before it is
-        saved. The weights are the same in all processes."""
-        name = not_finite((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
-        if name is not None:
+        saved."""
+        name = not_finite((n, pieces(p)[0]) for n, p in self.model.named_parameters() if p.requires_grad)
+        found = torch.tensor(name is not None, dtype=torch.float, device=self.args.device)
+        if self.accelerator.reduce(found, "max") > 0:  # of a sharded model each process sees a part
+            first = name or "another process"
             raise NotFiniteError(
-                f"step {self.state.global_step}: weights are inf or NaN after it (the first are in {name}) and are not "
-                "saved. Look at training.learning_rate and at model.dtype (float16 ends at 65504)."
+                f"step {self.state.global_step}: weights are inf or NaN after it (the first are in {first}) and are "
+                "not saved. Look at training.learning_rate and at model.dtype (float16 ends at 65504)."
             )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -203,14 +241,19 @@ class DistillationTrainer(Trainer):
 
         The others wait for it, at most `training.ddp_timeout` seconds.
         """
-        if self.evaluator is None:
+        evaluator = self.evaluator
+        if evaluator is None:
             raise CrosslignError("this run has nothing to evaluate: its recipe has no section `evaluation`.")
         step = self.state.global_step
-        found = [dict(self.evaluator(step, self.save_into)) if self.is_world_process_zero() else {}]
-        broadcast_object_list(found)  # where the others wait
-        self.log(dict(found[0]))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found[0])
-        return found[0]
+        with self.whole():
+            found: list[Any] = [evaluator(step) if self.is_world_process_zero() else None]
+            broadcast_object_list(found)  # where the others wait
+        logs, kept = found[0]
+        if kept is not None:
+            self.save_through(lambda save: evaluator.keep(kept, save))
+        self.log(dict(logs))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
+        return dict(logs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -238,16 +281,64 @@ class DistillationTrainer(Trainer):
         # A pickle, which nothing of ours reads; the resolved configuration stands in config.yaml.
         Path(output_dir or self.args.output_dir or "", "training_args.bin").unlink(missing_ok=True)
 
-    def save_into(self, folder: str) -> None:
-        """Save into a folder that is not the run's; nothing is pushed to the hub."""
-        self.save_model(folder, _internal_call=True)
+    def save_through(self, write: Callable[[SaveModel], None]) -> None:
+        """`write(save)` on the first process, where `save(folder)` saves one ordinary model or adapter.
+
+        Every process must call this: each has a part of a sharded model.
+        """
+        if self.is_world_process_zero():
+            write(self._save_whole)
+        else:
+            self._save_whole("")
+
+    def _save_whole(self, folder: str) -> None:
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        before = None if plugin is None else plugin.state_dict_type
+        if plugin is not None:
+            plugin.set_state_dict_type("FULL_STATE_DICT")  # in parts, nothing that anyone else can load would be saved
+        try:
+            self.save_model(folder, _internal_call=True)  # which also means that nothing is pushed to the hub
+        finally:
+            if plugin is not None:
+                plugin.set_state_dict_type(before)
+
+    def shard_teacher(self) -> None:
+        """Once the student is prepared: go on in parts, if its weights lie in parts."""
+        self.sharded = is_sharded(self.model)
+        if self.is_fsdp_enabled and not self.sharded:
+            raise CrosslignError("FSDP is configured in version 1; crosslign needs 2 (fsdp_version in its settings).")
+        if self.sharded and not self.scorer.split.exact:
+            raise CrosslignError(
+                "this model cannot be split into body and head, so it cannot be trained with FSDP or ZeRO-3. Use data "
+                "parallelism, or ZeRO-2."
+            )
+        if self.sharded:
+            enter(self.model_wrapped, self.accelerator.unwrap_model(self.model_wrapped))
+            self.scorer.teacher.shard(lambda model: prepare_frozen(self.accelerator, model))
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Inside the block every process has all weights of student and teacher, and may sample by itself."""
+        with whole(self.model_wrapped), self.scorer.teacher.whole():
+            yield
+
+    def exchange_completions(self) -> None:
+        """Every process gets the teacher's completions that the others have sampled; every process must call this."""
+        self.collector.teacher.cache.exchange(gather_object, writes=self.is_world_process_zero())
+
+    def mean_divergence(self, rollouts: Sequence[Rollout]) -> dict[str, float]:
+        """`score.mean_divergence` of the student as it is now; every process must call this."""
+        student = self.accelerator.unwrap_model(self.model_wrapped)
+        with self.accelerator.autocast():
+            return mean_divergence(self.scorer, student, rollouts, self.model_wrapped)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         with _reading(folder):
             adapter = isinstance(self.model, PeftModel)
-            for file in [folder / ADAPTER_WEIGHTS] if adapter else weight_files(folder):
-                tensor_shapes(file)  # the Trainer would look elsewhere, and take a pickle
+            if not self.is_fsdp_enabled:  # which has its own files, of tensors alone
+                for file in [folder / ADAPTER_WEIGHTS] if adapter else weight_files(folder):
+                    tensor_shapes(file)  # the Trainer would look elsewhere, and take a pickle
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -292,22 +383,11 @@ def _length(rollout: Rollout) -> int:
     return len(rollout.teacher_context.token_ids) + len(rollout.completion.token_ids)
 
 
-def _as_forward(wrapped: Any, inner: Any, compute: Callable[[Any], Any]) -> Any:
-    """`compute(inner)` as the forward pass of `wrapped`.
+class _ShardTeacher(TrainerCallback):
+    """Tells the trainer when its model is prepared and a checkpoint is loaded."""
 
-    DistributedDataParallel prepares the synchronisation of gradients in its own `forward`, which calls
-    `inner.forward`; so that one is replaced for the call.
-    """
-    if wrapped is inner:
-        return compute(inner)
-    original = inner.forward
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self.trainer = trainer
 
-    def forward(_: Tensor) -> Any:
-        inner.forward = original
-        return compute(inner)
-
-    inner.forward = forward
-    try:
-        return wrapped(torch.empty(0, device=inner.get_input_embeddings().weight.device))  # a wrapper wants an input
-    finally:
-        inner.forward = original
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.shard_teacher()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crosslign.models.sharding import gathered_head
 from crosslign.objective.head import Head, OutputHead
 
 logger = logging.getLogger(__name__)
@@ -136,7 +137,8 @@ def _head(model: Any) -> Head:
     factor = getattr(config, "logit_scale", None) or 1.0  # Cohere
     divisor = getattr(config, "logits_scaling", None) or 1.0  # Granite
     softcap = getattr(config, "final_logit_softcapping", None)  # Gemma-2, Gemma-3
-    return OutputHead(lm.get_output_embeddings(), scale=factor / divisor, softcap=softcap or None)
+    head = OutputHead(lm.get_output_embeddings(), scale=factor / divisor, softcap=softcap or None)
+    return gathered_head(head)
 
 
 def _logits_as_hidden(

@@ -6,14 +6,15 @@ import copy
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from crosslign.models.load import disable_dropout
+from crosslign.models.sharding import as_forward, pieces, reshard, summed, whole, whole_shape
 from crosslign.types import CrosslignError
 
 _CHUNK = 1 << 22
@@ -52,34 +53,61 @@ class FrozenTeacher:
                 logging.getLogger(__name__).warning(
                     "teacher.dtype has no effect with LoRA: the teacher is the base model itself."
                 )
-            self._model = student
+            self.model = student
         else:
-            self._model = copy.deepcopy(student).requires_grad_(False).eval()
+            self.model = copy.deepcopy(student).requires_grad_(False).eval()
             if dtype is not None:
-                self._model.to(dtype)
-        self.fingerprint = self._measure()
+                self.model.to(dtype)
+        self._wrapped = self.model
+        self.fingerprint = self._now = self._measure()
 
     @contextmanager
     def view(self) -> Iterator[Any]:
         with torch.no_grad():
             if self.shared:
-                with self._model.disable_adapter():
-                    yield self._model
+                with self.model.disable_adapter():
+                    yield self.model
             else:
-                yield self._model
+                yield self.model
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Inside the block every process has all weights of a sharded copy; a shared base is the student's affair."""
+        with nullcontext() if self.shared else whole(self._wrapped):
+            yield
+
+    def run(self, compute: Callable[[Any], Any]) -> Any:
+        """`compute(frozen)` as a forward pass of the frozen model.
+
+        A sharded teacher that is the student's base runs within the student's forward pass: call this there.
+        """
+        with self.view() as frozen:
+            return compute(frozen) if self.shared else as_forward(self._wrapped, frozen, compute)
+
+    def shard(self, prepare: Callable[[Any], Any]) -> None:
+        """Go on with a sharded model. `prepare` shards a frozen copy as the student is; LoRA's base is sharded by then.
+
+        The proof that the teacher does not move goes on: what is measured in parts must be what was measured whole,
+        but where the weights were cast meanwhile.
+        """
+        if not self.shared:
+            self._wrapped = prepare(self.model)
+            self.model = getattr(self._wrapped, "module", self._wrapped)  # DeepSpeed's engine has it inside
+        self._now = self._measure()
 
     def check(self) -> None:
         """Raise TeacherMovedError if a weight differs from the start."""
         now = self._measure()
-        if now != self.fingerprint:
+        if now != self._now:
             raise TeacherMovedError(
-                f"the frozen teacher's weights have changed during the run (fingerprint {self.fingerprint} at the "
+                f"the frozen teacher's weights have changed during the run (fingerprint {self._now} at the "
                 f"start, {now} now), so the losses since then mean nothing. Something wrote into the base model: an "
                 "adapter merged in and out, an optimizer over base weights, or a callback."
             )
 
     def _measure(self) -> str:
-        return fingerprint(self._model)
+        reshard(self.model)  # what a forward pass has gathered would count once for every process
+        return fingerprint(self.model)
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -87,7 +115,8 @@ def fingerprint(model: torch.nn.Module) -> str:
 
     Each tensor's bits, read as integers x_i, give (sum x_i, sum (2 i + 1) x_i) modulo 2^64 on the tensor's own device;
     SHA-256 over names, shapes, dtypes and these sums is the result. The factors are odd, hence invertible: any change
-    of a single weight changes it. A model with and without LoRA has the same fingerprint.
+    of a single weight changes it. A model with and without LoRA has the same fingerprint, and so has one whose weights
+    lie in parts on several processes, whose sums are added: then every process must call this.
     """
     digest = hashlib.sha256()
     tensors: dict[str, torch.Tensor] = {}
@@ -95,19 +124,21 @@ def fingerprint(model: torch.nn.Module) -> str:
         if ".lora_" in name:
             continue
         tensors[name.removeprefix("base_model.model.").replace(".base_layer", "")] = tensor
-    for name in sorted(tensors):
-        weight = tensors[name].detach()
-        first, second = _sums(weight)
-        digest.update(f"{name}|{tuple(weight.shape)}|{weight.dtype}|{first}|{second}\n".encode())
+    names = sorted(tensors)
+    sums = summed(torch.tensor([_sums(*pieces(tensors[name].detach())) for name in names]), model).tolist()
+    for name, (first, second) in zip(names, sums, strict=True):
+        shape, dtype = whole_shape(tensors[name]), tensors[name].dtype
+        digest.update(f"{name}|{shape}|{dtype}|{first % 2**64}|{second % 2**64}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _sums(tensor: torch.Tensor) -> tuple[int, int]:
-    flat = tensor.contiguous().view(-1).view(_INTEGER[tensor.element_size()])
-    first = second = 0
+def _sums(flat: torch.Tensor, offset: int) -> tuple[int, int]:
+    """Both sums of a part whose first element is number `offset` of the whole, as signed integers of 64 bits."""
+    flat = flat.contiguous().view(_INTEGER[flat.element_size()])
+    sums = torch.zeros(2, dtype=torch.int64, device=flat.device)
     for start in range(0, flat.numel(), _CHUNK):
         part = flat[start : start + _CHUNK].to(torch.int64)
-        factor = torch.arange(start, start + part.numel(), device=part.device).mul_(2).add_(1)
-        first += int(part.sum())
-        second += int(factor.mul_(part).sum())
-    return first % 2**64, second % 2**64
+        factor = torch.arange(offset + start, offset + start + part.numel(), device=part.device).mul_(2).add_(1)
+        sums += torch.stack([part.sum(), factor.mul_(part).sum()])
+    first, second = sums.tolist()
+    return first, second

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -47,6 +48,10 @@ class PlainHead:
     scale: float
     softcap: float | None
 
+    def __call__(self, hidden: Tensor) -> Tensor:
+        linear = functools.partial(torch.nn.functional.linear, weight=self.weight, bias=self.bias)
+        return OutputHead(linear, self.scale, self.softcap)(hidden)
+
 
 def described(head: Head) -> PlainHead | None:
     """The head taken apart, or None if it may do something that is not described.
@@ -54,6 +59,8 @@ def described(head: Head) -> PlainHead | None:
     A subclass of `nn.Linear`, a layer with hooks (offloading, sharding) or with weights that are no floating-point
     numbers is not plain: its weight alone does not say what it computes.
     """
+    if isinstance(head, PlainHead):
+        return head
     found = head if isinstance(head, OutputHead) else OutputHead(head)
     linear = found.linear
     if type(linear) is not torch.nn.Linear or not linear.weight.is_floating_point():

@@ -32,19 +32,22 @@ def completion_key(
 class CompletionCache:
     """Key -> Completion, kept on disk.
 
-    Each entry is one line, appended in one write; a line that an interruption cut off, or that holds something else, is
-    skipped on reading, and its completion is sampled again. `hits` and `misses` count completions that were found and
-    that had to be sampled.
+    Each entry is one line, and those that were sampled together are appended in one write. A line that an interruption
+    cut off, or that holds something else, is skipped on reading, and its completion is sampled again. `hits` and
+    `misses` count completions that were found and that had to be sampled.
+
+    `shared`: with the other processes of a run; what is sampled waits for `exchange` until it is written.
 
     Raises CrosslignError if the file is a link, or has lines but no entry: something else wrote it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
         check_output_file(path, ours=path.is_file() and _is_ours(path), flag="cache_dir or --out")
         self.path = path
         self._lock = path.with_name(f"{path.name}.lock")
         self.hits = 0
         self.misses = 0
+        self._waiting: list[Row] | None = [] if shared else None
         self._entries: dict[str, Completion] = {}
         for row in read_rows(path):
             if _is_entry(row):
@@ -57,11 +60,39 @@ class CompletionCache:
         return self._entries.get(key)
 
     def put(self, key: str, completion: Completion, query_key: str) -> None:
-        self._entries[key] = completion
-        row = {"key": key, "query": query_key, "truncated": completion.truncated, "token_ids": completion.token_ids}
-        # Several runs of one model, and the processes of a run, may share the file.
+        self._put([(key, completion, query_key)])
+
+    def _put(self, entries: Sequence[tuple[str, Completion, str]]) -> None:
+        """All of them, or after an interruption none."""
+        self._entries.update((key, completion) for key, completion, _ in entries)
+        rows: list[Row] = [
+            {"key": key, "query": query, "truncated": completion.truncated, "token_ids": completion.token_ids}
+            for key, completion, query in entries
+        ]
+        if self._waiting is None:
+            self._append(rows)
+        else:
+            self._waiting += rows
+
+    def exchange(self, gather: Callable[[list[Row]], list[Row]], *, writes: bool) -> None:
+        """Every process of a run gets what the others have sampled since the last time; one of them writes it.
+
+        So what is sampled does not depend on when a run was interrupted: a process that starts again finds the entries
+        that all had. `gather` returns all processes' rows in one order.
+        """
+        if self._waiting is None:
+            return
+        rows = {row["key"]: row for row in reversed(gather(self._waiting))}  # the first process' own first
+        self._waiting = []
+        for key, row in rows.items():
+            self._entries[key] = Completion(tuple(row["token_ids"]), row["truncated"])
+        if writes and rows:
+            self._append(list(rows.values()))
+
+    def _append(self, rows: list[Row]) -> None:
+        # Several runs of one model may share the file.
         with locked(self._lock, LOCK_SECONDS):
-            append_rows(self.path, [row])
+            append_rows(self.path, rows)
 
     def remove(self) -> None:
         """Delete the file."""
@@ -86,8 +117,8 @@ class CompletionCache:
         self.hits += len(keys) - len(missing)
         self.misses += len(missing)
         if missing:
-            for (key, index), completion in zip(missing.items(), sample(list(missing.values())), strict=True):
-                self.put(key, completion, query_keys[index])
+            sampled = zip(missing.items(), sample(list(missing.values())), strict=True)
+            self._put([(key, completion, query_keys[index]) for (key, index), completion in sampled])
         return [self._entries[key] for key in keys]
 
 

@@ -88,7 +88,11 @@ class TransformersSampler:
         more = self._prefill(model, prompts)
         try:
             output = model.generate(
-                input_ids=input_ids, attention_mask=attention_mask, generation_config=config, **more
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                generation_config=config,
+                synced_gpus=False,  # each process samples by itself: it has all weights, also of a sharded model
+                **more,
             )
         except RuntimeError as error:
             if not any(sign in str(error) for sign in _NO_PROBABILITIES):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import typing
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate.utils import str_to_bool
 from transformers import TrainingArguments, get_scheduler
 
 from crosslign.types import CrosslignError, cause, excerpt, nearest
@@ -69,8 +71,6 @@ def training_arguments(section: Mapping[str, Any], *, output_dir: str, seed: int
     """
     fields = [f.name for f in dataclasses.fields(TrainingArguments) if f.init]
     hints = typing.get_type_hints(TrainingArguments)
-    if any(section.get(key) for key in ("deepspeed", "fsdp", "fsdp_config")):
-        raise CrosslignError(_SHARDED)  # before transformers reads what their settings name
     values = {**TRAINING_DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available()}
     for key, value in section.items():
         if key in RESERVED:
@@ -92,15 +92,20 @@ def training_arguments(section: Mapping[str, Any], *, output_dir: str, seed: int
             f"{arguments.n_gpu} GPUs are visible to one process. Start one process for each GPU: "
             "`accelerate launch -m crosslign.cli train RECIPE`, or choose one with CUDA_VISIBLE_DEVICES=0."
         )
-    if arguments.deepspeed or arguments.fsdp:
-        raise CrosslignError(_SHARDED)
+    if arguments.fsdp_config and not arguments.fsdp:
+        raise CrosslignError("training.fsdp_config: has no effect without training.fsdp: true.")
+    if (arguments.fsdp_config or {}).get("version", 2) != 2:
+        raise CrosslignError("training.fsdp_config: version 1 is not supported. Leave the version out.")
+    if arguments.fsdp or str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "no")):
+        if (arguments.fsdp_config or {}).get("activation_checkpointing"):
+            raise CrosslignError(
+                "training.fsdp_config: with its activation_checkpointing an adapter is saved empty. Set "
+                "training.gradient_checkpointing: true instead."
+            )
+        # Otherwise gradients that wait for the end of an accumulation window would be whole on every process.
+        waiting = arguments.accelerator_config.gradient_accumulation_kwargs or {}
+        arguments.accelerator_config.gradient_accumulation_kwargs = {**waiting, "sync_each_batch": True}
     return arguments
-
-
-_SHARDED = (
-    "training: deepspeed and fsdp are not supported yet: the frozen teacher and sampling need whole weights. Use data "
-    "parallelism (accelerate launch) with LoRA."
-)
 
 
 def _checked(key: str, value: Any, hint: Any) -> Any:
@@ -108,6 +113,8 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
     kinds = {typing.get_origin(kind) or kind for kind in (hint, *typing.get_args(hint))}
     if not kinds & {int, float} or (value is None and type(None) in kinds):
         types = tuple(kind for kind in kinds if isinstance(kind, type))
+        if key == "fsdp":  # true is what its documentation says, beside the older texts
+            types = (*types, bool)
         if not isinstance(value, types):
             names = " or ".join(sorted(t.__name__ for t in types if t.__module__ == "builtins"))
             raise CrosslignError(f"training.{key}: expected {names}, found {excerpt(repr(value), 100)}.")

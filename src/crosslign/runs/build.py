@@ -48,7 +48,8 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
     else:
         freeze(model, config.model.frozen)
     teacher = FrozenTeacher(model, getattr(torch, config.teacher.dtype) if config.teacher.dtype else None)
-    cache = CompletionCache(cache_folder(config.cache_dir) / f"completions-{teacher.fingerprint}.jsonl")
+    place = cache_folder(config.cache_dir) / f"completions-{teacher.fingerprint}.jsonl"
+    cache = CompletionCache(place, shared=run.arguments.world_size > 1)
     mark = sampling_mark(teacher.fingerprint, model, run.tokenizer)
     sampler = sampler_of(model, run.tokenizer, run.rollout_batch_size, teacher.view)
     collector = RolloutCollector(

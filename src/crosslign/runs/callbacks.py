@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from crosslign.distillation import DistillationTrainer
 from crosslign.rollouts.progress import progress
 from crosslign.runs.folder import METRICS, ROLLOUTS, RunFolder
 from crosslign.storage import write_manifest
@@ -62,6 +64,36 @@ class CheckpointCallback(TrainerCallback):
         if self.keep is not None:
             self.folder.forget_before(self.keep)
         self.folder.update({"seconds": round(time.perf_counter() - self.start, 1)})
+
+
+class DivergenceCallback(TrainerCallback):
+    """The divergence on some of the run's queries, before training and after, on completions that stay the same.
+
+    They are the frozen model's, from the contexts that the strategy samples from: what the student gave at first.
+    """
+
+    def __init__(self, trainer: DistillationTrainer, folder: RunFolder, queries: int) -> None:
+        self.trainer = trainer
+        self.folder = folder
+        self.queries = min(queries, len(trainer.mixture))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A resumed run has measured before."""
+        if state.global_step == 0:
+            self.measure("before")
+
+    def measure(self, when: Literal["before", "after"]) -> None:
+        """Measure, and record it; every process must call this."""
+        first = self.trainer.is_world_process_zero()
+        queries = [self.trainer.mixture.draw(0, position) for position in range(self.queries)]
+        with self.trainer.whole():
+            found = [self.trainer.collector.collect(queries, step=0, frozen=True) if first and queries else []]
+            broadcast_object_list(found)
+        self.trainer.exchange_completions()
+        measured = self.trainer.mean_divergence(found[0])
+        if first:
+            before = self.folder.record().get("divergence", {})
+            self.folder.update({"divergence": {**before, "queries": self.queries, when: measured}})
 
 
 class ProgressCallback(TrainerCallback):

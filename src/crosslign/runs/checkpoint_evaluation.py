@@ -165,11 +165,11 @@ class CheckpointEvaluator:
     seed: int = 0
     announce: Announce = silent
 
-    def __call__(self, step: int, save: Callable[[str], None]) -> dict[str, float]:
-        """Returns the log line: `eval_TASK/METRIC/LANGUAGE` in %, which trackers show as `eval/TASK/...`.
+    def __call__(self, step: int) -> tuple[dict[str, float], dict[str, Any] | None]:
+        """The log line, `eval_TASK/METRIC/LANGUAGE` in %, which trackers show as `eval/TASK/...`; and what is to be
+        kept with this model if it is the best so far, else None.
 
-        `save` writes model and tokenizer into a folder. What an earlier attempt at this step, or a later one, has
-        recorded is replaced.
+        What an earlier attempt at this step, or a later one, has recorded is replaced.
         """
         started = time.perf_counter()
         place = self.folder.path / EVALUATIONS / f"step-{step}"
@@ -195,42 +195,39 @@ class CheckpointEvaluator:
             seconds = round(time.perf_counter() - started, 2)
             entry = {"step": step, "folder": f"{EVALUATIONS}/{place.name}", "seconds": seconds, **summary(results)}
             logs = scalars(results)
-            changes: dict[str, Any] = {}
+            best, kept = None, None
             if config.best is not None:
                 criterion = Criterion(**config.best.model_dump())
-                changes = self._keep_best(candidate(step, results, criterion), criterion, entry, logs, save)
+                new = candidate(step, results, criterion)
+                entry["best"] = {**dataclasses.asdict(new), "objection": objection(new, criterion)}
+                if new.value is not None:
+                    logs[criterion.metric] = new.value
+                best = best_of([c for c in (read_best(self.folder), new) if c is not None], criterion)
+                if best is new:
+                    kept = {"metric": criterion.metric, **dataclasses.asdict(new), "tasks": entry["tasks"]}
         before = [e for e in self.folder.record().get("evaluations", []) if e["step"] < step]
-        self.folder.update({"evaluations": [*before, entry], **changes})
-        kept = " Kept as the best so far." if changes.get("best", {}) and changes["best"]["step"] == step else ""
-        self.announce(f"step {step}: {sentence(entry)}.{kept}")
-        return {f"eval_{name}": value for name, value in {**logs, "seconds": seconds}.items()}
+        self.folder.update({"evaluations": [*before, entry]})
+        if config.best is not None and kept is None:
+            self._record_best(best)
+        self.announce(f"step {step}: {sentence(entry)}.{' Kept as the best so far.' if kept else ''}")
+        return {f"eval_{name}": value for name, value in {**logs, "seconds": seconds}.items()}, kept
 
-    def _keep_best(
-        self,
-        new: Candidate,
-        criterion: Criterion,
-        entry: dict[str, Any],
-        logs: dict[str, float],
-        save: Callable[[str], None],
-    ) -> dict[str, Any]:
-        """Replace `best/` if the new one is better. Adds to the record's entry and the log line; returns what the
-        record says of the best."""
-        entry["best"] = {**dataclasses.asdict(new), "objection": objection(new, criterion)}
-        if new.value is not None:
-            logs[criterion.metric] = new.value
-        old = read_best(self.folder)
-        best = best_of([c for c in (old, new) if c is not None], criterion)
-        if best is new:
-            kept = {"metric": criterion.metric, **dataclasses.asdict(new), "tasks": entry["tasks"]}
+    def keep(self, kept: Mapping[str, Any], save: Callable[[str], None]) -> None:
+        """Replace `best/`; `save` writes model and tokenizer into a folder."""
 
-            def fill(folder: str) -> None:
-                save(folder)
-                write_atomically(Path(folder) / BEST_RECORD, json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
+        def fill(folder: str) -> None:
+            save(folder)
+            write_atomically(Path(folder) / BEST_RECORD, json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
 
-            self.folder.publish_folder(BEST, fill)
-        if best is None:
-            return {"best": None}
-        return {"best": {"folder": BEST, "metric": criterion.metric, **dataclasses.asdict(best)}}
+        self.folder.publish_folder(BEST, fill)
+        self._record_best(read_best(self.folder))
+
+    def _record_best(self, best: Candidate | None) -> None:
+        if best is not None and self.plan.config.best is not None:
+            named = {"folder": BEST, "metric": self.plan.config.best.metric, **dataclasses.asdict(best)}
+            self.folder.update({"best": named})
+        else:
+            self.folder.update({"best": None})
 
 
 def read_best(folder: RunFolder) -> Candidate | None:

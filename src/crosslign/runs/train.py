@@ -11,9 +11,11 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from crosslign.distillation import DistillationTrainer, mean_divergence
+from crosslign.distillation import DistillationTrainer
 from crosslign.models import NotFiniteError, load_model
-from crosslign.runs.build import Distillation, assemble, autocast, make_trainer
+from crosslign.models.sharding import loading_whole
+from crosslign.runs.build import Distillation, assemble, make_trainer
+from crosslign.runs.callbacks import DivergenceCallback
 from crosslign.runs.folder import GATE, RunFolder
 from crosslign.runs.gate.gate import Passed, gate
 from crosslign.runs.prepare import PreparedRun, describe_tables
@@ -30,7 +32,8 @@ def train(run: PreparedRun, announce: Announce = silent) -> Mapping[str, Any]:
     announce = _over_bars(announce) if run.is_main else silent
     with _held(run, announce) as run:
         announce(f"loading {run.source.path}")
-        made = assemble(run, load_model(run.source))
+        with loading_whole():
+            made = assemble(run, load_model(run.source))
         run, passed = gate(run, made, announce)
         try:
             return _train(run, made, passed, announce)
@@ -69,35 +72,30 @@ def _held(run: PreparedRun, announce: Announce) -> Iterator[PreparedRun]:
 
 def _train(run: PreparedRun, made: Distillation, passed: Passed | None, announce: Announce) -> Mapping[str, Any]:
     trainer = make_trainer(run, made, announce)
+    divergence = DivergenceCallback(trainer, run.folder, run.config.divergence_queries)
+    trainer.add_callback(divergence)
     for note in run.evaluation.notes if run.evaluation is not None else ():
         announce(f"evaluation: {note}")
     if run.is_main:
         _start(run, made, passed, announce)
-    # The first process measures alone; nothing in it waits for the others.
-    size = min(run.config.divergence_queries, len(run.mixture)) if run.is_main else 0
-    queries = [run.mixture.draw(0, position) for position in range(size)]
-    rollouts = made.collector.collect(queries, step=0) if queries else []
-    with autocast(run):
-        before = mean_divergence(made.scorer, made.student, rollouts)
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    if not run.is_main:
-        return {}
-    run.folder.publish(trainer.save_into)
-    if run.arguments.push_to_hub:
-        trainer.push_to_hub()
-    with autocast(run):
-        after = mean_divergence(made.scorer, made.student, rollouts)
-    cache = made.collector.teacher.cache
-    run.folder.update(
-        {
-            "status": "finished",
-            "steps": trainer.state.global_step,
-            "final_loss": _last_loss(trainer),
-            "divergence": {"queries": len(rollouts), "before": before, "after": after},
-            "cache": {"hits": cache.hits, "misses": cache.misses},
-        }
-    )
-    return run.folder.record()
+    divergence.measure("after")
+    trainer.save_through(run.folder.publish)
+    if run.is_main:
+        if run.arguments.push_to_hub:
+            trainer.push_to_hub()
+        cache = made.collector.teacher.cache
+        run.folder.update(
+            {
+                "status": "finished",
+                "steps": trainer.state.global_step,
+                "final_loss": _last_loss(trainer),
+                "cache": {"hits": cache.hits, "misses": cache.misses},
+            }
+        )
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()  # a process that ended by itself would be reported as one that failed
+    return run.folder.record() if run.is_main else {}
 
 
 def _start(run: PreparedRun, made: Distillation, passed: Passed | None, announce: Announce) -> None:

@@ -86,7 +86,10 @@ class Prefill:
             output_logits=True,
             return_dict_in_generate=True,
         )
-        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **cache)
+        # Not every process samples at the same moment.
+        output = model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=config, synced_gpus=False, **cache
+        )
         return torch.stack(output.logits)
 
 

@@ -1,0 +1,65 @@
+"""One process of a run on CPUs, with FSDP or DeepSpeed at work as on GPUs: accelerate would run DDP in their place."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from typing import Any
+
+os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+os.environ["DS_ACCELERATOR"] = "cpu"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+from torch.distributed.fsdp import FSDPModule
+from transformers import TrainerCallback
+
+torch.set_num_threads(1)
+
+
+def _backend(self: Any, cpu: bool = False, sagemaker_dp: bool = False, backend: Any = None) -> Any:
+    return "gloo", DistributedType.MULTI_GPU
+
+
+PartialState._prepare_backend = _backend
+
+
+class Wrapped(TrainerCallback):
+    """Fails the run whose model is not wrapped as its recipe says."""
+
+    def __init__(self, engine: str, trainer: Any) -> None:
+        self.engine = engine
+        self.trainer = trainer
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 1 and os.environ.get("FAILING_RANK") == os.environ["RANK"]:
+            raise RuntimeError("this process fails")
+        model = self.trainer.model_wrapped
+        if self.engine == "fsdp":
+            assert isinstance(model, FSDPModule), type(model)
+        else:
+            assert type(model).__name__ == "DeepSpeedEngine", type(model)
+            assert model.zero_optimization_stage() == int(self.engine[-1])
+
+
+if __name__ == "__main__":
+    from crosslign.cli import main
+    from crosslign.distillation import DistillationTrainer, RolloutCollector
+    from crosslign.types import Completion
+
+    engine, *arguments = sys.argv[1:]
+    begin = DistillationTrainer.__init__
+
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        self.add_callback(Wrapped(engine, self))
+
+    DistillationTrainer.__init__ = checked
+    if os.environ.get("SILENT_RANK") == os.environ["RANK"]:
+        collect = RolloutCollector.collect
+        empty = Completion((), truncated=False)
+        RolloutCollector.collect = lambda *a, **k: [dataclasses.replace(r, completion=empty) for r in collect(*a, **k)]
+    sys.exit(main(arguments))
