@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from crosslign.evaluation.endpoint import usable_url
+from crosslign.http import usable_url
 from crosslign.rollouts.base import MOST_TOKENS, check_temperature
 from crosslign.types import MAX_SEED, Label
 from crosslign.untrusted import is_variable
