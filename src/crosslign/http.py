@@ -1,8 +1,8 @@
-"""Requests to a server that speaks OpenAI's protocol or one like it: bounded in size and time, tried again, no redirects.
+"""Requests to a server that speaks OpenAI's protocol or one like it: bounded, tried again, no redirects.
 
 The `openai` library makes them: connections, time-outs, authentication, retries with growing waits. It is an extra:
-`pip install 'crosslign[endpoint]'`. Its event loop runs in a thread of its own, so that this works in a notebook too, and
-so that Ctrl-C ends requests and waits at once.
+`pip install 'crosslign[endpoint]'`. Its event loop runs in a thread of its own, so that this works in a notebook
+too, and so that Ctrl-C ends requests and waits at once.
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ class Connection:
         try:
             import openai
         except ImportError as error:
-            raise CrosslignError(
-                f"{needed_by} needs the openai library: pip install 'crosslign[endpoint]'."
-            ) from error
+            raise CrosslignError(f"{needed_by} needs the openai library: pip install 'crosslign[endpoint]'.") from error
         self.library: Any = openai
         self.base_url, self.timeout, self.retries = base_url.rstrip("/"), timeout, retries
         self._key = key

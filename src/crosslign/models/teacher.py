@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,12 +89,17 @@ def fingerprint(model: torch.nn.Module) -> str:
     SHA-256 over names, shapes, dtypes and these sums is the result. The factors are odd, hence invertible: any change
     of a single weight changes it. A model with and without LoRA has the same fingerprint.
     """
-    digest = hashlib.sha256()
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in model.named_parameters(remove_duplicate=False):
         if ".lora_" in name:
             continue
         tensors[name.removeprefix("base_model.model.").replace(".base_layer", "")] = tensor
+    return weights_fingerprint(tensors)
+
+
+def weights_fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The same of named tensors."""
+    digest = hashlib.sha256()
     for name in sorted(tensors):
         weight = tensors[name].detach()
         first, second = _sums(weight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,18 +19,20 @@ from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameter
 from crosslign.runs.callbacks import CheckpointCallback, MetricsCallback, ProgressCallback, RolloutLog
 from crosslign.runs.checkpoint_evaluation import CheckpointEvaluator, EvaluationSchedule
 from crosslign.runs.prepare import PreparedRun
+from crosslign.runs.serve import Samplers, served_samplers
 from crosslign.storage import cache_folder
 from crosslign.types import Announce, CrosslignError, cause, silent
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """Student and frozen teacher, who makes their rollouts, and who scores them."""
+    """Student and frozen teacher, who makes their rollouts, and who scores them; `release` frees a server of them."""
 
     student: Any
     teacher: FrozenTeacher
     collector: RolloutCollector
     scorer: Scorer
+    release: Callable[[], None] = lambda: None
 
 
 def assemble(run: PreparedRun, model: Any) -> Distillation:
@@ -49,19 +52,24 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
         freeze(model, config.model.frozen)
     teacher = FrozenTeacher(model, getattr(torch, config.teacher.dtype) if config.teacher.dtype else None)
     cache = CompletionCache(cache_folder(config.cache_dir) / f"completions-{teacher.fingerprint}.jsonl")
-    sampler = sampler_of(model, run.tokenizer, run.rollout_batch_size, teacher.view)
+    samplers = Samplers(
+        sampler_of(model, run.tokenizer, run.rollout_batch_size),
+        sampler_of(model, run.tokenizer, run.rollout_batch_size, teacher.view),
+    )
+    if config.rollouts.backend == "vllm":
+        samplers = served_samplers(run, model, samplers)
     collector = RolloutCollector(
         run.contexts,
         strategies.get(config.strategy.name, config.strategy.options, seed=config.seed),
-        sampler_of(model, run.tokenizer, run.rollout_batch_size),
-        CachedSampler(sampler, cache, teacher.fingerprint, seed=config.seed, vocabulary=len(run.tokenizer)),
+        samplers.student,
+        CachedSampler(samplers.teacher, cache, teacher.fingerprint, seed=config.seed, vocabulary=len(run.tokenizer)),
         SamplingParameters(**config.sampling.model_dump(exclude={"batch_size"})),
         seed=config.seed,
         drop_overflow=config.data.on_overflow == "drop",
     )
     objective = Objective(**config.objective.model_dump())
     scorer = Scorer(model, teacher, split, objective, token_ids(run.tokenizer, model).pad)
-    return Distillation(model, teacher, collector, scorer)
+    return Distillation(model, teacher, collector, scorer, samplers.release)
 
 
 def make_trainer(run: PreparedRun, made: Distillation, announce: Announce = silent) -> DistillationTrainer:

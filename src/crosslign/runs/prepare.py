@@ -36,13 +36,14 @@ from crosslign.runs.evaluate import checked_judges
 from crosslign.runs.folder import CONFIG, RunFolder
 from crosslign.runs.gate.queries import queries_to_probe
 from crosslign.runs.recipe import parse_config, read_recipe
+from crosslign.runs.serve import check_served
 from crosslign.storage import cache_folder
 from crosslign.types import CrosslignError, Query
 
 logger = logging.getLogger(__name__)
 
 # A resumed run must be the same run; these may change.
-RESUMABLE_CHANGES = {"output_dir", "log_rollouts", "divergence_queries", "cache_dir", "training"}
+RESUMABLE_CHANGES = {"output_dir", "log_rollouts", "divergence_queries", "cache_dir", "rollouts", "training"}
 
 
 @dataclass
@@ -140,6 +141,7 @@ def prepare(
         _check_same_run(config, folder)
     source = model_source(config)
     check_source(source)
+    check_served(config)
     load_teacher_template(config.teacher.template)
     tables = _load_tables(config)
     languages = config.data.languages or list(dict.fromkeys(lang for table in tables for lang in table.languages))
