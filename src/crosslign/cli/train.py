@@ -120,10 +120,15 @@ def _probe(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _serve_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from crosslign.runs.prepare import prepare
     from crosslign.runs.recipe import load_recipe
     from crosslign.runs.serve import serve_command
 
-    show(serve_command(load_recipe(arguments.recipe, rest), cpu=arguments.cpu, memory=arguments.memory))
+    config = load_recipe(arguments.recipe, rest)
+    quiet_libraries(arguments.verbose)
+    command = serve_command(config, cpu=arguments.cpu, memory=arguments.memory)
+    prepare(config, check_folder=False, check_server=False)
+    show(command)
     return 0
 
 

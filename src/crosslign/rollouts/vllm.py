@@ -19,6 +19,7 @@ from crosslign.rollouts.base import SamplingParameters, cut_at_stop, derive_seed
 from crosslign.types import Completion, CrosslignError, excerpt
 
 TRIES = 3  # of a request whose replies are not what was asked for
+MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)  # while a reply is read
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM's --max-lora-rank takes
 REFUSED = frozenset({400, 404, 405, 500})  # by the server itself: it is there
 Read = TypeVar("Read")
@@ -120,7 +121,7 @@ class VllmServer:
     ) -> list[Read]:
         """The same for many, in order, so many at once at most. The first failure ends them all.
 
-        A reply of which `read` raises ValueError, KeyError, TypeError or IndexError is asked for again, `TRIES` times.
+        A reply that `read` cannot read is asked for again, `TRIES` times.
         """
         slots = asyncio.Semaphore(at_once)
 
@@ -131,7 +132,7 @@ class VllmServer:
                     text = await self.connection.send(client, path, body, self.timeout)
                 try:
                     return read(text)
-                except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+                except MALFORMED as error:
                     kind = "" if isinstance(error, _WrongReply) else f"{type(error).__name__}: "
                     wrong = self.connection.redact(f"{kind}{error}")
             raise RequestFailed(f"{TRIES} times a reply that cannot be used: {wrong}", 200)

@@ -215,8 +215,6 @@ class RolloutsConfig(Section):
     def _url_is_for_vllm(self) -> RolloutsConfig:
         if self.backend == "vllm" and self.url is None:
             raise ValueError("backend vllm needs url, such as http://localhost:8000")
-        if self.backend != "vllm" and self != RolloutsConfig():
-            raise ValueError("url, model, timeout_seconds and adapter_dir are for backend: vllm")
         return self
 
 

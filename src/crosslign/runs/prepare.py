@@ -122,7 +122,12 @@ def context_builder(config: RunConfig, tokenizer: Any) -> ContextBuilder:
 
 
 def prepare(
-    config: RunConfig, *, overwrite: bool = False, resume: bool = False, check_folder: bool = True
+    config: RunConfig,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    check_folder: bool = True,
+    check_server: bool = True,
 ) -> PreparedRun:
     """Check configuration, data, templates, lengths, judges and output folder. No weights are loaded.
 
@@ -141,7 +146,8 @@ def prepare(
         _check_same_run(config, folder)
     source = model_source(config)
     check_source(source)
-    check_served(config)
+    if check_server:
+        check_served(config)
     load_teacher_template(config.teacher.template)
     tables = _load_tables(config)
     languages = config.data.languages or list(dict.fromkeys(lang for table in tables for lang in table.languages))
