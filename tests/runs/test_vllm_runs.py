@@ -127,6 +127,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a rank": ({"model": {"lora": {"r": 513}}}, "model.lora.r: 513 is more than vLLM takes"),
     "the head": ({"model": {"lora": {"target_modules": ["q_proj", "lm_head"]}}}, "no adapter on 'lm_head'"),
     "a folder that is a file": ({"rollouts": {"adapter_dir": __file__}}, "rollouts.adapter_dir"),
+    "stale by two": ({"rollouts": {"staleness": 2}}, "rollouts.staleness: input should be 0 or 1"),
+    "stale, with generate": ({"rollouts": {"backend": "transformers", "staleness": 1}}, "staleness 1 needs"),
+    "stale, with full weights": (
+        {"rollouts": {"staleness": 1}, "model": {"finetuning": "full"}},
+        "needs model.finetuning: lora",
+    ),
     "no time": ({"rollouts": {"timeout_seconds": 0}}, "rollouts.timeout_seconds"),
 }
 

@@ -58,6 +58,13 @@ class Sampler(Protocol):
     ) -> list[Completion]: ...
 
 
+@runtime_checkable
+class Pinnable(Sampler, Protocol):
+    """A sampler that can keep the weights of a moment, and sample from them while the model goes on."""
+
+    def pinned(self) -> Sampler: ...
+
+
 def cut_at_stop(token_ids: Sequence[int], stop: Sequence[int]) -> Completion:
     """Sampled ids up to the first stop token, which stays; without one they were cut off."""
     for position, token in enumerate(token_ids):

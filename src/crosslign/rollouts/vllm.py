@@ -213,6 +213,13 @@ class VllmSampler:
             self.publish()  # it says so if something has replaced the weights meanwhile
         return completions
 
+    def pinned(self) -> VllmSampler:
+        """A sampler of the weights as they are now, whatever becomes of the model: for another thread."""
+        name = self.server.model if self.publish is None else self.publish()
+        return VllmSampler(
+            self.server, self.ids, vocabulary=self.vocabulary, batch_size=self.batch_size, publish=lambda: name
+        )
+
     def _body(self, name: str, prompt: list[int], parameters: SamplingParameters, seed: int) -> dict[str, Any]:
         return {
             "model": name,

@@ -91,6 +91,7 @@ def make_trainer(run: PreparedRun, made: Distillation, announce: Announce = sile
             languages=run.languages,
             on_rollouts=RolloutLog(run.folder, run.tokenizer, run.config.log_rollouts) if run.is_main else None,
             evaluator=evaluator,
+            ahead=run.config.rollouts.staleness > 0,
             processing_class=run.tokenizer,
             callbacks=[MetricsCallback(run.folder), ProgressCallback(), checkpoints, *schedule],
         )

@@ -206,6 +206,8 @@ class RolloutsConfig(Section):
     """vllm: the server, such as http://localhost:8000. It must see adapter_dir at the same path."""
     model: str | None = None
     """vllm: the name under which it serves the base model; null for model.path."""
+    staleness: Literal[0, 1] = 0
+    """vllm: 1 samples the next window while a step runs, from the weights before it."""
     timeout_seconds: float = Field(600, ge=1, le=86_400)
     """vllm: seconds in which a request must be answered, retries included."""
     adapter_dir: str | None = None
@@ -215,6 +217,8 @@ class RolloutsConfig(Section):
     def _url_is_for_vllm(self) -> RolloutsConfig:
         if self.backend == "vllm" and self.url is None:
             raise ValueError("backend vllm needs url, such as http://localhost:8000")
+        if self.backend != "vllm" and self.staleness:
+            raise ValueError("staleness 1 needs backend: vllm; generate and the step would share one processor")
         return self
 
 

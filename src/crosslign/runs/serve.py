@@ -132,6 +132,11 @@ def _check_possible(config: RunConfig) -> None:
         raise CrosslignError("rollouts.backend is not vllm. Set rollouts: {backend: vllm, url: http://localhost:8000}.")
     if model.path.endswith(".gguf"):
         raise CrosslignError("rollouts.backend: vllm takes no .gguf file as it is trained. Use a folder or a hub id.")
+    if model.finetuning == "full" and config.rollouts.staleness:
+        raise CrosslignError(
+            "rollouts.staleness: 1 needs model.finetuning: lora. With full weights the frozen model samples in this "
+            "process, beside the step. Set it to 0."
+        )
     if model.finetuning == "lora" and lora.r > RANKS[-1]:
         raise CrosslignError(f"model.lora.r: {lora.r} is more than vLLM takes ({RANKS[-1]}). Lower it.")
     targets = [lora.target_modules] if isinstance(lora.target_modules, str) else lora.target_modules or []
