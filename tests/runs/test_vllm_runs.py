@@ -33,8 +33,7 @@ def served(recipe: dict[str, Any], fake: FakeVllm, **changes: Any) -> dict[str, 
     return merged(recipe, {"rollouts": {"backend": "vllm", "url": fake.root}, "log_rollouts": 100, **changes})
 
 
-@pytest.mark.parametrize("finetuning", ["lora", "full"])
-@pytest.mark.parametrize("strategy", ["on_policy", "mixed"])
+@pytest.mark.parametrize(("finetuning", "strategy"), [("lora", "mixed"), ("full", "on_policy")])
 def test_greedy_rollouts_give_the_trajectory_that_generate_gives(
     recipe: dict[str, Any], fake: FakeVllm, tmp_path: Path, finetuning: str, strategy: str
 ) -> None:
