@@ -5,8 +5,8 @@ Start the server with the command that `--command` prints (in `.venv-vllm` on a 
     python -m benchmarks.rollouts --model FOLDER --url http://127.0.0.1:8000
 
 Both sides sample at temperature 1 from the same LoRA student (r = 16, its adapter not zero), in turns, the same number
-of times, after a warm-up. Completions end at a stop token, so tokens are counted, not rows. Both sides get the same cores:
-the server waits while this process samples, and the other way round.
+of times, after a warm-up. Completions end at a stop token, so tokens are counted, not rows. Both sides get the
+same cores: the server waits while this process samples, and the other way round.
 """
 
 from __future__ import annotations

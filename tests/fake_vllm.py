@@ -19,6 +19,7 @@ NAMED = {
     *("presence_penalty", "frequency_penalty", "max_tokens", "ignore_eos", "stop_token_ids", "logit_bias"),
     *("add_special_tokens", "skip_special_tokens", "return_token_ids", "stream"),
 }
+ROOT = "/where/it/was/started"
 Spoil = Callable[[str, Any, int], "Answer | None"]
 
 
@@ -62,7 +63,7 @@ class FakeVllm(FakeServer):
     def right(self, path: str, body: Any) -> Answer:
         match path:
             case "/v1/models":
-                base = {"id": self.name, "max_model_len": self.longest}
+                base = {"id": self.name, "max_model_len": self.longest, "root": ROOT}
                 return said({"data": [base, *({"id": name, "parent": self.name} for name in self.adapters)]})
             case "/v1/completions":
                 return self._complete(body)
@@ -72,8 +73,8 @@ class FakeVllm(FakeServer):
                 found = self.adapters.pop(body["lora_name"], None)
                 return Answer(body=b"Success") if found is not None else refused(404, "cannot be found")
             case "/collective_rpc":
-                folder = body["kwargs"].get("weights_path")
-                self.model = self.base if folder is None else AutoModelForCausalLM.from_pretrained(folder).eval()
+                folder = body["kwargs"]["weights_path"]
+                self.model = self.base if folder == ROOT else AutoModelForCausalLM.from_pretrained(folder).eval()
                 return said({"results": [None]})
             case "/reset_prefix_cache":
                 self._logits.clear()

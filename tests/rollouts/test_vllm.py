@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import byte_tokenizer, tiny_llama
 from fake_endpoint import AT_ONCE, Answer
-from fake_vllm import FakeVllm, Spoil, refused, said
+from fake_vllm import ROOT, FakeVllm, Spoil, refused, said
 from peft import LoraConfig
 
 from crosslign.models import add_lora, token_ids
@@ -317,7 +317,7 @@ def test_full_weights_are_reloaded_between_pause_and_resume(fake: FakeVllm, tmp_
     fake.model, fake.version = tiny_llama(seed=9), "left by another run"
     assert publish() == "base"
     assert fake.paths == RELOAD
-    assert fake.bodies("/collective_rpc")[0] == {"method": "reload_weights", "kwargs": {}}
+    assert fake.bodies("/collective_rpc")[0] == {"method": "reload_weights", "kwargs": {"weights_path": ROOT}}
     assert fake.model is fake.base
     publish()
     assert fake.paths == RELOAD

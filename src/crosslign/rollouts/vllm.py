@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,14 @@ MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, Recurs
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM's --max-lora-rank takes
 REFUSED = frozenset({400, 404, 405, 500})  # by the server itself: it is there
 Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model or adapter: its longest sequence, if the server says that, and where its weights came from."""
+
+    longest: int | None
+    root: object
 
 
 class VllmServer:
@@ -50,21 +59,22 @@ class VllmServer:
         if self.model not in served:
             names = excerpt(", ".join(served), EXCERPT) or "none"
             raise self.error(f"it does not serve the model {self.model!r}; its models: {names}", 404)
-        longest = served[self.model]
+        longest = served[self.model].longest
         if longest is not None and longest < length:
             raise self.error(
                 f"its longest sequence is {longest} tokens, and the recipe's contexts and completions may have {length}"
             )
 
-    def served(self) -> dict[str, int | None]:
-        """The names of its models and adapters, each with its longest sequence if the server says that."""
+    def served(self) -> dict[str, Served]:
+        """Its models and adapters by name."""
 
-        def read(text: str) -> dict[str, int | None]:
+        def read(text: str) -> dict[str, Served]:
             entries = _json(text)["data"]
-            lengths = {entry["id"]: entry.get("max_model_len") for entry in entries}
-            if not all(isinstance(name, str) and type(n) in (int, type(None)) for name, n in lengths.items()):
-                raise TypeError("an id or a length of another type")
-            return lengths
+            found = {e["id"]: Served(e.get("max_model_len"), e.get("root")) for e in entries}
+            for name, entry in found.items():
+                if not isinstance(name, str) or type(entry.longest) not in (int, type(None)):
+                    raise TypeError("an id or a length of another type")
+            return found
 
         return self.ask("/v1/models", read=read)
 
@@ -95,7 +105,8 @@ class VllmServer:
 
     def reload(self, folder: Path | None, version: str) -> None:
         """Put other weights of the same shapes in the place of its model's; None: those that it began with."""
-        kwargs = {} if folder is None else {"weights_path": str(folder)}
+        # Without a path vLLM would read the last one again.
+        kwargs = {"weights_path": str(folder or self.served()[self.model].root)}
         try:
             self.ask("/pause?mode=wait", {})
             try:
