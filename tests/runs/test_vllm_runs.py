@@ -229,6 +229,7 @@ def test_the_command_for_a_cpu_and_for_full_weights(
         (("--rollouts.backend", "vllm"), "needs url"),
         (("--rollouts.backend", "vllm", "--rollouts.url", "http://h", "--memory", "2"), "no share from 0 to 1"),
         (("--rollouts.backend", "vllm", "--rollouts.url", "http://h", "--cpu", "--memory", "nan"), "gigabytes"),
+        (("--rollouts.backend", "vllm", "--rollouts.url", "http://h", "--cpu", "--memory", "1.5"), "gigabytes"),
     ],
 )
 def test_no_command_where_none_can_be(

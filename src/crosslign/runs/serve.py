@@ -45,8 +45,9 @@ def serve_command(config: RunConfig, *, cpu: bool = False, memory: float | None 
     """
     section, model = config.rollouts, config.model
     _check_possible(config)
-    if memory is not None and not (0 < memory <= (10_000 if cpu else 1)):
-        raise CrosslignError(f"--memory: {memory:g} is {'no number of gigabytes' if cpu else 'no share from 0 to 1'}.")
+    if memory is not None and not (memory in range(1, 10_001) if cpu else 0 < memory <= 1):
+        what = "no whole number of gigabytes" if cpu else "no share from 0 to 1"
+        raise CrosslignError(f"--memory: {memory:g} is {what}.")
     place = urlsplit(section.url or "")
     path = str(Path(model.path).absolute()) if Path(model.path).is_dir() else model.path
     variables = {"VLLM_SERVER_DEV_MODE": "1"}
