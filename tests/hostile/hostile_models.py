@@ -136,6 +136,11 @@ ADAPTERS = [
     Hostile("a pickle", lambda f: _pickle_only(f, ADAPTER_WEIGHTS, "adapter_model.bin"), ("a pickle", "save it again")),
     Hostile("noise as weights", holding(ADAPTER_WEIGHTS, NOISE), (ADAPTER_WEIGHTS, "no whole safetensors file")),
     Hostile("cut off weights", cut(ADAPTER_WEIGHTS), (ADAPTER_WEIGHTS, "no whole safetensors file")),
+    Hostile(
+        "NaN",
+        tensors(ADAPTER_WEIGHTS, lambda found: {k: v * float("nan") for k, v in found.items()}),
+        ("the adapter's weights hold inf or NaN",),
+    ),
     Hostile("no configuration", holding(ADAPTER_CONFIG, None), (f"has no {ADAPTER_CONFIG}",)),
     Hostile("configuration cut off", holding(ADAPTER_CONFIG, '{"r": '), (f"{ADAPTER_CONFIG}: not JSON",)),
     Hostile("list as configuration", holding(ADAPTER_CONFIG, "[1]"), ("expected a JSON object",)),

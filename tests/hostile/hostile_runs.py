@@ -225,6 +225,7 @@ OUTPUTS = [
     Hostile("link to a file", _link_to_file),
     Hostile("link to a folder", _link_to_folder),
     Hostile("link to nothing", _dangling),
+    Hostile("name of 5,000 letters", lambda path: path / ("x" * 5000)),
     Hostile("pipe", _pipe),
     Hostile("below a file", lambda path: _foreign_file(path) / "out"),
     *([] if os.geteuid() == 0 else [Hostile("no permission", _sealed, ("no permission",))]),

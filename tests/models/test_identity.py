@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import tiny_llama
 from safetensors.torch import load_file, save_file
 
-from crosslign.models import ModelSource, adapter_sha256, identity, weights_mark
+from crosslign.models import ModelSource, adapter_sha256, identity, sampling_mark, weights_mark
 from crosslign.types import CrosslignError
 
 
@@ -123,3 +124,14 @@ def test_a_hub_model_is_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_hub_model_out_of_reach_is_told() -> None:
     with pytest.raises(CrosslignError, match=r"configuration of 'owner/not-there' could not be loaded"):
         weights_mark(ModelSource("owner/not-there"))
+
+
+def test_a_sampling_mark_covers_the_configuration_and_the_stop_tokens(tokenizer: Any) -> None:
+    model = tiny_llama()
+    mark = sampling_mark("weights", model, tokenizer)
+    model.config.use_cache = not model.config.use_cache  # the Trainer's affair
+    assert sampling_mark("weights", model, tokenizer) == mark
+    assert sampling_mark("others", model, tokenizer) != mark
+    model.generation_config.eos_token_id = [0, 7]
+    assert sampling_mark("weights", model, tokenizer) != mark
+    assert sampling_mark("weights", tiny_llama(rope_theta=5.0), tokenizer) != mark

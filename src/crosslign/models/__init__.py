@@ -2,7 +2,7 @@
 
 from crosslign.models.adapter import adapter_sha256, check_adapter
 from crosslign.models.forward import SplitModel, causal_lm, evaluating, split_model
-from crosslign.models.identity import load_with_adapter, weights_mark
+from crosslign.models.identity import load_with_adapter, sampling_mark, weights_mark
 from crosslign.models.load import (
     ModelSource,
     NotFiniteError,
@@ -41,6 +41,7 @@ __all__ = [
     "load_tokenizer",
     "load_with_adapter",
     "not_finite",
+    "sampling_mark",
     "shared_prefix",
     "split_model",
     "token_ids",

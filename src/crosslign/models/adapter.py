@@ -16,6 +16,7 @@ import torch
 from peft import LoraConfig, PeftModel
 
 from crosslign.models.files import ADAPTER_CONFIG, tensor_shapes
+from crosslign.models.load import not_finite
 from crosslign.storage import file_sha256
 from crosslign.types import CrosslignError, cause
 from crosslign.untrusted import read_json
@@ -139,6 +140,8 @@ def with_adapter(model: Any, folder: str) -> Any:
         found = PeftModel.from_pretrained(model, folder, config=adapter.config, local_files_only=True)
     except Exception as error:  # peft raises many kinds
         raise CrosslignError(f"{folder}: the adapter could not be loaded: {cause(error)}.") from error
+    if (name := not_finite((n, p) for n, p in found.named_parameters() if ".lora_" in n)) is not None:
+        raise CrosslignError(f"{folder}: the adapter's weights hold inf or NaN (the first are in {name}).")
     return found.eval()
 
 

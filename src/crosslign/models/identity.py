@@ -11,11 +11,15 @@ from transformers.utils import cached_file
 
 from crosslign.models.adapter import with_adapter
 from crosslign.models.files import TOKENIZER
-from crosslign.models.load import ModelSource, load_error, load_model
+from crosslign.models.forward import causal_lm
+from crosslign.models.load import ModelSource, load_error, load_model, token_ids
+from crosslign.storage import digest
 
 SAMPLES, SAMPLE_BYTES = 64, 65536  # of a weights file: 4 MB, whatever its size
 # What decides completions; a folder may hold logs and checkpoints too, which do not.
 _READ_WHOLE = ("config.json", "generation_config.json", "*.safetensors.index.json", "*.py", *TOKENIZER)
+# What a configuration holds besides, which changes no completion.
+_NAMES = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache")
 
 
 def weights_mark(source: ModelSource) -> str:
@@ -45,12 +49,12 @@ def _commit(source: ModelSource) -> str:
 
 
 def _digest(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for file in files:
-        digest.update(file.name.encode())
+        found.update(file.name.encode())
         for part in _samples(file) if file.suffix in (".safetensors", ".gguf") else (file.read_bytes(),):
-            digest.update(part)
-    return digest.hexdigest()[:16]
+            found.update(part)
+    return found.hexdigest()[:16]
 
 
 def _files(source: ModelSource) -> list[Path]:
@@ -71,6 +75,13 @@ def _samples(path: Path) -> Iterator[bytes]:
         for number in range(SAMPLES):
             file.seek(number * (size - SAMPLE_BYTES) // (SAMPLES - 1))
             yield file.read(SAMPLE_BYTES)
+
+
+def sampling_mark(weights: str, model: Any, tokenizer: Any) -> str:
+    """A hash of all in a loaded model that a completion depends on: its weights (their `fingerprint`), its
+    configuration and what ends a completion."""
+    settings = {k: v for k, v in causal_lm(model).config.to_dict().items() if k not in _NAMES}
+    return digest([weights, settings, token_ids(tokenizer, model).stop])
 
 
 def load_with_adapter(source: ModelSource, adapter: str | None) -> Any:

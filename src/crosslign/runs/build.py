@@ -13,7 +13,7 @@ from peft import LoraConfig
 from transformers import PrinterCallback
 
 from crosslign.distillation import DistillationTrainer, RolloutCollector, Scorer, strategies
-from crosslign.models import FrozenTeacher, add_lora, freeze, split_model, token_ids
+from crosslign.models import FrozenTeacher, add_lora, freeze, sampling_mark, split_model, token_ids
 from crosslign.objective import Objective
 from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameters, sampler_of
 from crosslign.runs.callbacks import CheckpointCallback, MetricsCallback, ProgressCallback, RolloutLog
@@ -52,6 +52,7 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
         freeze(model, config.model.frozen)
     teacher = FrozenTeacher(model, getattr(torch, config.teacher.dtype) if config.teacher.dtype else None)
     cache = CompletionCache(cache_folder(config.cache_dir) / f"completions-{teacher.fingerprint}.jsonl")
+    mark = sampling_mark(teacher.fingerprint, model, run.tokenizer)
     samplers = Samplers(
         sampler_of(model, run.tokenizer, run.rollout_batch_size),
         sampler_of(model, run.tokenizer, run.rollout_batch_size, teacher.view),
@@ -62,7 +63,7 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
         run.contexts,
         strategies.get(config.strategy.name, config.strategy.options, seed=config.seed),
         samplers.student,
-        CachedSampler(samplers.teacher, cache, teacher.fingerprint, seed=config.seed, vocabulary=len(run.tokenizer)),
+        CachedSampler(samplers.teacher, cache, mark, seed=config.seed, vocabulary=len(run.tokenizer)),
         SamplingParameters(**config.sampling.model_dump(exclude={"batch_size"})),
         seed=config.seed,
         drop_overflow=config.data.on_overflow == "drop",

@@ -20,6 +20,7 @@ from crosslign.models import (
     fingerprint,
     load_tokenizer,
     load_with_adapter,
+    sampling_mark,
     weights_mark,
 )
 from crosslign.ownership import check_output_file, read_mark
@@ -110,7 +111,7 @@ def generate(request: GenerateRequest, table: QueryTable, announce: Announce = s
         return sampler, CachedSampler(
             sampler,
             cache,
-            f"{fingerprint(model)}|{settings['adapter_sha256']}",
+            sampling_mark(f"{fingerprint(model)}|{settings['adapter_sha256']}", model, tokenizer),
             seed=request.seed,
             vocabulary=len(tokenizer),
         )
