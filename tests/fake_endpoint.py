@@ -1,4 +1,4 @@
-"""A chat-completions server on 127.0.0.1 whose answers a test scripts; it remembers what was asked."""
+"""Servers on 127.0.0.1 for tests: one whose chat completions a test scripts, and what it shares with others."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -44,38 +46,24 @@ def failed(status: int, message: str = "no") -> Answer:
 Script = Callable[[str, int], Answer]
 
 
-class FakeEndpoint:
-    """`script(last message, number of earlier requests with it)` -> Answer; called in the request's thread."""
+class FakeServer:
+    """A server on 127.0.0.1 that does what `answer` says; a subclass has its own. Called in the request's thread."""
 
-    def __init__(self, script: Script) -> None:
-        self.script = script
-        self.requests: list[dict[str, Any]] = []
-        self.authorizations: list[str | None] = []
-        self.in_flight = self.most_in_flight = 0
-        self._seen: dict[str, int] = {}
-        self._lock = threading.Lock()
+    def __init__(self) -> None:
         self._ended = threading.Event()
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def do_GET(self) -> None:
+                self._send(fake.answer(self.path, None, self.headers))
+
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                text = body["messages"][-1]["content"]
-                with fake._lock:
-                    fake.requests.append({"path": self.path, **body})
-                    fake.authorizations.append(self.headers.get("Authorization"))
-                    fake.in_flight += 1
-                    fake.most_in_flight = max(fake.most_in_flight, fake.in_flight)
-                    earlier = fake._seen.get(text, 0)
-                    fake._seen[text] = earlier + 1
-                try:
-                    answer = fake.script(text, earlier)
-                finally:
-                    # Before the reply goes out: the client may send its next request as soon as it has it.
-                    with fake._lock:
-                        fake.in_flight -= 1
+                self._send(fake.answer(self.path, body, self.headers))
+
+            def _send(self, answer: Answer) -> None:
                 if answer.hang:
                     fake._ended.wait(30)
                 if answer.hang or answer.drop:
@@ -87,9 +75,9 @@ class FakeEndpoint:
                 if answer.endless is None:
                     self.send_header("Content-Length", str(len(answer.body)))
                 self.end_headers()
-                self.wfile.write(answer.body)
                 self.close_connection = answer.endless is not None
                 with contextlib.suppress(OSError):  # the client has had enough
+                    self.wfile.write(answer.body)
                     while answer.endless is not None and not fake._ended.wait(answer.endless):
                         self.wfile.write(answer.body)
 
@@ -101,11 +89,14 @@ class FakeEndpoint:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+    def answer(self, path: str, body: Any, headers: Mapping[str, str]) -> Answer:
+        raise NotImplementedError
 
-    def __enter__(self) -> FakeEndpoint:
+    @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,3 +104,36 @@ class FakeEndpoint:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class FakeEndpoint(FakeServer):
+    """`script(last message, number of earlier requests with it)` -> Answer."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.requests: list[dict[str, Any]] = []
+        self.authorizations: list[str | None] = []
+        self.in_flight = self.most_in_flight = 0
+        self._seen: dict[str, int] = {}
+        self._lock = threading.Lock()
+        super().__init__()
+
+    def answer(self, path: str, body: Any, headers: Mapping[str, str]) -> Answer:
+        text = body["messages"][-1]["content"]
+        with self._lock:
+            self.requests.append({"path": path, **body})
+            self.authorizations.append(headers.get("Authorization"))
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+            earlier = self._seen.get(text, 0)
+            self._seen[text] = earlier + 1
+        try:
+            return self.script(text, earlier)
+        finally:
+            # Before the reply goes out: the client may send its next request as soon as it has it.
+            with self._lock:
+                self.in_flight -= 1
+
+    @property
+    def url(self) -> str:
+        return f"{self.root}/v1"

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_llama
+from fake_vllm import FakeVllm
 from peft import LoraConfig
 
 from crosslign.models import FrozenTeacher, add_lora, token_ids
-from crosslign.rollouts import Sampler, SamplingParameters, ScriptedSampler, TransformersSampler, derive_seed
+from crosslign.rollouts import (
+    PublishedAdapter,
+    PublishedWeights,
+    Sampler,
+    SamplingParameters,
+    ScriptedSampler,
+    TransformersSampler,
+    VllmSampler,
+    VllmServer,
+    derive_seed,
+)
 from crosslign.types import Completion
 
 TOKENIZER = byte_tokenizer()
@@ -82,7 +95,36 @@ def lora_student() -> Subject:
     return Subject(transformers_sampler(policy(model)), model)
 
 
-SUBJECTS = {f.__name__: f for f in (scripted, with_script, full_model, frozen_teacher, lora_student)}
+def vllm_sampler(model: Any, publish: Callable[[VllmServer], Callable[[], str]] | None = None) -> VllmSampler:
+    """By a server that ends with the tests, and has the tiny model."""
+    server = VllmServer(FakeVllm(tiny_llama()).root, "base")
+    ids = token_ids(TOKENIZER, model)
+    return VllmSampler(server, ids, vocabulary=272, publish=None if publish is None else publish(server))
+
+
+def vllm_base() -> Subject:
+    return Subject(vllm_sampler(tiny_llama()))
+
+
+def vllm_adapter() -> Subject:
+    model = add_lora(tiny_llama(), LoraConfig(r=4))
+    folder = Path(tempfile.mkdtemp())
+    sampler = vllm_sampler(model, lambda server: PublishedAdapter(server, model, folder, "run"))
+    model.load_state_dict(lora_model().state_dict())
+    return Subject(sampler)
+
+
+def vllm_weights() -> Subject:
+    model = tiny_llama()
+    folder = Path(tempfile.mkdtemp())
+    sampler = vllm_sampler(model, lambda server: PublishedWeights(server, model, folder, "run"))
+    model.load_state_dict(tiny_llama(seed=1).state_dict())
+    return Subject(sampler)
+
+
+OWN = (scripted, with_script, full_model, frozen_teacher, lora_student)
+SERVED = (vllm_base, vllm_adapter, vllm_weights)
+SUBJECTS = {f.__name__: f for f in (*OWN, *SERVED)}
 LIMITS = [1, 4, 12]
 
 
@@ -186,6 +228,20 @@ def test_sampling_records_no_gradient_and_leaves_none(with_model: Subject) -> No
     assert set(enabled) == {False}
     assert torch.is_grad_enabled()
     assert all(p.grad is None for p in with_model.model.parameters())
+
+
+# The same model gives the same, whoever samples from it.
+
+
+@pytest.mark.parametrize(
+    ("here", "served"),
+    [(full_model, vllm_base), (lora_student, vllm_adapter), (frozen_teacher, vllm_base)],
+)
+def test_a_server_samples_greedily_what_this_process_does(
+    here: Callable[[], Subject], served: Callable[[], Subject]
+) -> None:
+    greedy = limited(10, temperature=0)
+    assert served().sampler.sample(PROMPTS, greedy, seed=0) == here().sampler.sample(PROMPTS, greedy, seed=0)
 
 
 # TransformersSampler
@@ -333,9 +389,12 @@ def test_top_k_and_top_p_restrict_sampling(model: Any) -> None:
         assert transformers_sampler(policy(model)).sample(PROMPTS, narrow, seed=0) == greedy
 
 
-def test_at_temperature_1_the_first_token_follows_the_models_own_distribution(model: Any) -> None:
-    prompt, draws = [70, 71, 72], 2000
-    sampler = transformers_sampler(policy(model), batch_size=draws)
+@pytest.mark.parametrize(("served", "draws", "most"), [(False, 2000, 0.15), (True, 600, 0.25)])
+def test_at_temperature_1_the_first_token_follows_the_models_own_distribution(
+    model: Any, served: bool, draws: int, most: float
+) -> None:
+    prompt = [70, 71, 72]
+    sampler = vllm_sampler(model) if served else transformers_sampler(policy(model), batch_size=draws)
     first = [c.token_ids[0] for c in sampler.sample([prompt] * draws, limited(1), seed=0)]
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([prompt])).logits[0, -1].double()
@@ -343,7 +402,7 @@ def test_at_temperature_1_the_first_token_follows_the_models_own_distribution(mo
     probability = logits.softmax(-1)
     share = torch.bincount(torch.tensor(first), minlength=272).double() / draws
     # Of the likeliest tokens down to those that top_k = 50, a common default, would leave out.
-    assert (share - probability).abs().sum() / 2 < 0.15
+    assert (share - probability).abs().sum() / 2 < most
     tail = probability.sort(descending=True).indices[50:]
     assert probability[tail].sum() > 0.02
     assert share[tail].sum() == pytest.approx(probability[tail].sum().item(), rel=0.5)

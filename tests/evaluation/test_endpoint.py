@@ -18,7 +18,8 @@ from fake_endpoint import AT_ONCE, Answer, FakeEndpoint, Script, failed, said
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosslign.evaluation.endpoint import PROBE, Endpoint, EndpointReply, read_reply, transmissible
+from crosslign.evaluation.endpoint import PROBE, Endpoint, EndpointReply, read_reply
+from crosslign.http import transmissible
 from crosslign.types import CrosslignError, Message
 
 KEY = "sk-secret-0123456789"

@@ -49,6 +49,13 @@ COMMANDS = {
             *("--out", str(given["output"]), "--overwrite"),
         ],
     ),
+    "serve-command": Command(
+        ("recipe",),
+        lambda given: [
+            *("serve-command", str(given["recipe"]), *_recipe_flags(given)),
+            *("--rollouts.backend", "vllm", "--rollouts.url", "http://localhost:8000"),
+        ],
+    ),
     "generate": Command(
         ("table", "model", "adapter", "output"),
         lambda given: _complete(given, "generate", "--table", str(given["table"])),

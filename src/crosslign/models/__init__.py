@@ -17,7 +17,7 @@ from crosslign.models.load import (
     token_ids,
 )
 from crosslign.models.passes.prefix import SharedPrefix, shared_prefix
-from crosslign.models.teacher import FrozenTeacher, TeacherMovedError, add_lora, fingerprint
+from crosslign.models.teacher import FrozenTeacher, TeacherMovedError, add_lora, fingerprint, weights_fingerprint
 
 __all__ = [
     "FrozenTeacher",
@@ -45,5 +45,6 @@ __all__ = [
     "shared_prefix",
     "split_model",
     "token_ids",
+    "weights_fingerprint",
     "weights_mark",
 ]

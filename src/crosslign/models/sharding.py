@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -22,7 +22,11 @@ from crosslign.objective.head import Head, OutputHead, PlainHead
 
 def is_sharded(model: torch.nn.Module) -> bool:
     """Whether the weights of this model, or of the one in this wrapper, lie in parts (FSDP2, ZeRO-3)."""
-    return any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in model.parameters())
+    return any(map(_is_part, model.parameters()))
+
+
+def _is_part(parameter: Tensor) -> bool:
+    return isinstance(parameter, DTensor) or hasattr(parameter, "ds_id")
 
 
 @contextmanager
@@ -193,11 +197,10 @@ def whole_shape(parameter: Tensor) -> tuple[int, ...]:
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def summed(values: Tensor, model: torch.nn.Module) -> Tensor:
-    """Numbers about the parts of a sharded model, added over its processes; of another model as they are."""
-    if not is_sharded(model):
+def summed(values: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Numbers about the parts of sharded parameters, added over the processes; of whole ones as they are."""
+    if not any(map(_is_part, parameters)):
         return values
-    device = next(iter(model.parameters())).device
-    values = values.to(device)
+    values = values.to(parameters[0].device)
     dist.all_reduce(values)
     return values

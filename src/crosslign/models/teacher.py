@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -118,15 +118,20 @@ def fingerprint(model: torch.nn.Module) -> str:
     of a single weight changes it. A model with and without LoRA has the same fingerprint, and so has one whose weights
     lie in parts on several processes, whose sums are added: then every process must call this.
     """
-    digest = hashlib.sha256()
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in model.named_parameters(remove_duplicate=False):
         if ".lora_" in name:
             continue
         tensors[name.removeprefix("base_model.model.").replace(".base_layer", "")] = tensor
+    return weights_fingerprint(tensors)
+
+
+def weights_fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The same of named tensors."""
+    digest = hashlib.sha256()
     names = sorted(tensors)
-    sums = summed(torch.tensor([_sums(*pieces(tensors[name].detach())) for name in names]), model).tolist()
-    for name, (first, second) in zip(names, sums, strict=True):
+    sums = summed(torch.tensor([_sums(*pieces(tensors[name].detach())) for name in names]), list(tensors.values()))
+    for name, (first, second) in zip(names, sums.tolist(), strict=True):
         shape, dtype = whole_shape(tensors[name]), tensors[name].dtype
         digest.update(f"{name}|{shape}|{dtype}|{first % 2**64}|{second % 2**64}\n".encode())
     return digest.hexdigest()[:16]

@@ -58,6 +58,21 @@ class Sampler(Protocol):
     ) -> list[Completion]: ...
 
 
+@runtime_checkable
+class Pinnable(Sampler, Protocol):
+    """A sampler that can keep the weights of a moment, and sample from them while the model goes on."""
+
+    def pinned(self) -> Sampler: ...
+
+
+def cut_at_stop(token_ids: Sequence[int], stop: Sequence[int]) -> Completion:
+    """Sampled ids up to the first stop token, which stays; without one they were cut off."""
+    for position, token in enumerate(token_ids):
+        if token in stop:
+            return Completion(tuple(token_ids[: position + 1]), truncated=False)
+    return Completion(tuple(token_ids), truncated=True)
+
+
 def derive_seed(*parts: object) -> int:
     """A seed from any printable parts: stable across processes and machines, unlike `hash`."""
     digest = hashlib.sha256("|".join(map(str, parts)).encode("utf-8", "surrogatepass")).digest()

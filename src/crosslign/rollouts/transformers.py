@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from crosslign.models import NotFiniteError, causal_lm, evaluating, token_ids
 from crosslign.models.passes.prefill import Prefill, left_padded
-from crosslign.rollouts.base import SamplingParameters, derive_seed
+from crosslign.rollouts.base import SamplingParameters, cut_at_stop, derive_seed
 from crosslign.types import Completion, cause
 
 # What a CPU and a GPU say of a draw from probabilities that are none.
@@ -102,13 +102,7 @@ class TransformersSampler:
                 f"and at the learning rate if it was trained ({cause(error)})."
             ) from error
         width = input_ids.shape[1]
-        return [self._cut(row, config.max_new_tokens) for row in output[:, width:].tolist()]
-
-    def _cut(self, token_ids: list[int], limit: int) -> Completion:
-        for position, token in enumerate(token_ids):
-            if token in self.stop_token_ids:
-                return Completion(tuple(token_ids[: position + 1]), truncated=False)
-        return Completion(tuple(token_ids[:limit]), truncated=True)
+        return [cut_at_stop(row[: config.max_new_tokens], self.stop_token_ids) for row in output[:, width:].tolist()]
 
 
 def sampler_of(

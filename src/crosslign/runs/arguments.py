@@ -96,7 +96,7 @@ def training_arguments(section: Mapping[str, Any], *, output_dir: str, seed: int
         raise CrosslignError("training.fsdp_config: has no effect without training.fsdp: true.")
     if (arguments.fsdp_config or {}).get("version", 2) != 2:
         raise CrosslignError("training.fsdp_config: version 1 is not supported. Leave the version out.")
-    if arguments.fsdp or str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "no")):
+    if _uses_fsdp(arguments):
         if (arguments.fsdp_config or {}).get("activation_checkpointing"):
             raise CrosslignError(
                 "training.fsdp_config: with its activation_checkpointing an adapter is saved empty. Set "
@@ -106,6 +106,16 @@ def training_arguments(section: Mapping[str, Any], *, output_dir: str, seed: int
         waiting = arguments.accelerator_config.gradient_accumulation_kwargs or {}
         arguments.accelerator_config.gradient_accumulation_kwargs = {**waiting, "sync_each_batch": True}
     return arguments
+
+
+def _uses_fsdp(arguments: TrainingArguments) -> bool:
+    return bool(arguments.fsdp or str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "no")))
+
+
+def shards_weights(arguments: TrainingArguments) -> bool:
+    """Whether no process holds all weights: FSDP, or DeepSpeed ZeRO-3."""
+    zero = getattr(arguments, "hf_deepspeed_config", None)
+    return _uses_fsdp(arguments) or (zero is not None and zero.is_zero3())
 
 
 def _checked(key: str, value: Any, hint: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,18 +19,20 @@ from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameter
 from crosslign.runs.callbacks import CheckpointCallback, MetricsCallback, ProgressCallback, RolloutLog
 from crosslign.runs.checkpoint_evaluation import CheckpointEvaluator, EvaluationSchedule
 from crosslign.runs.prepare import PreparedRun
+from crosslign.runs.serve import Samplers, served_samplers
 from crosslign.storage import cache_folder
 from crosslign.types import Announce, CrosslignError, cause, silent
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """Student and frozen teacher, who makes their rollouts, and who scores them."""
+    """Student and frozen teacher, who makes their rollouts, and who scores them; `release` frees a server of them."""
 
     student: Any
     teacher: FrozenTeacher
     collector: RolloutCollector
     scorer: Scorer
+    release: Callable[[], None] = lambda: None
 
 
 def assemble(run: PreparedRun, model: Any) -> Distillation:
@@ -51,19 +54,24 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
     place = cache_folder(config.cache_dir) / f"completions-{teacher.fingerprint}.jsonl"
     cache = CompletionCache(place, shared=run.arguments.world_size > 1)
     mark = sampling_mark(teacher.fingerprint, model, run.tokenizer)
-    sampler = sampler_of(model, run.tokenizer, run.rollout_batch_size, teacher.view)
+    samplers = Samplers(
+        sampler_of(model, run.tokenizer, run.rollout_batch_size),
+        sampler_of(model, run.tokenizer, run.rollout_batch_size, teacher.view),
+    )
+    if config.rollouts.backend == "vllm":
+        samplers = served_samplers(run, model, samplers)
     collector = RolloutCollector(
         run.contexts,
         strategies.get(config.strategy.name, config.strategy.options, seed=config.seed),
-        sampler_of(model, run.tokenizer, run.rollout_batch_size),
-        CachedSampler(sampler, cache, mark, seed=config.seed, vocabulary=len(run.tokenizer)),
+        samplers.student,
+        CachedSampler(samplers.teacher, cache, mark, seed=config.seed, vocabulary=len(run.tokenizer)),
         SamplingParameters(**config.sampling.model_dump(exclude={"batch_size"})),
         seed=config.seed,
         drop_overflow=config.data.on_overflow == "drop",
     )
     objective = Objective(**config.objective.model_dump())
     scorer = Scorer(model, teacher, split, objective, token_ids(run.tokenizer, model).pad)
-    return Distillation(model, teacher, collector, scorer)
+    return Distillation(model, teacher, collector, scorer, samplers.release)
 
 
 def make_trainer(run: PreparedRun, made: Distillation, announce: Announce = silent) -> DistillationTrainer:
@@ -85,6 +93,7 @@ def make_trainer(run: PreparedRun, made: Distillation, announce: Announce = sile
             languages=run.languages,
             on_rollouts=RolloutLog(run.folder, run.tokenizer, run.config.log_rollouts) if run.is_main else None,
             evaluator=evaluator,
+            ahead=run.config.rollouts.staleness > 0,
             processing_class=run.tokenizer,
             callbacks=[MetricsCallback(run.folder), ProgressCallback(), checkpoints, *schedule],
         )

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from crosslign.evaluation.endpoint import usable_url
+from crosslign.http import usable_url
 from crosslign.rollouts.base import MOST_TOKENS, check_temperature
 from crosslign.types import MAX_SEED, Label
 from crosslign.untrusted import is_variable
@@ -199,6 +199,29 @@ class SamplingConfig(Section):
     """Most rows in one call of generate, to save memory; null for a whole accumulation window."""
 
 
+class RolloutsConfig(Section):
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """transformers: generate, in this process; vllm: a vLLM server (crosslign serve-command RECIPE)."""
+    url: Url | None = None
+    """vllm: the server, such as http://localhost:8000. It must see adapter_dir at the same path."""
+    model: str | None = None
+    """vllm: the name under which it serves the base model; null for model.path."""
+    staleness: Literal[0, 1] = 0
+    """vllm: 1 samples the next window while a step runs, from the weights before it."""
+    timeout_seconds: float = Field(600, ge=1, le=86_400)
+    """vllm: seconds in which a request must be answered, retries included."""
+    adapter_dir: str | None = None
+    """vllm: folder through which weights go to the server; null for served/ in output_dir."""
+
+    @model_validator(mode="after")
+    def _url_is_for_vllm(self) -> RolloutsConfig:
+        if self.backend == "vllm" and self.url is None:
+            raise ValueError("backend vllm needs url, such as http://localhost:8000")
+        if self.backend != "vllm" and self.staleness:
+            raise ValueError("staleness 1 needs backend: vllm; generate and the step would share one processor")
+        return self
+
+
 class ObjectiveConfig(Section):
     # Below 0.01 logits that are 1 apart leave nothing of the smaller in float32 (exp(-100) is its last number); above
     # 100, and with beta within 0.001 of 0 or 1, the divergences sink into its rounding.
@@ -339,6 +362,7 @@ class RunConfig(Section):
     teacher: TeacherConfig = TeacherConfig()
     strategy: StrategyConfig = StrategyConfig()
     sampling: SamplingConfig = SamplingConfig()
+    rollouts: RolloutsConfig = RolloutsConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     log_rollouts: int = Field(2, ge=0, le=MANY)
     """Rollouts of each step that are written to rollouts.jsonl."""

@@ -24,10 +24,11 @@ METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts.jsonl"
 EVALUATIONS = "evaluations"
 BEST = "best"
+SERVED = "served"
 GATE = "gate.jsonl"
 _STAGING = ".incomplete"
 # What --overwrite clears in a run's folder.
-_FOLDERS = ("checkpoint-*", EVALUATIONS, BEST, f".{BEST}.*", _STAGING)
+_FOLDERS = ("checkpoint-*", EVALUATIONS, BEST, SERVED, f".{BEST}.*", _STAGING)
 _FILES = (RECORD, CONFIG, METRICS, ROLLOUTS, GATE, "adapter_model.safetensors", "adapter_config.json",
           "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json",
           "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",

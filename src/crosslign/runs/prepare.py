@@ -29,20 +29,21 @@ from crosslign.languages import english_name
 from crosslign.models import ModelSource, check_source, load_tokenizer
 from crosslign.ownership import check_can_be_made
 from crosslign.rollouts.progress import progress
-from crosslign.runs.arguments import training_arguments
+from crosslign.runs.arguments import shards_weights, training_arguments
 from crosslign.runs.checkpoint_evaluation import Plan, make_plan
 from crosslign.runs.config import RunConfig
 from crosslign.runs.evaluate import checked_judges
 from crosslign.runs.folder import CONFIG, RunFolder
 from crosslign.runs.gate.queries import queries_to_probe
 from crosslign.runs.recipe import parse_config, read_recipe
+from crosslign.runs.serve import check_served
 from crosslign.storage import cache_folder
 from crosslign.types import CrosslignError, Query
 
 logger = logging.getLogger(__name__)
 
 # A resumed run must be the same run; these may change.
-RESUMABLE_CHANGES = {"output_dir", "log_rollouts", "divergence_queries", "cache_dir", "training"}
+RESUMABLE_CHANGES = {"output_dir", "log_rollouts", "divergence_queries", "cache_dir", "rollouts", "training"}
 
 
 @dataclass
@@ -121,7 +122,12 @@ def context_builder(config: RunConfig, tokenizer: Any) -> ContextBuilder:
 
 
 def prepare(
-    config: RunConfig, *, overwrite: bool = False, resume: bool = False, check_folder: bool = True
+    config: RunConfig,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    check_folder: bool = True,
+    check_server: bool = True,
 ) -> PreparedRun:
     """Check configuration, data, templates, lengths, judges and output folder. No weights are loaded.
 
@@ -136,10 +142,17 @@ def prepare(
         folder.check(overwrite=overwrite, resume=resume)
     strategies.get(config.strategy.name, config.strategy.options, seed=config.seed)
     arguments = training_arguments(config.training, output_dir=config.output_dir, seed=config.seed)
+    if shards_weights(arguments) and config.rollouts.backend == "vllm":
+        raise CrosslignError(
+            "rollouts.backend: vllm does not work with FSDP and ZeRO-3 yet: what the server gets would have to be "
+            "gathered. Use data parallelism, or ZeRO-2."
+        )
     if resume:
         _check_same_run(config, folder)
     source = model_source(config)
     check_source(source)
+    if check_server:
+        check_served(config)
     load_teacher_template(config.teacher.template)
     tables = _load_tables(config)
     languages = config.data.languages or list(dict.fromkeys(lang for table in tables for lang in table.languages))

@@ -36,7 +36,9 @@ def train(run: PreparedRun, announce: Announce = silent) -> Mapping[str, Any]:
             made = assemble(run, load_model(run.source))
         run, passed = gate(run, made, announce)
         try:
-            return _train(run, made, passed, announce)
+            record = _train(run, made, passed, announce)
+            made.release()
+            return record
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted. {_how_to_resume(run.folder)}") from None
         except NotFiniteError as error:

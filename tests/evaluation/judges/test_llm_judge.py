@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosslign.evaluation.endpoint import EndpointReply, transmissible
+from crosslign.evaluation.endpoint import EndpointReply
 from crosslign.evaluation.judges import llm
 from crosslign.evaluation.judges.llm import FIELDS, LLMJudge, cut_middle, last_block, make_nonce, strongreject_score
+from crosslign.http import transmissible
 from crosslign.types import CrosslignError, JudgeItem, Label, Message, Outcome, Query, Verdict
 
 

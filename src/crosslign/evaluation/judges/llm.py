@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
-from crosslign.evaluation.endpoint import Endpoint, EndpointReply, transmissible
+from crosslign.evaluation.endpoint import Endpoint, EndpointReply
+from crosslign.http import transmissible
 from crosslign.languages import english_name, is_language
 from crosslign.types import CrosslignError, JudgeItem, Label, Message, Outcome, Verdict, nearest
 from crosslign.untrusted import is_blank
