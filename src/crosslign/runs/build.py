@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from crosslign.runs.checkpoint_evaluation import CheckpointEvaluator, Evaluation
 from crosslign.runs.prepare import PreparedRun
 from crosslign.storage import cache_folder
 from crosslign.types import Announce, CrosslignError, cause, silent
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,12 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
         model = add_lora(model, lora, config.seed)
     else:
         freeze(model, config.model.frozen)
+        if model.dtype in (torch.bfloat16, torch.float16):
+            logger.warning(
+                "all weights are trained as %s, in which a step that is small beside its weight is lost; set model.dtype: "
+                "float32 and training.bf16: true, which computes in bfloat16.",
+                str(model.dtype).removeprefix("torch."),
+            )
     teacher = FrozenTeacher(model, getattr(torch, config.teacher.dtype) if config.teacher.dtype else None)
     cache = CompletionCache(cache_folder(config.cache_dir) / f"completions-{teacher.fingerprint}.jsonl")
     sampler = sampler_of(model, run.tokenizer, run.rollout_batch_size, teacher.view)
