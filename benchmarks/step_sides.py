@@ -30,7 +30,8 @@ class Configuration:
         rows, tokens: sequences a step, and completion tokens of each.
         generated: the step begins with sampling the completions; else they are given.
         mode: TRL's `distillation_mode`.
-        cuda: runs on a GPU only, in bf16.
+        cuda: runs on a GPU only.
+        dtype: of the weights, but for the adapter's.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Configuration:
     generated: bool = False
     mode: str = "full_logits"
     cuda: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 class Side(Protocol):
@@ -56,7 +58,7 @@ def run_config(
         "model": {
             "path": str(folder),
             "finetuning": made.finetuning,
-            "dtype": "bfloat16" if made.cuda else "float32",
+            "dtype": made.dtype,
             "attn_implementation": "flash_attention_2" if made.cuda and _has_flash() else None,
         },
         "data": {
@@ -145,7 +147,7 @@ class Theirs:
             learning_rate=1e-5,
             adam_epsilon=run.arguments.adam_epsilon,
             use_cpu=not made.cuda,
-            bf16=made.cuda,
+            bf16=made.dtype == "bfloat16",
             gradient_checkpointing=False,
             report_to="none",
             seed=SEED,

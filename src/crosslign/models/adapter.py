@@ -148,7 +148,8 @@ def _check_fit(model: torch.nn.Module, adapter: Adapter, folder: str) -> None:
     modules = dict(model.named_modules())
     for name, sizes in adapter.modules.items():
         weight = getattr(modules.get(name), "weight", None)
-        shape = tuple(weight.shape) if isinstance(weight, torch.Tensor) else None
+        weight = getattr(weight, "quant_state", weight)  # which knows a 4-bit weight's shape
+        shape = tuple(getattr(weight, "shape", ())) or None
         if shape is None or sorted(shape) != sorted(sizes):
             has = f"there it has {list(shape)}" if shape else "the model has no such layer"
             raise CrosslignError(
@@ -166,7 +167,7 @@ def adapter_in_base_type(model: Any) -> Iterator[None]:
     aside and put back, so nothing that is trained is rounded.
     """
     dtype = model.get_input_embeddings().weight.dtype
-    # A parameter is what is trained, hooked and sharded; replacing it leaves all that alone, changing its data does not.
+    # Replaced, not changed in place: what hooks and optimizers hold on to is the parameter.
     held = [
         (module._parameters, name, parameter)
         for path, module in model.named_modules()

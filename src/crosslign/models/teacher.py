@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from crosslign.models.load import disable_dropout
+from crosslign.models.load import disable_dropout, stored_tensors
 from crosslign.types import CrosslignError
 
 _CHUNK = 1 << 22
@@ -87,11 +87,12 @@ def fingerprint(model: torch.nn.Module) -> str:
 
     Each tensor's bits, read as integers x_i, give (sum x_i, sum (2 i + 1) x_i) modulo 2^64 on the tensor's own device;
     SHA-256 over names, shapes, dtypes and these sums is the result. The factors are odd, hence invertible: any change
-    of a single weight changes it. A model with and without LoRA has the same fingerprint.
+    of a single weight changes it. Of a 4-bit weight both its bits and its scales count (`stored_tensors`). A model with
+    and without LoRA has the same fingerprint.
     """
     digest = hashlib.sha256()
     tensors: dict[str, torch.Tensor] = {}
-    for name, tensor in model.named_parameters(remove_duplicate=False):
+    for name, tensor in stored_tensors(model):
         if ".lora_" in name:
             continue
         tensors[name.removeprefix("base_model.model.").replace(".base_layer", "")] = tensor

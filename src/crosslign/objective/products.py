@@ -60,7 +60,8 @@ class Precision:
         if not self.rounded:
             yield
             return
-        settings: Any = torch.backends.mkldnn.matmul
+        backend: Any = torch.backends.mkldnn
+        settings = backend.matmul
         before = settings.fp32_precision
         settings.fp32_precision = "bf16"
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -95,6 +96,12 @@ def training_arguments(section: Mapping[str, Any], *, output_dir: str, seed: int
     if arguments.deepspeed or arguments.fsdp:
         raise CrosslignError(_SHARDED)
     return arguments
+
+
+def is_sharded(arguments: TrainingArguments) -> bool:
+    """Whether FSDP or DeepSpeed is asked for, by the recipe or by `accelerate launch`."""
+    launched = (os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() for name in ("FSDP", "DEEPSPEED"))
+    return bool(arguments.fsdp or arguments.deepspeed) or any(value in ("1", "true") for value in launched)
 
 
 _SHARDED = (

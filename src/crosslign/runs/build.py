@@ -52,8 +52,8 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
         freeze(model, config.model.frozen)
         if model.dtype in (torch.bfloat16, torch.float16):
             logger.warning(
-                "all weights are trained as %s, in which a step that is small beside its weight is lost; set model.dtype: "
-                "float32 and training.bf16: true, which computes in bfloat16.",
+                "all weights are trained as %s, in which a step that is small beside its weight is lost; "
+                "set model.dtype: float32 and training.bf16: true, which computes in bfloat16.",
                 str(model.dtype).removeprefix("torch."),
             )
     teacher = FrozenTeacher(model, getattr(torch, config.teacher.dtype) if config.teacher.dtype else None)
@@ -123,6 +123,7 @@ def _evaluator(run: PreparedRun, made: Distillation, announce: Announce) -> Chec
             "revision": run.source.revision,
             "adapter": config.output_dir if lora else None,
             "dtype": run.source.dtype,
+            "quantization": run.source.quantization,
         },
         trained=run.languages,
         source_language=config.data.source_language,

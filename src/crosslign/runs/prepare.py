@@ -29,7 +29,7 @@ from crosslign.languages import english_name
 from crosslign.models import ModelSource, check_source, load_tokenizer
 from crosslign.ownership import check_can_be_made
 from crosslign.rollouts.progress import progress
-from crosslign.runs.arguments import training_arguments
+from crosslign.runs.arguments import is_sharded, training_arguments
 from crosslign.runs.checkpoint_evaluation import Plan, make_plan
 from crosslign.runs.config import RunConfig
 from crosslign.runs.evaluate import checked_judges
@@ -86,7 +86,14 @@ class PreparedRun:
 def model_source(config: RunConfig) -> ModelSource:
     m = config.model
     return ModelSource(
-        m.path, m.revision, m.tokenizer, m.chat_template, m.dtype, m.attn_implementation, m.trust_remote_code
+        m.path,
+        m.revision,
+        m.tokenizer,
+        m.chat_template,
+        m.dtype,
+        m.attn_implementation,
+        m.trust_remote_code,
+        m.quantization,
     )
 
 
@@ -136,6 +143,11 @@ def prepare(
         folder.check(overwrite=overwrite, resume=resume)
     strategies.get(config.strategy.name, config.strategy.options, seed=config.seed)
     arguments = training_arguments(config.training, output_dir=config.output_dir, seed=config.seed)
+    if config.model.quantization is not None and is_sharded(arguments):
+        raise CrosslignError(
+            f"model.quantization: {config.model.quantization} does not work with FSDP or DeepSpeed, which split "
+            "weights into parts. Leave one of them out."
+        )
     if resume:
         _check_same_run(config, folder)
     source = model_source(config)
