@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.step import CONFIGURATIONS, peak_memory, random_model, real_models, steps_on
+from benchmarks.step import CONFIGURATIONS, SHAPES, peak_memory, random_model, real_models, steps_on
 from benchmarks.step_sides import Ours, batches, quiet, run_config
 from benchmarks.summary import machine
 from benchmarks.timing import Seconds, alternate, fresh_process, median_ratio, median_seconds
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = real_models(settings.model).get(shape, Path(temporary, shape))
         if not folder.exists():
-            random_model(shape, folder, settings.queries)
+            random_model(SHAPES[shape][1], folder, settings.queries)
         job = {
             "configuration": settings.configuration,
             "folder": str(folder),

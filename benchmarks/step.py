@@ -99,6 +99,17 @@ SHAPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         },
     ),
 }
+TOY: Mapping[str, Any] = {
+    "model_type": "qwen2",
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": 20000,
+    "max_position_embeddings": 8192,
+    "initializer_range": 0.5,
+}
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -107,15 +118,21 @@ END = "<|im_end|>"
 MEMORY_STEPS = 1  # after the warm-up step, so the optimiser's state is there
 
 
-def random_model(shape: str, folder: Path, queries: str) -> None:
-    """Random weights of a shape, and a byte-level BPE trained on the queries' English texts."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+def from_values(values: Mapping[str, Any], **options: Any) -> Any:
+    """A model with random bfloat16 weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    values = dict(SHAPES[shape][1])
-    config = AutoConfig.for_model(values.pop("model_type"), **values, bos_token_id=1, eos_token_id=0, pad_token_id=0)
+    config = AutoConfig.for_model(**values, bos_token_id=1, eos_token_id=0, pad_token_id=0)
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, **options)
+
+
+def random_model(values: Mapping[str, Any], folder: Path, queries: str) -> None:
+    """Random weights, and a byte-level BPE trained on the queries' English texts."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from_values(values).save_pretrained(folder)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -259,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 continue
             folder = real.get(made.shape, Path(temporary, made.shape))
             if not folder.exists():
-                random_model(made.shape, folder, settings.queries)
+                random_model(SHAPES[made.shape][1], folder, settings.queries)
             job = {
                 "configuration": made.name,
                 "folder": str(folder),

@@ -59,7 +59,7 @@ def run_config(
             "path": str(folder),
             "finetuning": made.finetuning,
             "dtype": made.dtype,
-            "attn_implementation": "flash_attention_2" if made.cuda and _has_flash() else None,
+            "attn_implementation": "flash_attention_2" if made.cuda and has_flash() else None,
         },
         "data": {
             "tables": [{"path": queries, "label": "unlabelled"}],
@@ -81,7 +81,7 @@ def run_config(
     return parse_config(raw)
 
 
-def _has_flash() -> bool:
+def has_flash() -> bool:
     from transformers.utils import is_flash_attn_2_available
 
     return bool(is_flash_attn_2_available())
@@ -107,8 +107,8 @@ def _rollout(run: PreparedRun, query: Query, ids: tuple[int, ...]) -> Rollout:
 class Ours:
     """DistillationTrainer's own step, with DPSW; clipping and AdamW are those of the Trainer."""
 
-    def __init__(self, made: Configuration, run: PreparedRun) -> None:
-        self.trainer = make_trainer(run, assemble(run, load_model(run.source)))
+    def __init__(self, made: Configuration, run: PreparedRun, model: Any = None) -> None:
+        self.trainer = make_trainer(run, assemble(run, load_model(run.source) if model is None else model))
         self.generated = made.generated
         self.optimizer = self.trainer.create_optimizer()
         self.number = 0
@@ -129,11 +129,11 @@ class Ours:
 class Theirs:
     """SDFTTrainer's own step (sampling, padding, both forwards, loss, backward), fed with our token ids."""
 
-    def __init__(self, made: Configuration, run: PreparedRun, output: Path) -> None:
+    def __init__(self, made: Configuration, run: PreparedRun, output: Path, model: Any = None) -> None:
         from datasets import Dataset
         from trl.experimental.sdft import SDFTConfig
 
-        model = load_model(run.source)
+        model = load_model(run.source) if model is None else model
         settings = SDFTConfig(
             output_dir=str(output / "theirs"),
             per_device_train_batch_size=made.rows,
