@@ -123,7 +123,7 @@ def _evaluator(run: PreparedRun, made: Distillation, announce: Announce) -> Chec
             "revision": run.source.revision,
             "adapter": config.output_dir if lora else None,
             "dtype": run.source.dtype,
-            "quantization": run.source.quantization,
+            **({"quantization": run.source.quantization} if run.source.quantization else {}),
         },
         trained=run.languages,
         source_language=config.data.source_language,
