@@ -69,7 +69,7 @@ class Prefill:
         except (AttributeError, TypeError, ValueError, IndexError, NotImplementedError, RuntimeError) as error:
             logger.info("prompts are padded for sampling: %s: %s", type(error).__name__, error)
             return None
-        half = ours.dtype in (torch.float16, torch.bfloat16)
+        half = inner.get_input_embeddings().weight.dtype in (torch.float16, torch.bfloat16)  # logits are float32 here
         # Where rounding decides the first token, the second one's logits have nothing in common.
         same = ours[0].argmax(-1) == theirs[0].argmax(-1)
         ours, theirs = (torch.cat([logits[0], logits[1][same]]).float() for logits in (ours, theirs))
