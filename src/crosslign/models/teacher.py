@@ -87,8 +87,7 @@ def fingerprint(model: torch.nn.Module) -> str:
 
     Each tensor's bits, read as integers x_i, give (sum x_i, sum (2 i + 1) x_i) modulo 2^64 on the tensor's own device;
     SHA-256 over names, shapes, dtypes and these sums is the result. The factors are odd, hence invertible: any change
-    of a single weight changes it. Of a 4-bit weight both its bits and its scales count (`stored_tensors`). A model with
-    and without LoRA has the same fingerprint.
+    of a single weight changes it. A model with and without LoRA has the same fingerprint.
     """
     digest = hashlib.sha256()
     tensors: dict[str, torch.Tensor] = {}

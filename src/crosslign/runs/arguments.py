@@ -98,12 +98,6 @@ def training_arguments(section: Mapping[str, Any], *, output_dir: str, seed: int
     return arguments
 
 
-def is_sharded(arguments: TrainingArguments) -> bool:
-    """Whether FSDP or DeepSpeed is asked for, by the recipe or by `accelerate launch`."""
-    launched = (os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() for name in ("FSDP", "DEEPSPEED"))
-    return bool(arguments.fsdp or arguments.deepspeed) or any(value in ("1", "true") for value in launched)
-
-
 _SHARDED = (
     "training: deepspeed and fsdp are not supported yet: the frozen teacher and sampling need whole weights. Use data "
     "parallelism (accelerate launch) with LoRA."
@@ -132,3 +126,9 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
     if float not in kinds and number != int(number):
         raise CrosslignError(f"training.{key}: expected a whole number, found {number}.")
     return number if float in kinds else int(number)
+
+
+def is_sharded(arguments: TrainingArguments) -> bool:
+    """Whether FSDP or DeepSpeed is asked for, by the recipe or by `accelerate launch`."""
+    launched = (os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() for name in ("FSDP", "DEEPSPEED"))
+    return bool(arguments.fsdp or arguments.deepspeed) or any(value in ("1", "true") for value in launched)
