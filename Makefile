@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SMOLLM2 := .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: demo demo-smollm2 claims test test-processes test-all vllm-cpu lint clean
+.PHONY: demo demo-smollm2 claims test test-processes test-all vllm-cpu gpu-check lint clean
 
 .venv/base: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -50,6 +50,9 @@ test-processes: .venv/dev  ## two processes of one run, and a run that is killed
 
 test-all: .venv/dev  ## every test, and more examples of what is drawn at random
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m '' --hypothesis-profile=thorough
+
+gpu-check: .venv/dev  ## what only a GPU can show, in benchmarks/gpu.md; without one it says so
+	$(BIN)/python -m benchmarks.gpu
 
 lint: .venv/dev  ## style, types, layers
 	$(BIN)/ruff check .

@@ -38,13 +38,25 @@ OUT = Path(__file__).with_name("objective.md")
 MASKED = 0.4
 MEMORY_SHAPE = replace(QWEN, tokens=128)
 SMALL_SHAPE = replace(QWEN, vocabulary=4_096, rows=1, tokens=8)
-GPU_SHAPE = Shape("Qwen2.5-7B", 152_064, 3_584, 16, 256)
 ERROR_TOKENS = 64
 
 
 def fused(states: States, divergence: Divergence) -> torch.Tensor:
     heads = states.student_head, states.teacher_head
     return fused_weighted_divergence(states.student, states.teacher, *heads, states.mask, divergence=divergence).loss
+
+
+def reference(states: States, divergence: Divergence) -> Callable[[], None]:
+    """Ours with the logits of all tokens at once."""
+
+    def run() -> None:
+        states.forget_gradients()
+        with torch.no_grad():
+            teacher = states.teacher_head(states.teacher)
+        logits = states.student_head(states.student)
+        weighted_divergence(logits, teacher, states.mask, divergence=divergence).loss.backward()
+
+    return run
 
 
 def ours(states: States, divergence: Divergence) -> Callable[[], None]:
@@ -60,6 +72,8 @@ SIDES: Mapping[str, Callable[[States, Divergence], Callable[[], None]]] = {
     "dense": peers.dense,
     "chunked": peers.chunked,
     "topk": peers.topk,
+    "reference": reference,
+    "liger": peers.liger,
 }
 # (what, divergence, masked, trained, shorter: half the rows, sides)
 CASES: tuple[tuple[str, Divergence, bool, bool, bool, tuple[str, ...]], ...] = (
@@ -153,40 +167,6 @@ def _naive(states: States) -> torch.Tensor:
     return (weight * (log_p.exp() * (log_p - log_q)).sum(-1)).sum() / states.mask.sum()
 
 
-def on_gpu() -> list[str]:
-    """Milliseconds and peak memory on a CUDA device, bfloat16."""
-    if not torch.cuda.is_available():
-        return ["Not run: no GPU."]
-    states = random_states(GPU_SHAPE, device="cuda", dtype=torch.bfloat16)
-    lines = [["side", "ms", "GB above the tensors"]]
-    for side in ("ours", "dense", "chunked"):
-        run = SIDES[side](states, "reverse_kl")
-        try:
-            times, peak = _cuda(run)
-        except torch.cuda.OutOfMemoryError:
-            lines.append([side, "out of memory", ""])
-            continue
-        lines.append([side, f"{times:.1f}", f"{peak / 1e9:.2f}"])
-    return [markdown(lines), "", f"{torch.cuda.get_device_name()}, {GPU_SHAPE}, medians of 10"]
-
-
-def _cuda(run: Callable[[], None]) -> tuple[float, int]:
-    for _ in range(3):
-        run()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    times = []
-    for _ in range(10):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()  # type: ignore[no-untyped-call]
-        run()
-        end.record()  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end))
-    return sorted(times)[5], torch.cuda.max_memory_allocated() - before
-
-
 INTERNAL: Mapping[str, Callable[[list[str]], dict[str, Any]]] = {"--pair": pair, "--memory": memory}
 
 
@@ -225,7 +205,7 @@ def report(arguments: argparse.Namespace) -> str:
     lines += [f"- {when}: {peaks(*how)}" for when, how in (("first call", ()), ("after a small call", ("loaded",)))]
     lines += ["", "## Gradient error", ""]
     lines += ["Largest error of the hidden states' gradient over its largest entry, against float64:", "", *errors]
-    lines += ["", "## CUDA", "", *on_gpu()]
+    lines += ["", "On a GPU: `python -m benchmarks.gpu`."]
     return "\n".join(lines) + "\n"
 
 

@@ -1,8 +1,8 @@
-"""The losses that the objective is compared with: TRL's, called as its trainers call them.
+"""The losses that the objective is compared with: TRL's, called as its trainers call them, and Liger's.
 
 `dense` and `topk` are `SDFTTrainer`'s modes full_logits and topk_logits: the trainer's own method on the logits that
-the head makes, divided by the temperature as it does. `chunked` is the divergence of `DistillationTrainer`. None of
-them weighs tokens.
+the head makes, divided by the temperature as it does. `chunked` is the divergence of `DistillationTrainer`, `liger`
+Liger's kernel. None of them weighs tokens.
 """
 
 from __future__ import annotations
@@ -97,6 +97,21 @@ def chunked(states: States, divergence: str) -> Callable[[], None]:
             ALPHA[divergence],
         )
         loss.backward()
+
+    return run
+
+
+def liger(states: States, divergence: str) -> Callable[[], None]:
+    """Liger's fused linear layer and divergence; its kernels are for GPUs."""
+    from liger_kernel.transformers.fused_linear_jsd import LigerFusedLinearJSD
+
+    loss = LigerFusedLinearJSD(jsd_beta=ALPHA[divergence])
+    labels = torch.where(states.mask, 0, -100).flatten()
+
+    def run() -> None:
+        states.forget_gradients()
+        student, teacher = states.student.flatten(0, 1), states.teacher.flatten(0, 1)
+        loss(student, states.student_head.weight, teacher, states.teacher_head.weight, labels).backward()
 
     return run
 

@@ -1,7 +1,8 @@
 """A training step against TRL's SDFTTrainer: `python -m benchmarks.step`.
 
 Both sides get the same model, contexts and completions: mixed-language queries, the `instruct` teacher, completions of
-full length. Ours computes DPSW; TRL computes no weights. One core, fp32, AdamW, clipping, no gradient checkpointing.
+full length. Ours computes DPSW; TRL computes no weights. One core, float32 unless the name says bf16, AdamW, clipping,
+no activation checkpointing. `benchmarks.precision` compares our own step in both types.
 
 Time: both sides in one process, taking turns, in pairs; the ratio is the median of the pairs' ratios. The heap is
 reused (`HEAP_REUSE`): first-touch page faults are dear on virtual machines and would flatter whoever allocates less.
@@ -45,7 +46,10 @@ CONFIGURATIONS = (
     Configuration("smollm2-8x32-generated", "smollm2", "full", 8, 32, generated=True),
     Configuration("qwen-8x32-generated", "qwen", "lora", 8, 32, generated=True),
     Configuration("smollm2-8x128-topk", "smollm2", "full", 8, 128, mode="topk_logits"),
-    Configuration("qwen7b-8x256-cuda", "qwen7b", "lora", 8, 256, cuda=True),
+    Configuration("qwen7b-8x256-cuda", "qwen7b", "lora", 8, 256, cuda=True, dtype="bfloat16"),
+    Configuration("smollm2-8x128-bf16", "smollm2", "full", 8, 128, dtype="bfloat16"),
+    Configuration("qwen-8x64-bf16", "qwen", "lora", 8, 64, dtype="bfloat16"),
+    Configuration("qwen-8x32-generated-bf16", "qwen", "lora", 8, 32, generated=True, dtype="bfloat16"),
 )
 DEFAULT = tuple(c.name for c in CONFIGURATIONS if c.mode == "full_logits")
 SHAPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -95,6 +99,17 @@ SHAPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         },
     ),
 }
+TOY: Mapping[str, Any] = {
+    "model_type": "qwen2",
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": 20000,
+    "max_position_embeddings": 8192,
+    "initializer_range": 0.5,
+}
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -103,15 +118,21 @@ END = "<|im_end|>"
 MEMORY_STEPS = 1  # after the warm-up step, so the optimiser's state is there
 
 
-def random_model(shape: str, folder: Path, queries: str) -> None:
-    """Random weights of a shape, and a byte-level BPE trained on the queries' English texts."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+def from_values(values: Mapping[str, Any], **options: Any) -> Any:
+    """A model with random bfloat16 weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    values = dict(SHAPES[shape][1])
-    config = AutoConfig.for_model(values.pop("model_type"), **values, bos_token_id=1, eos_token_id=0, pad_token_id=0)
+    config = AutoConfig.for_model(**values, bos_token_id=1, eos_token_id=0, pad_token_id=0)
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, **options)
+
+
+def random_model(values: Mapping[str, Any], folder: Path, queries: str) -> None:
+    """Random weights, and a byte-level BPE trained on the queries' English texts."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from_values(values).save_pretrained(folder)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -141,7 +162,7 @@ def real_models(folders: Sequence[str]) -> dict[str, Path]:
 # In the measuring processes.
 
 
-def _steps(side: Side, given: Sequence[Any], cuda: bool) -> Callable[[], None]:
+def steps_on(side: Side, given: Sequence[Any], cuda: bool) -> Callable[[], None]:
     """A step on the next batch at each call."""
     left = iter(given)
 
@@ -169,11 +190,16 @@ def measure(job: Mapping[str, Any]) -> dict[str, Any]:
             sides["theirs"] = Theirs(made, run, output)
         given = batches(run, made, job["batches"] + 1)
         # Warmed up: optimiser state, heap.
-        steps = {name: _steps(side, given, made.cuda) for name, side in sides.items()}
+        steps = {name: steps_on(side, given, made.cuda) for name, side in sides.items()}
         taken = alternate(steps, job["batches"], warm=True)
     seconds = {name: list(map(astuple, samples)) for name, samples in taken.items()}
-    peak = torch.cuda.max_memory_allocated() if made.cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "peak": peak / 1e9, "padding": padding(given)}
+    return {"seconds": seconds, "peak": peak_memory(made.cuda), "padding": padding(given)}
+
+
+def peak_memory(cuda: bool = False) -> float:
+    """GB of this process, or of its tensors on the GPU, at their peak."""
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak / 1e9
 
 
 def padding(given: Sequence[Sequence[Any]]) -> float:
@@ -250,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 continue
             folder = real.get(made.shape, Path(temporary, made.shape))
             if not folder.exists():
-                random_model(made.shape, folder, settings.queries)
+                random_model(SHAPES[made.shape][1], folder, settings.queries)
             job = {
                 "configuration": made.name,
                 "folder": str(folder),

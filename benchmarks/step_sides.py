@@ -30,7 +30,8 @@ class Configuration:
         rows, tokens: sequences a step, and completion tokens of each.
         generated: the step begins with sampling the completions; else they are given.
         mode: TRL's `distillation_mode`.
-        cuda: runs on a GPU only, in bf16.
+        cuda: runs on a GPU only.
+        dtype: of the weights, but for the adapter's.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Configuration:
     generated: bool = False
     mode: str = "full_logits"
     cuda: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 class Side(Protocol):
@@ -56,8 +58,8 @@ def run_config(
         "model": {
             "path": str(folder),
             "finetuning": made.finetuning,
-            "dtype": "bfloat16" if made.cuda else "float32",
-            "attn_implementation": "flash_attention_2" if made.cuda and _has_flash() else None,
+            "dtype": made.dtype,
+            "attn_implementation": "flash_attention_2" if made.cuda and has_flash() else None,
         },
         "data": {
             "tables": [{"path": queries, "label": "unlabelled"}],
@@ -79,7 +81,7 @@ def run_config(
     return parse_config(raw)
 
 
-def _has_flash() -> bool:
+def has_flash() -> bool:
     from transformers.utils import is_flash_attn_2_available
 
     return bool(is_flash_attn_2_available())
@@ -105,8 +107,8 @@ def _rollout(run: PreparedRun, query: Query, ids: tuple[int, ...]) -> Rollout:
 class Ours:
     """DistillationTrainer's own step, with DPSW; clipping and AdamW are those of the Trainer."""
 
-    def __init__(self, made: Configuration, run: PreparedRun) -> None:
-        self.trainer = make_trainer(run, assemble(run, load_model(run.source)))
+    def __init__(self, made: Configuration, run: PreparedRun, model: Any = None) -> None:
+        self.trainer = make_trainer(run, assemble(run, load_model(run.source) if model is None else model))
         self.generated = made.generated
         self.optimizer = self.trainer.create_optimizer()
         self.number = 0
@@ -127,11 +129,11 @@ class Ours:
 class Theirs:
     """SDFTTrainer's own step (sampling, padding, both forwards, loss, backward), fed with our token ids."""
 
-    def __init__(self, made: Configuration, run: PreparedRun, output: Path) -> None:
+    def __init__(self, made: Configuration, run: PreparedRun, output: Path, model: Any = None) -> None:
         from datasets import Dataset
         from trl.experimental.sdft import SDFTConfig
 
-        model = load_model(run.source)
+        model = load_model(run.source) if model is None else model
         settings = SDFTConfig(
             output_dir=str(output / "theirs"),
             per_device_train_batch_size=made.rows,
@@ -145,7 +147,7 @@ class Theirs:
             learning_rate=1e-5,
             adam_epsilon=run.arguments.adam_epsilon,
             use_cpu=not made.cuda,
-            bf16=made.cuda,
+            bf16=made.dtype == "bfloat16",
             gradient_checkpointing=False,
             report_to="none",
             seed=SEED,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks import claims, dpsw, step
+import torch
+from benchmarks import claims, dpsw, gpu, step
 from benchmarks.summary import compare, interval, percent, rows
 
 from crosslign.types import Completion, Context, Query, Rollout
@@ -89,3 +91,27 @@ def test_the_benchmark_of_a_step_says_what_is_missing(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "trl", None)
     with pytest.raises(SystemExit, match=r"pip install 'crosslign\[bench\]'"):
         step.main(["--configurations", "qwen-8x64"])
+
+
+def test_without_a_gpu_its_benchmark_says_so_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main(["--out", str(tmp_path / "gpu.md")]) == 0
+    assert capsys.readouterr().out == "No GPU was found, so nothing was measured: " + (
+        "this benchmark needs one that PyTorch can use.\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_measured_on_a_gpu_runs_on_a_cpu_at_toy_sizes() -> None:
+    table = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in gpu.report(gpu.SMALL).splitlines() if "|" in line
+    ]
+    rows = {(what.partition(",")[0], side): numbers for what, side, *numbers in table[2:]}
+    assert float(rows["objective", "ours"][0]) > 0
+    assert float(rows["objective", "reference"][0]) > 0
+    padded, checkpointed = (rows["step", f"padded, sdpa{more}"] for more in ("", ", activation checkpointing"))
+    assert float(padded[2]) == pytest.approx(float(checkpointed[2]), rel=0.01)
+    assert float(padded[2]) > 0
+    assert rows["step", "packed, flash attention"][0] == "flash-attn is not installed"

@@ -240,11 +240,6 @@ def test_only_the_language_that_is_too_long_is_left_out_and_reported(recipe: dic
     assert len(kept) == 24
 
 
-def test_gradient_checkpointing_changes_memory_only(recipe: dict[str, Any], whole: dict[str, Any]) -> None:
-    saved = run(recipe, gradient_checkpointing=True)
-    assert losses(saved) == pytest.approx(losses(Path(whole["output_dir"])), rel=1e-5)
-
-
 def test_mixed_precision_trains_close_to_full_precision(recipe: dict[str, Any], tmp_path: Path) -> None:
     # Off-policy and cached, so that both runs score the same completions.
     recipe = {**recipe, "strategy": {"name": "off_policy"}}

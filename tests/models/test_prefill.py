@@ -117,11 +117,17 @@ def test_one_prompt_needs_none() -> None:
     assert Prefill(0)(LLAMA, PROMPTS[:1]) == {}
 
 
+def test_rounding_in_half_precision_is_no_mistake_of_the_cache() -> None:
+    model = build("Granite (logits_scaling)", num_hidden_layers=8).bfloat16()
+    assert len(Prefill(0)(model, PROMPTS)) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("fault", ["wrong", "impossible"])
 def test_a_model_that_does_not_go_on_from_its_cache_is_padded(
-    fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fault: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = build("Llama")
+    model = build("Llama").to(dtype)
     forward = model.model.forward
 
     @wraps(forward)

@@ -21,9 +21,10 @@ from oracle import naive_loss
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crosslign.objective import DIVERGENCES, WEIGHTINGS, WeightedDivergence, fused_weighted_divergence
+from crosslign.objective import DIVERGENCES, WEIGHTINGS, WeightedDivergence, fused_weighted_divergence, products
 from crosslign.objective import weighted_divergence as reference
 from crosslign.objective.head import OutputHead
+from crosslign.objective.products import Precision, multiplies_bfloat16
 
 every_divergence = pytest.mark.parametrize("divergence", DIVERGENCES)
 every_combination = pytest.mark.parametrize(
@@ -369,6 +370,31 @@ def test_bfloat16_hidden_states_are_multiplied_and_summed_in_float32(divergence:
     for ours, theirs in zip(gradients, exact, strict=True):
         assert ours.dtype == torch.bfloat16
         torch.testing.assert_close(ours, theirs.bfloat16(), rtol=0.01, atol=1e-6)
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor has no products of bfloat16")
+@every_divergence
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_processor_that_multiplies_bfloat16_still_sums_in_float32(divergence: str, trained: bool) -> None:
+    case = Case(torch.ones(2, 24, dtype=torch.bool), 700, dtype=torch.bfloat16, hidden=64, trained=trained)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    result, gradients = case.fused(divergence=divergence)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    loss, exact = case.truth(divergence=divergence)
+    # Its operands are bfloat16 already, so nothing of the logits is rounded; sums in bfloat16 would be off by 1e-3.
+    torch.testing.assert_close(result.loss.double(), loss, rtol=1e-5, atol=1e-7)
+    for ours, theirs in zip(gradients, exact, strict=True):
+        assert (ours.double() - theirs).abs().max() < 0.01 * theirs.abs().max()
+
+
+@pytest.mark.parametrize(("dtype", "rounded"), [(torch.bfloat16, True), (torch.float16, False), (torch.float32, False)])
+def test_only_what_is_bfloat16_already_is_multiplied_as_bfloat16(
+    dtype: torch.dtype, rounded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "multiplies_bfloat16", lambda: True)
+    assert Precision.of(torch.zeros(1, dtype=dtype)) == Precision(torch.float32, torch.float32, rounded)
+    monkeypatch.setattr(products, "multiplies_bfloat16", lambda: False)
+    assert not Precision.of(torch.zeros(1, dtype=dtype)).rounded
 
 
 def test_autocast_changes_nothing_on_a_device_whose_products_it_does_not_help() -> None:

@@ -46,6 +46,7 @@ def loading_arguments(group: Any) -> None:
     """How a model is loaded and asked, but for its name and revision."""
     group.add_argument("--chat-template", metavar="FILE", help="Jinja file, for a tokenizer without a chat template")
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    group.add_argument("--quantization", choices=("nf4",), help="load the weights with 4 bits each (bitsandbytes)")
     group.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
     group.add_argument("--thinking", action="store_true", help="let a thinking model think (off by default)")
 
@@ -60,6 +61,7 @@ def model_source(arguments: argparse.Namespace) -> Any:
         chat_template=arguments.chat_template,
         dtype=arguments.dtype,
         trust_remote_code=arguments.trust_remote_code,
+        quantization=arguments.quantization,
     )
 
 

@@ -1,6 +1,6 @@
 """Models: loading, LoRA, the frozen teacher, hidden states and heads."""
 
-from crosslign.models.adapter import adapter_sha256, check_adapter
+from crosslign.models.adapter import adapter_in_base_type, adapter_sha256, check_adapter
 from crosslign.models.forward import SplitModel, causal_lm, evaluating, split_model
 from crosslign.models.identity import load_with_adapter, sampling_mark, weights_mark
 from crosslign.models.load import (
@@ -27,6 +27,7 @@ __all__ = [
     "SplitModel",
     "TeacherMovedError",
     "TokenIds",
+    "adapter_in_base_type",
     "adapter_sha256",
     "add_lora",
     "causal_lm",

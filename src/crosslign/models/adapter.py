@@ -1,4 +1,4 @@
-"""LoRA adapters: what one may hold, checked before weights are loaded; its hash; loading.
+"""LoRA adapters: what one may hold, checked before weights are loaded; its hash; loading; its type while sampling.
 
 An adapter is not trusted. What is loaded is decided by its weights, whose names and shapes must fit each other and the
 base model; of its configuration only what scales them counts, and what would do more is refused.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +151,36 @@ def _check_fit(model: torch.nn.Module, adapter: Adapter, folder: str) -> None:
     modules = dict(model.named_modules())
     for name, sizes in adapter.modules.items():
         weight = getattr(modules.get(name), "weight", None)
-        shape = tuple(weight.shape) if isinstance(weight, torch.Tensor) else None
+        weight = getattr(weight, "quant_state", weight)  # which knows a 4-bit weight's shape
+        shape = tuple(getattr(weight, "shape", ())) or None
         if shape is None or sorted(shape) != sorted(sizes):
             has = f"there it has {list(shape)}" if shape else "the model has no such layer"
             raise CrosslignError(
                 f"{folder}: the adapter does not fit the model: it changes {name[:80]}, {sizes[0]} to {sizes[1]}; "
                 f"{has}. Was it trained on another model?"
             )
+
+
+@contextmanager
+def adapter_in_base_type(model: Any) -> Iterator[None]:
+    """Inside the block the adapter's weights have the base model's type, for sampling; after it, their own.
+
+    An adapter is trained in float32. On a half-precision base each of its layers would cast activations to and fro,
+    which costs more than half precision gains where a token is computed at a time. The parameters themselves are set
+    aside and put back, so nothing that is trained is rounded.
+    """
+    dtype = model.get_input_embeddings().weight.dtype
+    # Replaced, not changed in place: what hooks and optimizers hold on to is the parameter.
+    held = [
+        (module._parameters, name, parameter)
+        for path, module in model.named_modules()
+        for name, parameter in module._parameters.items()
+        if ".lora_" in f"{path}.{name}" and parameter is not None and parameter.dtype != dtype
+    ]
+    try:
+        for parameters, name, parameter in held:
+            parameters[name] = torch.nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
+        yield
+    finally:
+        for parameters, name, parameter in held:
+            parameters[name] = parameter

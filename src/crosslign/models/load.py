@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
@@ -12,12 +13,12 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from crosslign.contexts import check_chat_template
 from crosslign.models.files import check_model, check_tokenizer, looks_local
 from crosslign.types import CrosslignError, cause
-from crosslign.untrusted import read_text, rehearse
+from crosslign.untrusted import read_json, read_text, rehearse
 
 _SENTINEL = "crosslign sentinel"
 
@@ -26,7 +27,8 @@ _SENTINEL = "crosslign sentinel"
 class ModelSource:
     """Where a model comes from; the fields of a recipe's `model` section that concern loading.
 
-    `dtype` "auto" is the checkpoint's own on an accelerator and float32 on CPU, where half precision is slow.
+    `dtype` "auto" is the checkpoint's own on an accelerator and float32 on CPU. With `quantization` "nf4" the linear
+    layers but the output head hold 4 bits a weight and compute in `dtype`; "auto" is then bfloat16.
     """
 
     path: str
@@ -36,6 +38,7 @@ class ModelSource:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: str | None = None
     trust_remote_code: bool = False
+    quantization: Literal["nf4"] | None = None
 
     @property
     def kind(self) -> Literal["gguf", "folder", "hub"]:
@@ -63,6 +66,8 @@ class TokenIds:
 def check_source(source: ModelSource) -> None:
     """Raise CrosslignError if a local model cannot be what it should be; reads no weights and asks no network."""
     path = Path(source.path)
+    if source.quantization is not None:
+        _check_quantization(source)
     if source.kind == "gguf":
         if not path.is_file():
             raise CrosslignError(f"model.path: {source.path}: no such file.")
@@ -80,6 +85,20 @@ def check_source(source: ModelSource) -> None:
         _check_tokenizer_source(source.tokenizer)
     if source.chat_template is not None and not Path(source.chat_template).is_file():
         raise CrosslignError(f"model.chat_template: no such file: {source.chat_template}.")
+
+
+def _check_quantization(source: ModelSource) -> None:
+    where = f"model.quantization: {source.quantization}"
+    if source.kind == "gguf":
+        raise CrosslignError(f"{where} is for safetensors, not for a .gguf file. Name the model that it was made of.")
+    config = Path(source.path) / "config.json"
+    if source.kind == "folder" and config.is_file() and read_json(config).get("quantization_config"):
+        raise CrosslignError(_QUANTIZED.format(where, source.path))
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise CrosslignError(f"{where} needs bitsandbytes, which is not installed: pip install 'crosslign[quantized]'.")
+
+
+_QUANTIZED = "{}, but {} is quantised already. Name the model that it was made of, or leave quantization out."
 
 
 def _check_tokenizer_source(path: str) -> None:
@@ -123,7 +142,9 @@ def load_model(source: ModelSource) -> Any:
     where, kwargs = _location(source)
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     dtype: Any = source.dtype
-    if dtype == "auto" and device == "cpu":
+    if dtype == "auto" and source.quantization is not None:
+        dtype = "bfloat16"
+    elif dtype == "auto" and device == "cpu":
         dtype = "float32"
     if source.kind == "gguf":
         # transformers can keep GGUF weights packed, but packed weights cannot be trained.
@@ -132,6 +153,13 @@ def load_model(source: ModelSource) -> Any:
             kwargs["quantization_config"] = config_class(dequantize=True)
     else:
         kwargs["use_safetensors"] = True
+    if source.quantization is not None:
+        kwargs["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=source.quantization,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, dtype),
+        )
     if source.attn_implementation is not None:
         kwargs["attn_implementation"] = source.attn_implementation
     try:
@@ -140,6 +168,12 @@ def load_model(source: ModelSource) -> Any:
         )
     except Exception as error:  # see load_tokenizer
         raise load_error("model", source.path, error) from error
+    if source.quantization is not None:
+        if model.hf_quantizer.pre_quantized:
+            raise CrosslignError(_QUANTIZED.format(f"model.quantization: {source.quantization}", source.path))
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False  # or its first call would write its weights in another order
     if missing := sorted(found["missing_keys"]):  # transformers fills them with random numbers
         raise CrosslignError(
             f"model.path: the weights of {source.path} lack {len(missing)} tensors, first {missing[0]}. Get them again."
@@ -150,12 +184,20 @@ def load_model(source: ModelSource) -> Any:
         model.name_or_path = str(Path(source.path).absolute())
     disable_dropout(model)
     model = model.to(device).eval()
-    if (name := not_finite(model.named_parameters())) is not None:
+    if (name := not_finite(stored_tensors(model))) is not None:
         raise NotFiniteError(
             f"model.path: the weights of {source.path} hold inf or NaN as {model.dtype} (the first are in {name}). The "
             "file is damaged, a training went wrong, or model.dtype is too narrow."
         )
     return model
+
+
+def stored_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters by name, shared ones by each of theirs; of a 4-bit one also what gives its bits their values."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield name, parameter
+        if (state := getattr(parameter, "quant_state", None)) is not None:
+            yield from ((f"{name}.{part}", tensor) for part, tensor in state.as_dict(packed=True).items())
 
 
 class NotFiniteError(CrosslignError):

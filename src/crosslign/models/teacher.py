@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from crosslign.models.load import disable_dropout
+from crosslign.models.load import disable_dropout, stored_tensors
 from crosslign.models.sharding import as_forward, pieces, reshard, summed, whole, whole_shape
 from crosslign.types import CrosslignError
 
@@ -119,7 +119,7 @@ def fingerprint(model: torch.nn.Module) -> str:
     lie in parts on several processes, whose sums are added: then every process must call this.
     """
     tensors: dict[str, torch.Tensor] = {}
-    for name, tensor in model.named_parameters(remove_duplicate=False):
+    for name, tensor in stored_tensors(model):
         if ".lora_" in name:
             continue
         tensors[name.removeprefix("base_model.model.").replace(".base_layer", "")] = tensor

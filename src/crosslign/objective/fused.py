@@ -138,7 +138,7 @@ class _FusedDivergence(torch.autograd.Function):
 def _evaluated(ctx: Any, rows: Tensor, job: _Job) -> _Evaluation:
     evaluation = _Evaluation(rows, job, *(needed and job.gradients for needed in ctx.needs_input_grad[:3]))
     # Types are chosen explicitly.
-    with torch.autocast(rows.device.type, enabled=False):
+    with torch.autocast(rows.device.type, enabled=False), job.precision.chosen():
         evaluation.run()
     return evaluation
 

@@ -1,11 +1,14 @@
 """Matrix products of the fused path with float32 sums, whatever the operands' types.
 
 On an accelerator, half-precision operands stay as they are and the result is float32 (tensor cores sum in float32
-anyway). Elsewhere the operands are widened block by block, so no wide copy of a head exists.
+anyway). Elsewhere the operands are widened block by block, so no wide copy of a head exists. A processor that
+multiplies bfloat16 faster than float32 then does so, and sums in float32 too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +25,23 @@ def _wide_result(device: torch.device) -> bool:
     return device.type == "cuda" and tuple(int(x) for x in torch.__version__.split(".")[:2]) >= (2, 8)
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has products of bfloat16, and torch can be told to use them for float32 tensors."""
+    # New in torch 2.9.
+    return hasattr(torch.backends.mkldnn, "matmul") and torch.cpu._is_avx512_bf16_supported()
+
+
 @dataclass(frozen=True)
 class Precision:
-    """`operand`: the type in which matrices are multiplied; `result`: of logits, sums and gradients."""
+    """`operand`: the type in which matrices are multiplied; `result`: of logits, sums and gradients.
+
+    `rounded`: operands are bfloat16 that was widened, so a product may round them to bfloat16 again. That changes
+    nothing but the gradient in the logits, which is rounded as it is on an accelerator.
+    """
 
     operand: torch.dtype
     result: torch.dtype
+    rounded: bool = False
 
     @classmethod
     def of(cls, hidden: Tensor) -> Precision:
@@ -36,8 +50,24 @@ class Precision:
             return cls(torch.float64, torch.float64)
         kind = hidden.device.type
         operand = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-        half = operand in _HALF and _wide_result(hidden.device)
-        return cls(operand if half else torch.float32, torch.float32)
+        if operand in _HALF and _wide_result(hidden.device):
+            return cls(operand, torch.float32)
+        return cls(torch.float32, torch.float32, kind == "cpu" and operand == torch.bfloat16 and multiplies_bfloat16())
+
+    @contextmanager
+    def chosen(self) -> Iterator[None]:
+        """Inside the block products are computed as fast as this precision allows."""
+        if not self.rounded:
+            yield
+            return
+        backend: Any = torch.backends.mkldnn
+        settings = backend.matmul
+        before = settings.fp32_precision
+        settings.fp32_precision = "bf16"
+        try:
+            yield
+        finally:
+            settings.fp32_precision = before
 
     def logits(self, head: PlainHead, rows: Tensor, columns: slice = slice(None), out: Tensor | None = None) -> Tensor:
         """The head's logits `[n, columns]` of these rows `[n, H]`, without a graph; written to `out` if given."""

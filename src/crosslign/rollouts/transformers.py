@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from crosslign.models import NotFiniteError, causal_lm, evaluating, token_ids
+from crosslign.models import NotFiniteError, adapter_in_base_type, causal_lm, evaluating, token_ids
 from crosslign.models.passes.prefill import Prefill, left_padded
 from crosslign.rollouts.base import SamplingParameters, cut_at_stop, derive_seed
 from crosslign.types import Completion, cause
@@ -54,7 +54,7 @@ class TransformersSampler:
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
         completions: list[Completion | None] = [None] * len(prompts)
         config = self._config(parameters)
-        with self.policy() as model, _bare(model), torch.no_grad():
+        with self.policy() as model, _bare(model), adapter_in_base_type(model), torch.no_grad():
             device = model.get_input_embeddings().weight.device
             cuda = [device] if device.type == "cuda" else []
             for start in range(0, len(order), self.batch_size):

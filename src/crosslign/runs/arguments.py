@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from accelerate.utils import str_to_bool
 from transformers import TrainingArguments, get_scheduler
 
 from crosslign.types import CrosslignError, cause, excerpt, nearest
@@ -108,16 +107,6 @@ def training_arguments(section: Mapping[str, Any], *, output_dir: str, seed: int
     return arguments
 
 
-def _uses_fsdp(arguments: TrainingArguments) -> bool:
-    return bool(arguments.fsdp or str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "no")))
-
-
-def shards_weights(arguments: TrainingArguments) -> bool:
-    """Whether no process holds all weights: FSDP, or DeepSpeed ZeRO-3."""
-    zero = getattr(arguments, "hf_deepspeed_config", None)
-    return _uses_fsdp(arguments) or (zero is not None and zero.is_zero3())
-
-
 def _checked(key: str, value: Any, hint: Any) -> Any:
     """The value, if it is of the field's type and range. A number may be written as text, such as "1e-5"."""
     kinds = {typing.get_origin(kind) or kind for kind in (hint, *typing.get_args(hint))}
@@ -142,3 +131,16 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
     if float not in kinds and number != int(number):
         raise CrosslignError(f"training.{key}: expected a whole number, found {number}.")
     return number if float in kinds else int(number)
+
+
+def is_sharded(arguments: TrainingArguments) -> bool:
+    """Whether FSDP or DeepSpeed is asked for, by the recipe or by `accelerate launch`."""
+    return _uses_fsdp(arguments) or bool(arguments.deepspeed) or _launched_with("DEEPSPEED")
+
+
+def _uses_fsdp(arguments: TrainingArguments) -> bool:
+    return bool(arguments.fsdp) or _launched_with("FSDP")
+
+
+def _launched_with(name: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("1", "true")

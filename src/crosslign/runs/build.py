@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from crosslign.runs.prepare import PreparedRun
 from crosslign.runs.serve import Samplers, served_samplers
 from crosslign.storage import cache_folder
 from crosslign.types import Announce, CrosslignError, cause, silent
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
         model = add_lora(model, lora, config.seed)
     else:
         freeze(model, config.model.frozen)
+        if model.dtype in (torch.bfloat16, torch.float16):
+            logger.warning(
+                "all weights are trained as %s, in which a step that is small beside its weight is lost; "
+                "set model.dtype: float32 and training.bf16: true, which computes in bfloat16.",
+                str(model.dtype).removeprefix("torch."),
+            )
     teacher = FrozenTeacher(model, getattr(torch, config.teacher.dtype) if config.teacher.dtype else None)
     place = cache_folder(config.cache_dir) / f"completions-{teacher.fingerprint}.jsonl"
     cache = CompletionCache(place, shared=run.arguments.world_size > 1)
@@ -125,6 +134,7 @@ def _evaluator(run: PreparedRun, made: Distillation, announce: Announce) -> Chec
             "revision": run.source.revision,
             "adapter": config.output_dir if lora else None,
             "dtype": run.source.dtype,
+            **({"quantization": run.source.quantization} if run.source.quantization else {}),
         },
         trained=run.languages,
         source_language=config.data.source_language,

@@ -89,7 +89,9 @@ class ModelConfig(Section):
     chat_template: str | None = None
     """File with a Jinja chat template, for a tokenizer without one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: the checkpoint's own on an accelerator, float32 on CPU."""
+    """auto: the checkpoint's own on an accelerator, float32 on CPU; with quantization bfloat16."""
+    quantization: Literal["nf4"] | None = None
+    """nf4: 4 bits a weight, for LoRA on a small GPU; teacher and base are the same 4-bit model."""
     attn_implementation: str | None = None
     """sdpa, flash_attention_2, eager, ...; null for transformers' choice."""
     trust_remote_code: bool = False
@@ -109,6 +111,12 @@ class ModelConfig(Section):
             except (re.error, RecursionError, OverflowError) as error:
                 raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
         return patterns
+
+    @model_validator(mode="after")
+    def _quantization_is_for_lora(self) -> ModelConfig:
+        if self.quantization is not None and self.finetuning == "full":
+            raise ValueError("quantization is for finetuning: lora; 4-bit weights cannot be trained")
+        return self
 
     @model_validator(mode="after")
     def _frozen_is_for_full(self) -> ModelConfig:

@@ -248,7 +248,8 @@ class _ModelUnderTest:
         if r.endpoint is not None:
             return {**known, "endpoint": r.endpoint.url}
         marks = {key: identity[key] for key in ("weights", "adapter_sha256")}
-        return {**known, "revision": r.source.revision, **marks, "dtype": r.source.dtype}
+        found = {**known, "revision": r.source.revision, **marks, "dtype": r.source.dtype}
+        return found | ({"quantization": r.source.quantization} if r.source.quantization else {})
 
     def load(self) -> tuple[Any, Any]:
         """Model and tokenizer."""
