@@ -121,9 +121,16 @@ def context_builder(config: RunConfig, tokenizer: Any) -> ContextBuilder:
 
 
 def prepare(
-    config: RunConfig, *, overwrite: bool = False, resume: bool = False, check_folder: bool = True
+    config: RunConfig,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    check_folder: bool = True,
+    weights: bool = True,
 ) -> PreparedRun:
     """Check configuration, data, templates, lengths, judges and output folder. No weights are loaded.
+
+    With `weights=False` a model's folder may be without any: enough to see what the run would need.
 
     Raises CrosslignError at the first part that is wrong, with all of that part's mistakes.
     """
@@ -139,7 +146,7 @@ def prepare(
     if resume:
         _check_same_run(config, folder)
     source = model_source(config)
-    check_source(source)
+    check_source(source, weights=weights)
     load_teacher_template(config.teacher.template)
     tables = _load_tables(config)
     languages = config.data.languages or list(dict.fromkeys(lang for table in tables for lang in table.languages))
