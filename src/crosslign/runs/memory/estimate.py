@@ -124,11 +124,13 @@ def estimate(shape: ModelShape, setup: Setup) -> Estimate:
     """The memory of one process."""
     weights = _weights(shape, setup)
     trained, gradients = _trained_bytes(setup), _gradients(shape, setup)
+    teacher = shape.weights * setup.teacher
+    optimizer = 0 if setup.offload_optimizer else _optimizer(shape, setup, trained)
     kept = [
         ("libraries", LIBRARIES[setup.device]),
         ("weights", 0 if setup.offload_weights else weights * setup.part("fsdp", "zero3") + _adapter(shape, setup)),
-        ("teacher", 0 if setup.offload_weights else shape.weights * setup.teacher * setup.part("fsdp", "zero3")),
-        ("optimizer", 0 if setup.offload_optimizer else _optimizer(shape, setup, trained)),
+        ("teacher", 0 if setup.offload_weights else teacher * setup.part("fsdp", "zero3")),
+        ("optimizer", optimizer),
     ]
     moments: dict[str, list[tuple[str, float]]] = {
         "step": [("gradients", gradients), *_step(shape, setup)],
@@ -137,13 +139,12 @@ def estimate(shape: ModelShape, setup: Setup) -> Estimate:
     }
     if setup.rollouts:
         moments["sampling"] = _sampling(shape, setup)
-    if setup.device == "cpu":
-        moments["loading"] = [("mapped files", setup.stored)]
+    # While a model is loaded, what comes later is not there yet.
     if setup.sharded_weights:
-        whole = (weights + shape.weights * setup.teacher) * (1 - 1 / setup.processes)
-        moments.setdefault("loading", []).append(("whole model", whole))
-        if setup.rollouts:
-            moments["sampling"].append(("whole model", weights * (1 - 1 / setup.processes)))
+        first = shape.weights * setup.weight + teacher - sum(count for _, count in kept[1:])
+        moments["loading"] = [("whole model", max(first, 0))]
+    elif setup.device == "cpu":
+        moments["loading"] = [("mapped files", max(setup.stored - optimizer - teacher, 0))]
     parts = [Part(name, int(count)) for name, count in kept]
     parts += [Part(name, int(count), moment) for moment, found in moments.items() for name, count in found]
     return Estimate(tuple(part for part in parts if part.bytes))
@@ -239,7 +240,7 @@ def _step(shape: ModelShape, setup: Setup) -> list[tuple[str, float]]:
         ("hidden states of the loss", states),
         ("logits of a chunk", _chunk(shape, setup, scored)),
         ("gradient of the head", shape.head * 4 if shape.head_trained else 0),
-        ("gathered layers", _gathered(shape, setup)),
+        ("weights in use", _gathered(shape, setup)),
     ]
 
 
@@ -251,11 +252,14 @@ def _chunk(shape: ModelShape, setup: Setup, scored: int) -> float:
 
 
 def _gathered(shape: ModelShape, setup: Setup) -> float:
-    """What is whole for a forward pass: FSDP has two layers and, as long as the root runs, embedding and head."""
+    """Weights that are whole for as long as they are used: of FSDP two layers, and embedding and head while the root
+    runs."""
     ends = shape.head + (0 if shape.tied else shape.embedding)
     if setup.sharding == "fsdp":
         return (2 * shape.block + ends) * setup.compute
-    return min(shape.weights, LIVE + ends) * setup.compute if setup.sharding == "zero3" else 0
+    if setup.sharding == "zero3":
+        return min(shape.weights, LIVE + ends) * setup.compute
+    return shape.hidden * shape.intermediate * setup.compute if setup.nf4 else 0  # a matrix that is unpacked
 
 
 def _teacher_pass(shape: ModelShape, setup: Setup) -> list[tuple[str, float]]:
@@ -264,7 +268,7 @@ def _teacher_pass(shape: ModelShape, setup: Setup) -> list[tuple[str, float]]:
     keys = 2 * shape.layers * shape.key_value * one.compute  # of a start that is common to all, and what follows it
     return [
         ("activations", rows * length * (_working(shape, one) + keys)),
-        ("gathered layers", _gathered(shape, one)),
+        ("weights in use", _gathered(shape, one)),
     ]
 
 
@@ -287,4 +291,5 @@ def _sampling(shape: ModelShape, setup: Setup) -> list[tuple[str, float]]:
         ("keys and values", keys),
         ("prompts", running),
         ("logits", setup.rollouts * shape.vocabulary * 4 * LOGITS),
+        ("whole model", shape.weights * setup.compute if setup.sharded_weights else 0),  # beside its parts
     ]

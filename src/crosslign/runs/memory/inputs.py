@@ -47,7 +47,9 @@ def needs_of(run: PreparedRun, *, processes: int | None = None, accelerator: boo
     except CrosslignError as error:
         raise UnknownModel(str(error)) from error
     stored = model.dtype.itemsize
-    weight = 4 if config.model.dtype == "auto" and not accelerator else _size(config.model.dtype, stored)
+    nf4 = getattr(config.model, "quantization", None) == "nf4"
+    unnamed = 2 if nf4 else stored if accelerator else 4
+    weight = _size(config.model.dtype, unnamed)
     if lora:
         shape = with_lora = _shape(run, model, lora=True)
     else:
@@ -74,9 +76,9 @@ def needs_of(run: PreparedRun, *, processes: int | None = None, accelerator: boo
         stored=Path(run.source.path).stat().st_size if run.source.kind == "gguf" else shape.weights * stored,
         accumulation=arguments.gradient_accumulation_steps,
         optimizer=str(getattr(arguments.optim, "value", arguments.optim)),
-        checkpointing=bool(arguments.gradient_checkpointing),
+        checkpointing=bool(arguments.gradient_checkpointing or getattr(arguments, "activation_checkpointing", None)),
         eager=config.model.attn_implementation == "eager",
-        nf4=getattr(config.model, "quantization", None) == "nf4",
+        nf4=nf4,
         sharding=sharding,
         processes=processes,
         offload_optimizer=offload_optimizer,
