@@ -54,19 +54,26 @@ def _rows(found: Estimate) -> Iterator[str]:
 
 
 def savings(needs: Needs, device: int) -> Iterator[tuple[str, int, int]]:
-    """Changes, what each saves in bytes, and the total then: each time what helps most, until the run fits."""
-    shape, setup = needs.shape, needs.setup
-    total = estimate(shape, setup).total
+    """Changes, what each saves in bytes, and the total then: each time what helps most, until the run fits.
+
+    More processes come last, for they want more devices.
+    """
+    setup = needs.setup
+    total = _total(needs, setup)
     while total > device:
-        tried = []
-        for text, new in _changes(setup, needs.with_lora is not None):
-            trained = needs.with_lora if new.lora and needs.with_lora else shape
-            tried.append((estimate(trained, new).total, text, new))
-        least, text, new = min(tried, key=lambda one: one[0], default=(total, "", setup))
-        if total - least < _LEAST * total:
+        for changes in (_changes(setup, needs.with_lora is not None), _more_processes(setup)):
+            tried = [(_total(needs, new), text, new) for text, new in changes]
+            least, text, new = min(tried, key=lambda one: one[0], default=(total, "", setup))
+            if total - least >= _LEAST * total:
+                yield text, total - least, least
+                total, setup = least, new
+                break
+        else:
             return
-        yield text, total - least, least
-        total, setup = least, new
+
+
+def _total(needs: Needs, setup: Setup) -> int:
+    return estimate(needs.with_lora if setup.lora and needs.with_lora else needs.shape, setup).total
 
 
 def _changes(setup: Setup, lora: bool) -> Iterator[tuple[str, Setup]]:
@@ -95,6 +102,9 @@ def _changes(setup: Setup, lora: bool) -> Iterator[tuple[str, Setup]]:
         yield f"sampling.batch_size: {fewer}", replace(setup, rollouts=fewer)
         if "rollouts" in RunConfig.model_fields:
             yield "rollouts.backend: vllm (on another device)", replace(setup, rollouts=0)
+
+
+def _more_processes(setup: Setup) -> Iterator[tuple[str, Setup]]:
     if setup.sharding in ("none", "ddp"):
         count = max(setup.processes, 8 if setup.device == "cuda" else 2)
         yield f"training.fsdp, over {count} processes", replace(setup, sharding="fsdp", processes=count)
