@@ -213,6 +213,8 @@ def test_what_sharding_divides(shape: ModelShape) -> None:
     assert units("zero1") == [1, 1, 0.5, 1]
     assert units("zero2") == [1, 1, 0.5, 1.25]  # what is sent
     assert units("zero3") == [0.25, 0.25, 0.5, 1.25]
+    assert units("zero3", offload_optimizer=True) == [0.25, 0.25, 0, 1.25]
+    assert units("zero3", offload_weights=True) == [0, 0, 0.5, 1.25]
     # In half precision DeepSpeed's optimizer keeps float32 weights too, and accelerate's FSDP trains in float32.
     half: dict[str, Any] = {"weight": 2, "teacher": 2, "compute": 2, "mixed": True}
     assert units("zero3", **half) == [0.125, 0.125, 0.75, 0.625]
@@ -311,6 +313,17 @@ def test_a_dry_run_says_what_memory_it_needs(
     assert "each of 2 processes (GPU)" in out
     assert "80.00" in out
     assert "teacher  " in out
+
+
+def test_a_dry_run_finds_out_that_the_model_has_no_such_layers(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe["model"]["lora"]["target_modules"] = ["nothing"]
+    assert cli_train(tmp_path, recipe, "--dry-run") == 1
+    assert "crosslign: model.lora: Target modules" in capsys.readouterr().err
+    recipe["model"] = {"path": recipe["model"]["path"], "finetuning": "full", "frozen": ["nothing"]}
+    assert cli_train(tmp_path, recipe, "--dry-run") == 1
+    assert "no parameter's name matches 'nothing'" in capsys.readouterr().err
 
 
 def test_a_dry_run_needs_no_weights_but_training_does(

@@ -38,7 +38,7 @@ LIBRARIES = {"cpu": 600_000_000, "cuda": 500_000_000}
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 # DeepSpeed's defaults, in numbers: of weights that are whole at a time, and of gradients that are sent at once.
 LIVE, BUCKET = 1_000_000_000, 500_000_000
-# Numbers a token that a layer works with beside what it keeps, and an accelerator for the logits of a chunk.
+# Times both sides' logits of a chunk: an accelerator computes in copies of them (objective/chunks.py).
 CHUNK = {"cpu": 1, "cuda": 3}
 LOGITS = 4  # of sampling: as they come, in float32, cut off, as probabilities
 
