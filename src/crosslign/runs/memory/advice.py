@@ -28,7 +28,7 @@ def memory_table(needs: Needs, device: int | None) -> str:
     setup, found = needs.setup, estimate(needs.shape, needs.setup)
     number = f"each of {setup.processes} processes" if setup.processes > 1 else "the process"
     where = "GPU" if setup.device == "cuda" else "CPU"
-    lines = [f"memory of {number} ({where}), in GB, at most", *_rows(found)]
+    lines = [f"memory of {number} ({where}), in GB, about", *_rows(found)]
     lines.append(f"  {'total':<28}{found.total / _GB:8.2f}  at the moment of: {found.peak}")
     if device is None:
         return "\n".join(lines)
