@@ -39,6 +39,10 @@ def _compare(given: Inputs) -> list[str]:
 COMMANDS = {
     "validate": Command(("table",), lambda given: ["validate", str(given["table"])]),
     "train": Command(("recipe", "table", "model", "cache", "output"), lambda given: _train(given, "output")),
+    "dry run": Command(
+        ("configuration",),
+        lambda given: _train({**given, "model": given["configuration"]}, "output", "--dry-run"),
+    ),
     "replace": Command(("output",), lambda given: _train(given, "output", "--overwrite")),
     "overwrite": Command(("run",), lambda given: _train(given, "run", "--overwrite")),
     "resume": Command(("run",), lambda given: _train(given, "run", "--resume")),

@@ -189,3 +189,26 @@ ADAPTERS = [
     Hostile("record with a number as languages", saying("run.json", languages=5), handled=True),
     Hostile("no such folder", lambda f: f.parent / "none", (f"has no {ADAPTER_CONFIG}",)),
 ]
+
+# A folder with a configuration and a tokenizer alone: a dry run says what memory is needed, or that it cannot.
+_SIZES: tuple[tuple[str, Any, str, bool], ...] = (
+    ("hidden_size", 10**15, "not enough", True),
+    ("head_dim", 10**12, "not enough", True),
+    ("intermediate_size", -4, "memory: not known", True),
+    ("num_hidden_layers", 10**9, "memory: not known", True),
+    ("num_hidden_layers", 10**400, "0000 ... in its configuration", True),
+    ("num_hidden_layers", 0, "model.lora", False),
+    ("num_local_experts", 10**9, "no model has more than 2000", True),
+    ("num_attention_heads", 0, "model.path", False),
+    ("vocab_size", "many", "model.path", False),
+)
+CONFIGURATIONS = [
+    *(
+        Hostile(f"{key} {str(value)[:15]}", saying("config.json", **{key: value}), (said,), handled)
+        for key, value, said, handled in _SIZES
+    ),
+    Hostile("no configuration", holding("config.json", None), ("config.json",)),
+    Hostile("pipe", _pipe, ("config.json",)),
+    Hostile("no JSON", holding("config.json", NOISE), ("config.json",)),
+    Hostile("half a file of weights", holding(WEIGHTS, NOISE), (WEIGHTS,)),
+]

@@ -16,7 +16,7 @@ import yaml
 from commands import COMMANDS
 from conftest import CHATML, small_recipe, write_csv
 from hostile_evaluations import EVALUATIONS
-from hostile_models import ADAPTERS, MODELS
+from hostile_models import ADAPTERS, CONFIGURATIONS, MODELS
 from hostile_recipes import RECIPES
 from hostile_runs import CACHES, OUTPUTS, RUNS
 from hostile_tables import TABLES
@@ -33,6 +33,7 @@ HOSTILE: dict[str, list[Hostile]] = {
     "chat template": CHAT_TEMPLATES,
     "teacher template": TEACHER_TEMPLATES,
     "model": MODELS,
+    "configuration": CONFIGURATIONS,
     "adapter": ADAPTERS,
     "cache": CACHES,
     "run": RUNS,
@@ -57,6 +58,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
     table = write_csv(folder / "table.csv", rows)
     model = folder / "model"
     shutil.copytree(model_folder, model)
+    shutil.copytree(model_folder, folder / "configuration", ignore=shutil.ignore_patterns("*.safetensors"))
     raw = small_recipe(folder, model, table)
     raw["data"]["languages"] = ["sw"]
     raw["training"] |= {"max_steps": 1, "save_steps": 1}

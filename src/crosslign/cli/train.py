@@ -48,7 +48,13 @@ def add_commands(commands: Any) -> None:
     train.add_argument("recipe", nargs="?", help="YAML file; see recipes/")
     train.add_argument("-h", "--help", action="store_true", help="this text and all configuration keys")
     train.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
-    train.add_argument("--dry-run", action="store_true", help="check everything, load no weights, and stop")
+    train.add_argument(
+        "--dry-run", action="store_true", help="check everything, say what memory it needs, load no weights, and stop"
+    )
+    train.add_argument(
+        "--processes", type=whole(1), metavar="N", help="dry run: on so many processes (default: those there are)"
+    )
+    train.add_argument("--gpu-memory", type=whole(1), metavar="GB", help="dry run: on GPUs with so much memory each")
     train.add_argument("--resume", action="store_true", help="continue an interrupted run")
     train.add_argument("--overwrite", action="store_true", help="replace the run in output_dir")
     train.set_defaults(run=_train, parser=train)
@@ -153,9 +159,16 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     quiet_libraries(arguments.verbose)
     check_folder = arguments.resume or not arguments.dry_run
-    run = prepare(config, overwrite=arguments.overwrite, resume=arguments.resume, check_folder=check_folder)
+    run = prepare(
+        config,
+        overwrite=arguments.overwrite,
+        resume=arguments.resume,
+        check_folder=check_folder,
+        weights=not arguments.dry_run,
+    )
     say(_plan(run))
     if arguments.dry_run:
+        show(_memory(run, arguments.processes, arguments.gpu_memory))
         if run.resume:
             say(f"resume    {run.folder.newest_checkpoint(say)}")
         return 0
@@ -170,6 +183,18 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         what = "Adapter" if config.model.finetuning == "lora" else "Model"
         show(f"{record['steps']} steps in {record['seconds']} s. {what}, metrics and rollouts: {config.output_dir}")
     return 0
+
+
+def _memory(run: Any, processes: int | None, gigabytes: int | None) -> str:
+    """What memory the run needs, on what there is here or on what is asked for."""
+    from crosslign.runs.memory.advice import device_memory, memory_table
+    from crosslign.runs.memory.inputs import UnknownModel, needs_of
+
+    try:
+        needs = needs_of(run, processes=processes, accelerator=True if gigabytes is not None else None)
+    except UnknownModel as error:
+        return f"memory: not known. {error}"
+    return memory_table(needs, device_memory(needs.setup) if gigabytes is None else gigabytes * 10**9)
 
 
 def _plan(run: Any) -> str:

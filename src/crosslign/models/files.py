@@ -12,8 +12,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from crosslign.types import CrosslignError, cause
-from crosslign.untrusted import check_file, parse_json, read_json, read_text
+from crosslign.types import CrosslignError, cause, excerpt
+from crosslign.untrusted import check_file, leaves, parse_json, read_json, read_text
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -21,6 +21,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
              "*.jinja", "additional_chat_templates/*", "*.model", "*.tiktoken")  # fmt: skip
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+_MOST = 2_000
 
 
 def looks_local(path: str) -> bool:
@@ -72,8 +73,11 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def check_model(folder: Path) -> None:
-    """Raise CrosslignError unless this folder holds a whole model of its own; reads headers, no weights."""
+def check_model(folder: Path, *, weights: bool = True) -> None:
+    """Raise CrosslignError unless this folder holds a whole model of its own; reads headers, no weights.
+
+    With `weights=False` they may be missing altogether.
+    """
     if (folder / ADAPTER_CONFIG).is_file():
         raise CrosslignError(
             f"the folder {folder} holds an adapter ({ADAPTER_CONFIG}), not a model. Name its base model here, and the "
@@ -81,6 +85,8 @@ def check_model(folder: Path) -> None:
         )
     if not (folder / "config.json").is_file():
         raise CrosslignError(f"the folder {folder} has no config.json; is it a model folder?")
+    if not weights and not (folder / WEIGHTS).exists() and not (folder / INDEX).exists():
+        return
     tensors = sum(len(tensor_shapes(file)) for file in weight_files(folder))
     config = folder / "config.json"
     _check_layers(read_json(config), tensors, config)
@@ -95,6 +101,15 @@ def _check_layers(config: Mapping[str, Any], tensors: int, where: Path) -> None:
             )
         if isinstance(value, dict):
             _check_layers(value, tensors, where)
+
+
+def check_counts(config: Mapping[str, Any], where: object) -> None:
+    """Raise CrosslignError for more layers or experts than any model has: each is made before anything is compared."""
+    for key, value in leaves(config, where):
+        name = key.rpartition(".")[2]
+        if (name in _LAYERS or "experts" in name) and isinstance(value, int) and value > _MOST:
+            count = excerpt(str(value), 20)
+            raise CrosslignError(f"{where}: {name} is {count} in its configuration; no model has more than {_MOST}.")
 
 
 def check_tokenizer(folder: Path) -> None:

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from crosslign.contexts import check_chat_template
-from crosslign.models.files import check_model, check_tokenizer, looks_local
+from crosslign.models.files import check_counts, check_model, check_tokenizer, looks_local
 from crosslign.types import CrosslignError, cause
 from crosslign.untrusted import read_json, read_text, rehearse
 
@@ -63,10 +63,13 @@ class TokenIds:
     forbidden: tuple[int, ...] = field(repr=False, default=())
 
 
-def check_source(source: ModelSource) -> None:
-    """Raise CrosslignError if a local model cannot be what it should be; reads no weights and asks no network."""
+def check_source(source: ModelSource, *, weights: bool = True) -> None:
+    """Raise CrosslignError if a local model cannot be what it should be; reads no weights and asks no network.
+
+    With `weights=False` a folder may lack them, which is enough for `load_skeleton`.
+    """
     path = Path(source.path)
-    if source.quantization is not None:
+    if source.quantization is not None and weights:
         _check_quantization(source)
     if source.kind == "gguf":
         if not path.is_file():
@@ -76,7 +79,7 @@ def check_source(source: ModelSource) -> None:
                 raise CrosslignError(f"model.path: {source.path} is not a GGUF file (its first bytes are not 'GGUF').")
     elif source.kind == "folder":
         try:
-            check_model(path)
+            check_model(path, weights=weights)
             if source.tokenizer is None:
                 check_tokenizer(path)
         except CrosslignError as error:
@@ -198,6 +201,26 @@ def stored_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
         yield name, parameter
         if (state := getattr(parameter, "quant_state", None)) is not None:
             yield from ((f"{name}.{part}", tensor) for part, tensor in state.as_dict(packed=True).items())
+
+
+def load_skeleton(source: ModelSource) -> Any:
+    """The model without weights, from its configuration: shapes and types of parameters, on the device `meta`.
+
+    Its type is the checkpoint's own. Raises CrosslignError for a configuration of which no model can be made.
+    """
+    where, kwargs = _location(source)
+    try:
+        config = AutoConfig.from_pretrained(where, **kwargs)
+        check_counts(config.to_dict(), source.path)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=config.dtype or torch.float32, trust_remote_code=source.trust_remote_code
+            )
+    except CrosslignError:
+        raise
+    except Exception as error:  # see load_tokenizer
+        raise load_error("configuration", source.path, error) from error
+    return model
 
 
 class NotFiniteError(CrosslignError):

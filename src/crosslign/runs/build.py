@@ -19,6 +19,7 @@ from crosslign.objective import Objective
 from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameters, sampler_of
 from crosslign.runs.callbacks import CheckpointCallback, MetricsCallback, ProgressCallback, RolloutLog
 from crosslign.runs.checkpoint_evaluation import CheckpointEvaluator, EvaluationSchedule
+from crosslign.runs.config import LoraConfig as LoraSection
 from crosslign.runs.prepare import PreparedRun
 from crosslign.runs.serve import Samplers, served_samplers
 from crosslign.storage import cache_folder
@@ -43,14 +44,7 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
     config = run.config
     split = split_model(model)
     if config.model.finetuning == "lora":
-        settings = config.model.lora
-        lora = LoraConfig(
-            r=settings.r,
-            lora_alpha=settings.alpha,
-            target_modules=settings.target_modules,
-            use_rslora=settings.use_rslora,
-        )
-        model = add_lora(model, lora, config.seed)
+        model = add_lora(model, lora_settings(config.model.lora), config.seed)
     else:
         freeze(model, config.model.frozen)
         if model.dtype in (torch.bfloat16, torch.float16):
@@ -81,6 +75,15 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
     objective = Objective(**config.objective.model_dump())
     scorer = Scorer(model, teacher, split, objective, token_ids(run.tokenizer, model).pad)
     return Distillation(model, teacher, collector, scorer, samplers.release)
+
+
+def lora_settings(section: LoraSection) -> LoraConfig:
+    return LoraConfig(
+        r=section.r,
+        lora_alpha=section.alpha,
+        target_modules=section.target_modules,
+        use_rslora=section.use_rslora,
+    )
 
 
 def make_trainer(run: PreparedRun, made: Distillation, announce: Announce = silent) -> DistillationTrainer:

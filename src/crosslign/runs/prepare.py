@@ -135,8 +135,11 @@ def prepare(
     resume: bool = False,
     check_folder: bool = True,
     check_server: bool = True,
+    weights: bool = True,
 ) -> PreparedRun:
     """Check configuration, data, templates, lengths, judges and output folder. No weights are loaded.
+
+    With `weights=False` a model's folder may be without any: enough to see what the run would need.
 
     Raises CrosslignError at the first part that is wrong, with all of that part's mistakes.
     """
@@ -162,7 +165,7 @@ def prepare(
     if resume:
         _check_same_run(config, folder)
     source = model_source(config)
-    check_source(source)
+    check_source(source, weights=weights)
     if check_server:
         check_served(config)
     load_teacher_template(config.teacher.template)

@@ -1,0 +1,129 @@
+"""The sizes of large models: their recipes' memory, and the table of docs/scale.md, which this module computes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_csv
+from published import PUBLISHED, configuration_folder
+
+from crosslign.models import ModelSource, add_lora, load_skeleton
+from crosslign.runs.build import lora_settings
+from crosslign.runs.config import LoraConfig
+from crosslign.runs.memory.estimate import Setup, estimate
+from crosslign.runs.memory.inputs import needs_of, sharding_of
+from crosslign.runs.memory.shape import ModelShape, shape_of
+from crosslign.runs.prepare import prepare
+from crosslign.runs.recipe import parse_config, read_recipe
+
+ROOT = Path(__file__).parents[2]
+QWEN, LLAMA = "Qwen/Qwen2.5-7B-Instruct", "meta-llama/Meta-Llama-3-70B-Instruct"
+# bf16 on a GPU, 4 rows a pass, 16 a step; contexts of 512 and 1024 tokens, completions of 256.
+COMMON = Setup(
+    "cuda",
+    weight=2,
+    teacher=0,
+    compute=2,
+    mixed=True,
+    lora=True,
+    students=(512,) * 4,
+    teachers=(1024,) * 4,
+    completion=256,
+    prompt=512,
+    written=256,
+    rollouts=16,
+    accumulation=4,
+    checkpointing=True,
+)
+FULL: dict[str, Any] = {"lora": False, "teacher": 2}
+SERVED = {"rollouts": 0}
+EIGHT: dict[str, Any] = {"students": (512,) * 8, "teachers": (1024,) * 8, "accumulation": 2}
+# A model, in words what is set, the changes to COMMON, GPUs, the memory of one in GB.
+ROWS: list[tuple[str, str, dict[str, Any], int, int]] = [
+    (QWEN, "LoRA, nf4", {"nf4": True}, 1, 24),
+    (QWEN, "LoRA", {}, 1, 24),
+    (QWEN, "LoRA", {}, 1, 40),
+    (QWEN, "LoRA, no checkpointing", {"checkpointing": False}, 1, 40),
+    (QWEN, "LoRA, no checkpointing, 8 rows a pass", {"checkpointing": False, **EIGHT}, 1, 80),
+    (QWEN, "full", FULL, 1, 80),
+    (QWEN, "full, adamw_8bit", {**FULL, "optimizer": "adamw_8bit"}, 1, 80),
+    (QWEN, "full, FSDP", {**FULL, "sharding": "fsdp"}, 4, 80),
+    (QWEN, "full, ZeRO-3", {**FULL, "sharding": "zero3"}, 8, 40),
+    (LLAMA, "LoRA, nf4", {"nf4": True}, 8, 80),
+    (LLAMA, "LoRA, FSDP", {"sharding": "fsdp"}, 8, 80),
+    (LLAMA, "LoRA, FSDP, vLLM", {"sharding": "fsdp", **SERVED}, 8, 80),
+    (LLAMA, "LoRA, ZeRO-3, vLLM", {"sharding": "zero3", **SERVED}, 8, 192),
+    (LLAMA, "full, ZeRO-3, vLLM", {**FULL, "sharding": "zero3", **SERVED}, 16, 80),
+    (LLAMA, "the same, optimizer in RAM", {**FULL, "sharding": "zero3", **SERVED, "offload_optimizer": True}, 16, 80),
+]
+
+
+@functools.cache
+def shapes(model: str) -> tuple[ModelShape, ModelShape]:
+    """Of full fine-tuning and of LoRA with the defaults."""
+    with tempfile.TemporaryDirectory() as folder:
+        skeleton = load_skeleton(ModelSource(str(configuration_folder(Path(folder), model))))
+    return shape_of(skeleton), shape_of(add_lora(skeleton, lora_settings(LoraConfig())))
+
+
+def table() -> str:
+    lines = [
+        "| model | set-up | GPUs | GB each | loading | sampling | step | fits |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for model, what, changes, count, memory in ROWS:
+        sharding = changes.get("sharding", "ddp" if count > 1 else "none")
+        setup = dataclasses.replace(COMMON, **{**changes, "sharding": sharding, "processes": count})
+        found = estimate(shapes(model)[setup.lora], setup)
+        there = {part.moment for part in found.parts}
+        moments = [
+            f"{(found.of('') + found.of(name)) / 1e9:.0f}" if name in there else "-"
+            for name in ("loading", "sampling", "step")
+        ]
+        fits = "yes" if found.total <= memory * 1e9 else f"no, in {found.peak}"
+        cells = (model.rpartition("/")[2].removesuffix("-Instruct"), what, count, memory, *moments, fits)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_a_published_configuration_has_the_published_number_of_parameters(model: str) -> None:
+    assert shapes(model)[0].weights == PUBLISHED[model][1]
+
+
+def test_the_document_has_the_computed_table() -> None:
+    assert table() in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "processes", "gigabytes"),
+    [("qwen2.5_7b_fsdp.yaml", 4, 80), ("llama3_70b_zero3.yaml", 8, 192), ("qwen3_8b_24gb_nf4.yaml", 1, 24)],
+)
+def test_the_recipe_of_a_large_model_fits_where_it_says(
+    name: str, processes: int, gigabytes: int, tmp_path: Path
+) -> None:
+    raw = read_recipe(ROOT / "recipes" / name)
+    folder = configuration_folder(tmp_path / "model", raw["model"]["path"])
+    columns = ("id", "label", "en", "zh", "ar", "bn")
+    rows = [{c: "harmful" if c == "label" else f"{c} {n}" for c in columns} for n in range(64)]
+    raw["model"]["path"] = str(folder)
+    raw["data"]["tables"][0]["path"] = str(write_csv(tmp_path / "queries.csv", rows))
+    raw |= {"output_dir": str(tmp_path / "run"), "cache_dir": str(tmp_path / "cache")}
+    sharded = raw["training"]
+    # What shards is read by libraries that need several processes.
+    raw["training"] = {k: v for k, v in sharded.items() if k not in ("fsdp", "deepspeed")} | {"use_cpu": True}
+    needs = needs_of(prepare(parse_config(raw), weights=False), processes=processes, accelerator=True)
+    kind, *_ = sharding_of(sharded, processes)
+    assert (needs.setup.mixed, needs.setup.compute, needs.setup.weight, needs.setup.checkpointing) == (True, 2, 2, True)
+    setup = dataclasses.replace(needs.setup, sharding=kind)
+    assert needs.shape.weights == PUBLISHED[read_recipe(ROOT / "recipes" / name)["model"]["path"]][1]
+    assert estimate(needs.shape, setup).total <= gigabytes * 1e9
+
+
+if __name__ == "__main__":
+    print(table())
