@@ -114,13 +114,15 @@ def test_the_recipe_of_a_large_model_fits_where_it_says(
     raw["model"]["path"] = str(folder)
     raw["data"]["tables"][0]["path"] = str(write_csv(tmp_path / "queries.csv", rows))
     raw |= {"output_dir": str(tmp_path / "run"), "cache_dir": str(tmp_path / "cache")}
+    nf4 = raw["model"].pop("quantization", None) == "nf4"  # a library of its own reads and writes 4 bits
+    assert nf4 == name.endswith("nf4.yaml")
     sharded = raw["training"]
     # What shards is read by libraries that need several processes.
     raw["training"] = {k: v for k, v in sharded.items() if k not in ("fsdp", "deepspeed")} | {"use_cpu": True}
     needs = needs_of(prepare(parse_config(raw), weights=False), processes=processes, accelerator=True)
     kind, *_ = sharding_of(sharded, processes)
     assert (needs.setup.mixed, needs.setup.compute, needs.setup.weight, needs.setup.checkpointing) == (True, 2, 2, True)
-    setup = dataclasses.replace(needs.setup, sharding=kind)
+    setup = dataclasses.replace(needs.setup, sharding=kind, nf4=nf4)
     assert needs.shape.weights == PUBLISHED[read_recipe(ROOT / "recipes" / name)["model"]["path"]][1]
     assert estimate(needs.shape, setup).total <= gigabytes * 1e9
 
