@@ -288,9 +288,8 @@ def test_a_change_is_offered_for_what_it_saves() -> None:
     assert [a - b for a, b in itertools.pairwise(totals)] == [saved for _, saved, _ in found]
     assert totals[-1] <= before // 3 < totals[-2]
     assert not list(savings(needs, before))
-    # What wants more devices comes when nothing else is left.
-    assert not any("fsdp" in text for text, *_ in found)
-    assert "fsdp" in list(savings(needs, 1000))[-1][0]
+    # More devices that divide the weights are no help: `generate` wants the whole model.
+    assert not any("fsdp" in text for text, *_ in [*found, *savings(needs, 1000)])
     text = memory_table(needs, before // 3)
     assert "It does not fit" in text
     assert found[0][0] in text

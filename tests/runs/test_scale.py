@@ -41,7 +41,6 @@ COMMON = Setup(
     checkpointing=True,
 )
 FULL: dict[str, Any] = {"lora": False, "teacher": 2}
-SERVED = {"rollouts": 0}
 EIGHT: dict[str, Any] = {"students": (512,) * 8, "teachers": (1024,) * 8, "accumulation": 2}
 # A model, in words what is set, the changes to COMMON, GPUs, the memory of one in GB.
 ROWS: list[tuple[str, str, dict[str, Any], int, int]] = [
@@ -56,10 +55,8 @@ ROWS: list[tuple[str, str, dict[str, Any], int, int]] = [
     (QWEN, "full, ZeRO-3", {**FULL, "sharding": "zero3"}, 8, 40),
     (LLAMA, "LoRA, nf4", {"nf4": True}, 8, 80),
     (LLAMA, "LoRA, FSDP", {"sharding": "fsdp"}, 8, 80),
-    (LLAMA, "LoRA, FSDP, vLLM", {"sharding": "fsdp", **SERVED}, 8, 80),
-    (LLAMA, "LoRA, ZeRO-3, vLLM", {"sharding": "zero3", **SERVED}, 8, 192),
-    (LLAMA, "full, ZeRO-3, vLLM", {**FULL, "sharding": "zero3", **SERVED}, 16, 80),
-    (LLAMA, "the same, optimizer in RAM", {**FULL, "sharding": "zero3", **SERVED, "offload_optimizer": True}, 16, 80),
+    (LLAMA, "LoRA, ZeRO-3", {"sharding": "zero3"}, 8, 192),
+    (LLAMA, "full, ZeRO-3", {**FULL, "sharding": "zero3"}, 16, 192),
 ]
 
 
@@ -73,8 +70,8 @@ def shapes(model: str) -> tuple[ModelShape, ModelShape]:
 
 def table() -> str:
     lines = [
-        "| model | set-up | GPUs | GB each | loading | sampling | step | fits |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | set-up | GPUs | GB each | sampling | step | fits |",
+        "|---|---|---|---|---|---|---|",
     ]
     for model, what, changes, count, memory in ROWS:
         sharding = changes.get("sharding", "ddp" if count > 1 else "none")
@@ -83,7 +80,7 @@ def table() -> str:
         there = {part.moment for part in found.parts}
         moments = [
             f"{(found.of('') + found.of(name)) / 1e9:.0f}" if name in there else "-"
-            for name in ("loading", "sampling", "step")
+            for name in ("sampling", "step")
         ]
         fits = "yes" if found.total <= memory * 1e9 else f"no, in {found.peak}"
         cells = (model.rpartition("/")[2].removesuffix("-Instruct"), what, count, memory, *moments, fits)

@@ -140,8 +140,11 @@ def load_tokenizer(source: ModelSource) -> Any:
     return tokenizer
 
 
-def load_model(source: ModelSource) -> Any:
-    """The causal language model on the best device, in evaluation mode, dropout off. Weights are read here."""
+def load_model(source: ModelSource, *, stay: bool = False) -> Any:
+    """The causal language model on the best device, in evaluation mode, dropout off. Weights are read here.
+
+    `stay`: in the host's memory, for what moves each device's part there.
+    """
     where, kwargs = _location(source)
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     dtype: Any = source.dtype
@@ -186,7 +189,7 @@ def load_model(source: ModelSource) -> Any:
         # peft looks for the base model when it saves; by an absolute path it asks nobody.
         model.name_or_path = str(Path(source.path).absolute())
     disable_dropout(model)
-    model = model.to(device).eval()
+    model = (model if stay else model.to(device)).eval()
     if (name := not_finite(stored_tensors(model))) is not None:
         raise NotFiniteError(
             f"model.path: the weights of {source.path} hold inf or NaN as {model.dtype} (the first are in {name}). The "

@@ -140,7 +140,7 @@ def estimate(shape: ModelShape, setup: Setup) -> Estimate:
     if setup.rollouts:
         moments["sampling"] = _sampling(shape, setup)
     # While a model is loaded, what comes later is not there yet.
-    if setup.sharded_weights:
+    if setup.sharded_weights and setup.device == "cpu":  # in the host's memory, whatever the device
         first = shape.weights * setup.weight + teacher - sum(count for _, count in kept[1:])
         moments["loading"] = [("whole model", max(first, 0))]
     elif setup.device == "cpu":
