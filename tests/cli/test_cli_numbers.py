@@ -15,12 +15,14 @@ NEEDED = {
     "validate": ["t.csv"],
     "generate": ["--model", "m", "--table", "t.csv", "--out", "o.jsonl"],
     "probe": ["r.yaml"],
+    "serve-command": ["r.yaml"],
     "eval": [],
     "compare": ["a", "b", "--out", "c"],
     "report": ["a"],
     "train": [],
 }
-NUMBERS = {"--temperature", "--top-p"}  # which are checked with the rest of how completions are sampled
+# Which are checked with what they are for: how completions are sampled, how a server is started.
+NUMBERS = {"--temperature", "--top-p", "--memory"}
 
 
 def flags() -> Iterator[tuple[str, str]]:

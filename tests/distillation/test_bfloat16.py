@@ -46,6 +46,7 @@ def same_end(folder: Path, other: Path) -> bool:
     return losses(folder) == losses(other) and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [bfloat16, mixed])
 @pytest.mark.parametrize("finetuning", ["lora", "full"])
 def test_a_run_learns_and_resumes_as_one_that_never_stopped(

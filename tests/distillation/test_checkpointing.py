@@ -38,7 +38,10 @@ def steps(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **training: A
 REENTRANT = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
 
 
-@pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}, CHECKPOINTED, REENTRANT])
+@pytest.mark.parametrize(
+    "settings",
+    [CHECKPOINTED, *(pytest.param(s, marks=pytest.mark.slow) for s in ({"gradient_checkpointing": True}, REENTRANT))],
+)
 @pytest.mark.parametrize("finetuning", ["lora", "full"])
 def test_loss_and_gradients_are_those_of_a_step_that_keeps_everything(
     finetuning: str, settings: dict[str, Any], recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -41,8 +41,16 @@ HOSTILE: dict[str, list[Hostile]] = {
 }
 SECONDS, BYTES = 20, 2 << 30  # that a command may take, and that it may add to the process
 MOST_LINES = 12  # of an error; a recipe may have several mistakes, each with its line
+_AS_TRAIN = {("probe", kind) for kind in ("recipe", "table", "model", "cache")}
 CASES = [
-    pytest.param(command, kind, hostile, id=f"{command}-{kind}-{hostile.name}".replace(" ", "_"))
+    pytest.param(
+        command,
+        kind,
+        hostile,
+        id=f"{command}-{kind}-{hostile.name}".replace(" ", "_"),
+        # probe prepares what train does, and generate's templates are read as train's.
+        marks=[pytest.mark.slow] if command == "generate by templates" or (command, kind) in _AS_TRAIN else [],
+    )
     for command, entry in COMMANDS.items()
     for kind in entry.takes
     for hostile in HOSTILE.get(kind, ())

@@ -79,8 +79,7 @@ def table() -> str:
         found = estimate(shapes(model)[setup.lora], setup)
         there = {part.moment for part in found.parts}
         moments = [
-            f"{(found.of('') + found.of(name)) / 1e9:.0f}" if name in there else "-"
-            for name in ("sampling", "step")
+            f"{(found.of('') + found.of(name)) / 1e9:.0f}" if name in there else "-" for name in ("sampling", "step")
         ]
         fits = "yes" if found.total <= memory * 1e9 else f"no, in {found.peak}"
         cells = (model.rpartition("/")[2].removesuffix("-Instruct"), what, count, memory, *moments, fits)
