@@ -12,6 +12,7 @@ from crosslign.contexts.template import STUDENT_MESSAGES, TeacherTemplate, fill,
 from crosslign.types import Context, CrosslignError, Message, Query, excerpt
 from crosslign.untrusted import limit, rehearse, shown
 
+_TRIED: set[str] = set()  # chat templates, with their options, that a process has found to end
 _MARK = re.compile(r"<[^\s<>]+>|\[[^\s\[\]]+\]")  # <|im_end|>, [/INST]
 
 
@@ -133,6 +134,9 @@ def plain_contexts(
 def check_chat_template(tokenizer: Any, options: Sequence[Mapping[str, Any]], what: str) -> None:
     """Raise CrosslignError, which begins with `what`, for a chat template that does not end, or grows, on a short
     conversation with one of these options. It comes with a model: untrusted."""
+    tried = f"{tokenizer.chat_template} {options}"
+    if tried in _TRIED:
+        return
     asked, answered = {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}
 
     def render() -> None:
@@ -150,6 +154,7 @@ def check_chat_template(tokenizer: Any, options: Sequence[Mapping[str, Any]], wh
                     raise MemoryError
 
     rehearse(render, what)
+    _TRIED.add(tried)
 
 
 def chat_token_ids(
