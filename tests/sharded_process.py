@@ -38,6 +38,8 @@ class Wrapped(TrainerCallback):
         if state.global_step == 1 and os.environ.get("FAILING_RANK") == os.environ["RANK"]:
             raise RuntimeError("this process fails")
         model = self.trainer.model_wrapped
+        teacher = self.trainer.scorer.teacher  # in float32 nothing is cast, so the parts add up to the whole
+        assert teacher._now == teacher.fingerprint, "the fingerprint of the parts is not that of the whole"
         if self.engine == "fsdp":
             assert isinstance(model, FSDPModule), type(model)
         else:

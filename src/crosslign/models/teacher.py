@@ -130,7 +130,7 @@ def weights_fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
     """The same of named tensors."""
     digest = hashlib.sha256()
     names = sorted(tensors)
-    sums = summed(torch.tensor([_sums(*pieces(tensors[name].detach())) for name in names]), list(tensors.values()))
+    sums = summed(torch.tensor([_sums(*pieces(tensors[name])) for name in names]), list(tensors.values()))
     for name, (first, second) in zip(names, sums.tolist(), strict=True):
         shape, dtype = whole_shape(tensors[name]), tensors[name].dtype
         digest.update(f"{name}|{shape}|{dtype}|{first % 2**64}|{second % 2**64}\n".encode())
@@ -139,7 +139,7 @@ def weights_fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
 
 def _sums(flat: torch.Tensor, offset: int) -> tuple[int, int]:
     """Both sums of a part whose first element is number `offset` of the whole, as signed integers of 64 bits."""
-    flat = flat.contiguous().view(_INTEGER[flat.element_size()])
+    flat = flat.detach().contiguous().view(_INTEGER[flat.element_size()])
     sums = torch.zeros(2, dtype=torch.int64, device=flat.device)
     for start in range(0, flat.numel(), _CHUNK):
         part = flat[start : start + _CHUNK].to(torch.int64)
