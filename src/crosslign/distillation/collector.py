@@ -64,6 +64,11 @@ class RolloutCollector:
         if self._begun is not None:
             wait([self._begun[1]])
 
+    def asks_teacher(self, queries: Sequence[Query], step: int) -> bool:
+        """Whether the frozen teacher has to be asked for this window's rollouts, unless the cache has it all."""
+        plans = (self.strategy.plan(query, step) for query in queries)
+        return self.contexts.needs_judgement or any(plan.sampled_by == "teacher" for plan in plans)
+
     def collect(self, queries: Sequence[Query], step: int, rank: int = 0, *, frozen: bool = False) -> list[Rollout]:
         """One rollout for each query, in order. Depends only on weights, queries, step, rank and seed.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,6 +25,7 @@ from torch.utils.data import SequentialSampler, default_collate
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from crosslign.data.mixture import QueryMixture
+from crosslign.distillation.checkpoints import reading
 from crosslign.distillation.collector import RolloutCollector
 from crosslign.distillation.metrics import StepMetrics
 from crosslign.distillation.score import Scorer, mean_divergence
@@ -33,7 +33,7 @@ from crosslign.models import NotFiniteError, not_finite
 from crosslign.models.adapter import ADAPTER_WEIGHTS
 from crosslign.models.files import tensor_shapes, weight_files
 from crosslign.models.sharding import enter, is_sharded, pieces, prepare_frozen, whole
-from crosslign.types import CrosslignError, Rollout, cause
+from crosslign.types import CrosslignError, Rollout
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,8 @@ class DistillationTrainer(Trainer):
         epoch = int(self.state.epoch or 0)
         positions = [batch["position"].tolist() for batch in batches]
         queries = [self.mixture.draw(epoch, p) for batch in positions for p in batch]
-        with self._timed("generation"), self.whole():
+        asked = self._anywhere(self.collector.asks_teacher(queries, self.state.global_step))
+        with self._timed("generation"), self.whole(teacher=asked):
             rollouts = self.collector.collect(queries, self.state.global_step, self.args.process_index)
         self.exchange_completions()
         if self.on_rollouts is not None:
@@ -223,8 +224,10 @@ class DistillationTrainer(Trainer):
             queries = [f"{query.id!r} ({query.language})" for query in self.metrics.not_finite]
             first = f"the loss of {len(queries)} of its queries ({', '.join(queries[:3])})"
             what = first if queries else "the gradient"
+            # DeepSpeed's engine takes its step within the backward pass.
+            end = "nothing of the step is saved" if self.is_deepspeed_enabled else "the step was not taken"
             raise NotFiniteError(
-                f"step {self.state.global_step + 1}: {what} is inf or NaN, and the step was not taken. Look at "
+                f"step {self.state.global_step + 1}: {what} is inf or NaN, and {end}. Look at "
                 "training.learning_rate, at model.dtype (float16 ends at 65504) and at objective.temperature."
             )
         return norm
@@ -233,8 +236,7 @@ class DistillationTrainer(Trainer):
         """Raise NotFiniteError if a weight that is trained is not finite: before it is sampled from, and before it is
         saved."""
         name = not_finite((n, pieces(p)[0]) for n, p in self.model.named_parameters() if p.requires_grad)
-        found = torch.tensor(name is not None, dtype=torch.float, device=self.args.device)
-        if self.accelerator.reduce(found, "max") > 0:  # of a sharded model each process sees a part
+        if self._anywhere(name is not None):  # of a sharded model each process sees a part
             first = name or "another process"
             raise NotFiniteError(
                 f"step {self.state.global_step}: weights are inf or NaN after it (the first are in {first}) and are "
@@ -261,7 +263,7 @@ class DistillationTrainer(Trainer):
             raise CrosslignError("this run has nothing to evaluate: its recipe has no section `evaluation`.")
         self.collector.wait()  # one thread at a time asks the tokenizer
         step = self.state.global_step
-        with self.whole():
+        with self.whole(teacher=False):
             found: list[Any] = [evaluator(step) if self.is_world_process_zero() else None]
             broadcast_object_list(found)  # where the others wait
         logs, kept = found[0]
@@ -333,10 +335,16 @@ class DistillationTrainer(Trainer):
             self.scorer.teacher.shard(lambda model: prepare_frozen(self.accelerator, model))
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
-        """Inside the block every process has all weights of student and teacher, and may sample by itself."""
-        with whole(self.model_wrapped), self.scorer.teacher.whole():
+    def whole(self, *, teacher: bool) -> Iterator[None]:
+        """Inside the block every process has all weights, and may sample by itself; of the frozen copy only if it is
+        asked for."""
+        with whole(self.model_wrapped), self.scorer.teacher.whole() if teacher else nullcontext():
             yield
+
+    def _anywhere(self, happens: bool) -> bool:
+        """Whether it happens in one of the processes, which all must call this."""
+        found = torch.tensor(happens, dtype=torch.float, device=self.args.device)
+        return bool(self.accelerator.reduce(found, "max") > 0)
 
     def exchange_completions(self) -> None:
         """Every process gets the teacher's completions that the others have sampled; every process must call this."""
@@ -350,7 +358,7 @@ class DistillationTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
-        with _reading(folder):
+        with reading(folder):
             adapter = isinstance(self.model, PeftModel)
             if not self.is_fsdp_enabled:  # which has its own files, of tensors alone
                 for file in [folder / ADAPTER_WEIGHTS] if adapter else weight_files(folder):
@@ -358,15 +366,15 @@ class DistillationTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _reading(checkpoint):
+        with reading(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        with _reading(checkpoint):
+        with reading(checkpoint):
             super()._load_scaler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _reading(checkpoint):
+        with reading(checkpoint):
             super()._load_rng_state(checkpoint)
 
     @contextmanager
@@ -376,23 +384,6 @@ class DistillationTrainer(Trainer):
             yield
         finally:
             self.metrics.seconds[name] += time.perf_counter() - start
-
-
-@contextmanager
-def _reading(checkpoint: str | Path | None) -> Iterator[None]:
-    """What the Trainer, torch or peft cannot read of a checkpoint is a CrosslignError."""
-    try:
-        yield
-    except CrosslignError:
-        raise
-    except Exception as error:  # they raise many kinds
-        # torch's own words are an advice to load it all the same.
-        unsafe = isinstance(error, pickle.UnpicklingError)
-        why = "a file is damaged, or a pickle of more than tensors and numbers" if unsafe else cause(error)
-        raise CrosslignError(
-            f"{checkpoint}: the checkpoint cannot be read: {why}. Remove it, and --resume goes on from the "
-            "one before it."
-        ) from error
 
 
 def _length(rollout: Rollout) -> int:

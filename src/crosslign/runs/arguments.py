@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers import TrainingArguments, get_scheduler
 
 from crosslign.types import CrosslignError, cause, excerpt, nearest
@@ -96,6 +97,8 @@ def training_arguments(section: Mapping[str, Any], *, output_dir: str, seed: int
     if (arguments.fsdp_config or {}).get("version", 2) != 2:
         raise CrosslignError("training.fsdp_config: version 1 is not supported. Leave the version out.")
     if _uses_fsdp(arguments):
+        if not hasattr(FSDPModule, "reset_iter_state"):
+            raise CrosslignError(f"training.fsdp: torch {torch.__version__} is too old for it. Install a newer one.")
         if (arguments.fsdp_config or {}).get("activation_checkpointing"):
             raise CrosslignError(
                 "training.fsdp_config: with its activation_checkpointing an adapter is saved empty. Set "
@@ -133,7 +136,7 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
     return number if float in kinds else int(number)
 
 
-def is_sharded(arguments: TrainingArguments) -> bool:
+def has_engine(arguments: TrainingArguments) -> bool:
     """Whether FSDP or DeepSpeed is asked for, by the recipe or by `accelerate launch`."""
     return _uses_fsdp(arguments) or bool(arguments.deepspeed) or _launched_with("DEEPSPEED")
 

@@ -29,7 +29,7 @@ from crosslign.languages import english_name
 from crosslign.models import ModelSource, check_source, load_tokenizer
 from crosslign.ownership import check_can_be_made
 from crosslign.rollouts.progress import progress
-from crosslign.runs.arguments import is_sharded, training_arguments
+from crosslign.runs.arguments import has_engine, training_arguments
 from crosslign.runs.checkpoint_evaluation import Plan, make_plan
 from crosslign.runs.config import RunConfig
 from crosslign.runs.evaluate import checked_judges
@@ -152,12 +152,12 @@ def prepare(
         folder.check(overwrite=overwrite, resume=resume)
     strategies.get(config.strategy.name, config.strategy.options, seed=config.seed)
     arguments = training_arguments(config.training, output_dir=config.output_dir, seed=config.seed)
-    if is_sharded(arguments) and config.rollouts.backend == "vllm":
+    if has_engine(arguments) and config.rollouts.backend == "vllm":
         raise CrosslignError(
             "rollouts.backend: vllm does not work with FSDP and DeepSpeed yet: what the server gets would have to be "
             "gathered. Use data parallelism."
         )
-    if config.model.quantization is not None and is_sharded(arguments):
+    if config.model.quantization is not None and has_engine(arguments):
         raise CrosslignError(
             f"model.quantization: {config.model.quantization} does not work with FSDP or DeepSpeed, which split "
             "weights into parts. Leave one of them out."

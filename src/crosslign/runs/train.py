@@ -14,7 +14,7 @@ from tqdm import tqdm
 from crosslign.distillation import DistillationTrainer
 from crosslign.models import NotFiniteError, load_model
 from crosslign.models.sharding import loading_whole
-from crosslign.runs.arguments import is_sharded
+from crosslign.runs.arguments import has_engine
 from crosslign.runs.build import Distillation, assemble, make_trainer
 from crosslign.runs.callbacks import DivergenceCallback
 from crosslign.runs.folder import GATE, RunFolder
@@ -34,7 +34,7 @@ def train(run: PreparedRun, announce: Announce = silent) -> Mapping[str, Any]:
     with _held(run, announce) as run:
         announce(f"loading {run.source.path}")
         with loading_whole():
-            made = assemble(run, load_model(run.source, stay=is_sharded(run.arguments)))
+            made = assemble(run, load_model(run.source, stay=has_engine(run.arguments)))
         run, passed = gate(run, made, announce)
         try:
             record = _train(run, made, passed, announce)
