@@ -49,7 +49,7 @@ class Wrapped(TrainerCallback):
 
 if __name__ == "__main__":
     from crosslign.cli import main
-    from crosslign.distillation import DistillationTrainer, RolloutCollector
+    from crosslign.distillation import DistillationTrainer, RolloutCollector, trainer
     from crosslign.types import Completion
 
     engine, *arguments = sys.argv[1:]
@@ -60,6 +60,12 @@ if __name__ == "__main__":
         self.add_callback(Wrapped(engine, self))
 
     DistillationTrainer.__init__ = checked
+    if os.environ.get("IN_PARTS"):
+
+        def gathers(_: Any) -> Any:
+            raise AssertionError("the student was gathered")
+
+        trainer.whole = gathers
     if os.environ.get("SILENT_RANK") == os.environ["RANK"]:
         collect = RolloutCollector.collect
         empty = Completion((), truncated=False)
