@@ -250,3 +250,18 @@ def test_a_process_that_fails_ends_the_others(
     started = processes(tmp_path, raw, engine="fsdp", FAILING_RANK="1")
     assert all(finish(started, 60))
     assert "this process fails" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["fsdp", "zero2", "zero3"])
+def test_a_weight_that_is_no_number_stops_all_and_is_not_saved(
+    recipe: dict[str, Any], tmp_path: Path, engine: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    raw = sharded(tuned(recipe, "lora"), engine, tmp_path / "two", save_steps=1)
+    assert finish(processes(tmp_path, raw, engine=engine, NAN_RANK="1"), 120) == [1, 1]
+    said = capfd.readouterr().err
+    assert "crosslign: step 2: " in said
+    assert "inf or NaN" in said
+    assert "Traceback" not in said
+    assert [place.name for place in (tmp_path / "two").glob("checkpoint-*")] == ["checkpoint-1"]
+    assert len(losses(tmp_path / "two")) == 1
