@@ -15,6 +15,7 @@ from conftest import write_csv
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from task_files import WRITERS
 
+from crosslign.data.load import BUILTIN
 from crosslign.evaluation import tasks
 from crosslign.evaluation.tasks import Task, TaskData
 from crosslign.evaluation.tasks.base import LABELS_OF
@@ -28,7 +29,7 @@ every_hub_task = pytest.mark.parametrize("name", FROM_HUB)
 
 def load(name: str, folder: Path, languages: list[str] | None = None, **options: Any) -> TaskData:
     """A task's data from files of its shape, which are written into the folder."""
-    path = None if name == "builtin:demo" else str(WRITERS[name](folder))
+    path = None if name in BUILTIN else str(WRITERS[name](folder))
     return tasks.get_task(name).load(languages, path=path, **options)
 
 
@@ -275,7 +276,7 @@ def test_offline_without_a_cache_the_real_client_is_understood(
         tasks.get_task(name).load()
 
 
-@pytest.mark.parametrize("name", sorted(set(tasks.names()) - set(FROM_HUB) - {"builtin:demo"}))
+@pytest.mark.parametrize("name", sorted(set(tasks.names()) - set(FROM_HUB) - set(BUILTIN)))
 def test_a_set_without_a_copy_on_the_hub_asks_for_a_file_and_says_which(name: str) -> None:
     with pytest.raises(
         CrosslignError, match=rf"{name}: no copy .* so name a file as its path\. It is .*\b(goal|prompt)\b"
@@ -288,7 +289,7 @@ def test_a_set_without_a_copy_on_the_hub_asks_for_a_file_and_says_which(name: st
 
 def test_every_task_has_its_own_name() -> None:
     assert [task.name for task in map(tasks.get_task, tasks.names())] == list(tasks.names())
-    assert set(tasks.names()) == {*WRITERS, "builtin:demo"}
+    assert set(tasks.names()) == {*WRITERS, "builtin:demo", "builtin:benign-heldout"}
 
 
 def test_an_unknown_name_gets_the_nearest_one_or_all_valid_ones() -> None:

@@ -52,7 +52,9 @@ def add_commands(commands: Any) -> None:
         epilog=VALIDATE_EPILOG,
         description="Check a query table and summarise it. Exit code 1 if it has errors.",
     )
-    validate.add_argument("table", help="CSV, TSV, JSONL or Parquet file, hub dataset id, or builtin:demo")
+    validate.add_argument(
+        "table", help="CSV, TSV, JSONL or Parquet file, hub dataset id, or a table that ships (builtin:demo)"
+    )
     _table_arguments(validate)
     validate.add_argument("--strict", action="store_true", help="count warnings as errors")
     validate.set_defaults(run=_validate)

@@ -1,4 +1,4 @@
-"""Read query tables: files, hub datasets, and the table that ships here."""
+"""Read query tables: files, hub datasets, and the tables that ship here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from crosslign.types import CrosslignError, Label, cause
 
 RESERVED = ("id", "label", "category")
 _SHOWN_COLUMNS, _SHOWN_CHARACTERS = 40, 60  # of a table's column names, in an error
-BUILTIN = {"builtin:demo": "demo_queries.csv"}
+# Harmless queries to train on and to test on are two tables, so that no filter has to be remembered to keep them apart.
+BUILTIN = {
+    "builtin:demo": "demo_queries.csv",
+    "builtin:benign": "benign_queries.csv",
+    "builtin:benign-heldout": "benign_heldout_queries.csv",
+}
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,6 @@ from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.judges.registry import JudgeSettings, judges_itself, make_judges
 from crosslign.evaluation.tasks import TaskKind, get_task, names
 from crosslign.evaluation.tasks.base import TABLE
-from crosslign.evaluation.tasks.tables import DEMO
 from crosslign.types import OUTCOMES, CrosslignError, JudgeItem, Label, Outcome, Verdict
 
 GREEDY = GenerateConfig(temperature=0.0, max_tokens=256)
@@ -174,5 +173,5 @@ def table(path: str, kind: TaskKind = "mixed", **settings: Any) -> InspectTask:
 
 TASKS = {"table": table}
 for _name in names():
-    _short = "demo" if _name == DEMO else _name
+    _short = _name.removeprefix("builtin:")
     TASKS[_short] = _registered_task(_name, _short)

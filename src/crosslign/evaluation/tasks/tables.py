@@ -1,4 +1,4 @@
-"""Local query tables, hub datasets of the same shape, and the table that ships with the package, as tasks."""
+"""Local query tables, hub datasets of the same shape, and tables that ship with the package, as tasks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from crosslign.evaluation.tasks.base import TABLE, TABLE_PATH, Place, Reading, S
 from crosslign.types import CrosslignError
 
 DEMO = "builtin:demo"
+BENIGN_HELDOUT = "builtin:benign-heldout"
 
 
 @dataclass(frozen=True)
@@ -73,4 +74,19 @@ def demo() -> Task:
         licence="Apache-2.0",
         citation="the demonstration queries of crosslign",
         reader=TableReader(TableSpec(DEMO)),
+    )
+
+
+@registry.register(BENIGN_HELDOUT)
+def benign_heldout() -> Task:
+    """96 harmless queries in twelve languages, our own writing; 37 of them sound harmful (category look_alike). None
+    stands in builtin:benign."""
+    return Task(
+        name=BENIGN_HELDOUT,
+        kind="benign",
+        languages=("en", "zh", "es", "ar", "hi", "bn", "vi", "th", "ind", "sw", "jv", "ru"),
+        source=Source(files=(BENIGN_HELDOUT,)),
+        licence="Apache-2.0",
+        citation="the harmless queries of crosslign",
+        reader=TableReader(TableSpec(BENIGN_HELDOUT)),
     )
