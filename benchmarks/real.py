@@ -1,0 +1,273 @@
+"""A real model made safer: base, teacher and one change at a time, measured on the same held-out queries.
+
+    python -m benchmarks.real --model FOLDER --queries TABLE.csv --out runs/real --plan
+    python -m benchmarks.real --model FOLDER --queries TABLE.csv --out runs/real --seeds 0 1
+
+TABLE has the columns `id`, `category` and a language each, all of its rows being harmful (XSafety's, for example). Of
+one category a part is trained on; the rest of it and a part of another are held out. Harmless queries are those that
+ship with the package: `builtin:benign` is trained on, `builtin:benign-heldout` is not.
+
+`--plan` says what would be made, and in how many hours. Everything lies in one folder, a folder a cell (a change and a
+seed), and is made by `crosslign train` and `crosslign eval`. An interrupted call goes on where it stopped; several
+calls may work on different cells (`--only`, `--seeds`). `--report` counts what is there and writes `real.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.real_tables import EVALUATION, folder_name, report
+from crosslign.evaluation.stages import RESULTS
+from crosslign.storage import digest, write_atomically
+from crosslign.types import CrosslignError
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
+BEST = "best"
+TRAIN, HELD_OUT = "train.csv", "heldout.csv"
+BENIGN = "builtin:benign-heldout"
+SECONDS = "seconds.json"
+ASSUMED = 1500  # seconds of a training, before one was measured
+
+
+def steps(number: int) -> dict[str, Any]:
+    return {"training": {"max_steps": number}}
+
+
+def tokens(number: int) -> dict[str, Any]:
+    return {"sampling": {"max_completion_length": number}}
+
+
+# One change at a time to the recipe; `benign` is about the table of harmless queries.
+VARIANTS: dict[str, dict[str, Any]] = {
+    BEST: {},
+    "on-policy": {"strategy": {"name": "on_policy"}},
+    "mixed": {"strategy": {"name": "mixed"}},
+    "no row filter": {"gate": {"drop": []}},
+    "no benign rows": {"benign": {"weight": 0}},
+    "benign rows 20 %": {"benign": {"weight": 14.25}},
+    "no look-alikes": {"benign": {"where": {"category": ["everyday"]}}},
+    "LoRA on q and v": {"model": {"lora": {"target_modules": ["q_proj", "v_proj"]}}},
+    "uniform weights": {"objective": {"weighting": "uniform"}},
+    "20 steps": steps(20),
+    "40 steps": steps(40),
+    "160 steps": steps(160),
+    "16 tokens": tokens(16),
+    "96 tokens": tokens(96),
+    "SFT": {"supervised": True},
+}
+# Not trained: the model itself, in other contexts.
+CONTEXTS = ("base", "teacher", "system prompt")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, with what, and where it goes."""
+
+    model: str
+    queries: Path
+    out: Path
+    trained: tuple[str, ...]
+    watched: tuple[str, ...]
+    category: str
+    other: str
+    rows: int
+    held_out: int
+    completion: int
+    batch: int
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return ("en", *self.trained, *self.watched)
+
+    def cell(self, name: str, seed: int) -> Path:
+        return self.out / f"{folder_name(name)}-seed{seed}"
+
+    def evaluation(self, name: str) -> Path:
+        return self.out / folder_name(name)
+
+
+def split(plan: Plan) -> None:
+    """Write the rows to train on and those held out; which is which depends on ids alone.
+
+    Raises CrosslignError if a text, in any language, would be in both.
+    """
+    with plan.queries.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = ["id", "label", "category", *plan.languages]
+    missing = {"id", "category", *plan.languages} - set(rows[0] if rows else ())
+    if missing:
+        raise CrosslignError(f"{plan.queries}: the columns {sorted(missing)} are missing.")
+
+    def of(category: str) -> list[dict[str, str]]:
+        found = [{**row, "label": "harmful"} for row in rows if row["category"] == category]
+        return sorted(found, key=lambda row: digest(row["id"]))
+
+    train, rest = of(plan.category)[: plan.rows], of(plan.category)[plan.rows :]
+    held_out = rest + of(plan.other)[: max(plan.held_out - len(rest), 0)]
+    check_apart(train, held_out, plan.languages)
+    for name, found in ((TRAIN, train), (HELD_OUT, held_out)):
+        text = "\n".join(",".join(f'"{row[c].replace(chr(34), chr(34) * 2)}"' for c in columns) for row in found)
+        write_atomically(plan.out / name, ",".join(columns) + "\n" + text + "\n")
+
+
+def check_apart(
+    train: Sequence[Mapping[str, str]], held_out: Sequence[Mapping[str, str]], codes: Sequence[str]
+) -> None:
+    """Raise CrosslignError if a held-out row is trained on too, by its id or by a text in any language."""
+    ids = {row["id"] for row in train}
+    texts = {" ".join(row[code].split()).casefold() for row in train for code in codes}
+    for row in held_out:
+        same = [code for code in codes if " ".join(row[code].split()).casefold() in texts]
+        if row["id"] in ids or same:
+            where = f"its text in {same[0]}" if same else "its id"
+            raise CrosslignError(f"row {row['id']!r} is held out, and {where} is trained on. Leave one of them out.")
+
+
+def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> dict[str, Any]:
+    """The shipped recipe with the plan's model, tables and languages, and a variant's changes."""
+    from crosslign.runs.recipe import merged, read_recipe
+
+    changes = {key: value for key, value in changes.items() if key != "supervised"}
+    raw = merged(read_recipe(RECIPE), {k: v for k, v in changes.items() if k != "benign"})
+    harmful, benign = raw["data"]["tables"]
+    benign = {**benign, **changes.get("benign", {})}
+    tables = [{**harmful, "path": str(plan.out / TRAIN)}, *([benign] if benign["weight"] else [])]
+    return {
+        **raw,
+        "model": {**raw["model"], "path": plan.model},
+        "data": {**raw["data"], "tables": tables, "languages": list(plan.trained)},
+        "seed": seed,
+        "output_dir": str(folder / "run"),
+        "cache_dir": str(plan.out / "cache"),
+    }
+
+
+def train(plan: Plan, name: str, seed: int) -> Path:
+    """The folder of the finished run."""
+    folder = plan.cell(name, seed)
+    run = folder / "run"
+    if not is_finished(run):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe(plan, VARIANTS[name], seed, folder), sort_keys=False), encoding="utf-8")
+        if VARIANTS[name].get("supervised"):
+            call("benchmarks.real_workers", "supervised", str(path))
+        else:
+            call("crosslign.cli", "train", str(path), "--resume" if list(run.glob("checkpoint-*")) else "--overwrite")
+    return run
+
+
+def is_finished(run: Path) -> bool:
+    record = run / "run.json"
+    return record.exists() and json.loads(record.read_text(encoding="utf-8")).get("status") == "finished"
+
+
+def evaluate(plan: Plan, out: Path, *more: str) -> None:
+    """Complete, judge and count the held-out queries."""
+    if (out / RESULTS).exists():
+        return
+    flags = ["--model", plan.model, "--dtype", "bfloat16", "--out", str(out)]
+    flags += ["--tasks", f"table:{plan.out / HELD_OUT},{BENIGN}"]
+    flags += ["--languages", ",".join(plan.languages), "--trained-languages", ",".join(plan.trained)]
+    flags += ["--max-completion-length", str(plan.completion), "--batch-size", str(plan.batch)]
+    start = time.perf_counter()
+    call("crosslign.cli", "eval", *flags, *more)
+    write_atomically(out / SECONDS, json.dumps(round(time.perf_counter() - start)))
+
+
+def measure_context(plan: Plan, name: str) -> None:
+    """The model itself in another context: `crosslign eval` makes those of a user alone."""
+    if not (plan.evaluation(name) / RESULTS).exists():
+        path = plan.out / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe(plan, {}, 0, plan.out), sort_keys=False), encoding="utf-8")
+        numbers = (str(plan.completion), str(plan.batch))
+        call("benchmarks.real_workers", name, str(path), str(plan.out), ",".join(plan.languages), *numbers)
+
+
+def call(module: str, *arguments: str) -> None:
+    """Run a Python module on one core; its messages go where ours go."""
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    if subprocess.run([sys.executable, "-m", module, *arguments], env=environment).returncode:  # noqa: S603
+        raise SystemExit(f"{module} {arguments[0]} has failed; the same command goes on from here.")
+
+
+def hours(plan: Plan, cells: int) -> str:
+    """What so many cells take, by what was measured so far in this folder."""
+    measured = plan.evaluation("base") / SECONDS
+    if not measured.exists():
+        return f"{cells} cells; their hours are known once the base model is measured, which is the first thing."
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in plan.out.glob("*-seed*/run/run.json")]
+    finished = [run["seconds"] for run in runs if run.get("status") == "finished"]
+    training = sum(finished) / len(finished) if finished else ASSUMED
+    one = (training + json.loads(measured.read_text())) / 3600
+    return f"{cells} cells of about {one:.1f} hours on one core: {cells * one:.1f} hours."
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of the model")
+    parser.add_argument("--queries", required=True, type=Path, help="CSV: id, category, and a language each")
+    parser.add_argument("--out", type=Path, default=Path("runs/real"))
+    parser.add_argument("--trained", nargs="+", default=["ar", "es"], help="languages that are trained on")
+    parser.add_argument("--watched", nargs="+", default=["zh", "ru"], help="others that are measured, beside English")
+    parser.add_argument("--category", default="crimes_and_illegal_activities", help="of the rows that are trained on")
+    parser.add_argument("--other", default="unsafe_instruction_topic", help="category of which held-out rows are added")
+    parser.add_argument("--rows", type=int, default=90, help="rows to train on")
+    parser.add_argument("--held-out", type=int, default=160, help="rows to measure on")
+    parser.add_argument("--completion", type=int, default=64, help="longest answer that is measured, in tokens")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--only", nargs="+", default=[*VARIANTS, *CONTEXTS], help="cells: %(default)s")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--plan", action="store_true", help="say what would be made, and stop")
+    parser.add_argument("--report", action="store_true", help="count what is there, and stop")
+    arguments = vars(parser.parse_args())
+    only, seeds, plan_only, report_only = (arguments.pop(name) for name in ("only", "seeds", "plan", "report"))
+    if unknown := set(only) - {*VARIANTS, *CONTEXTS}:
+        parser.error(f"unknown cells: {', '.join(sorted(unknown))}")
+    arguments["trained"], arguments["watched"] = tuple(arguments["trained"]), tuple(arguments["watched"])
+    plan = Plan(**{**arguments, "out": arguments["out"].absolute()})
+    try:
+        if not report_only:
+            split(plan)
+            make(plan, [n for n in CONTEXTS if n in only], [n for n in VARIANTS if n in only], seeds, plan_only)
+        if not plan_only:
+            text = report(plan.out, plan.languages, plan.trained, {name: folder_name(name) for name in VARIANTS})
+            write_atomically(plan.out / "real.md", text)
+            print(plan.out / "real.md")
+    except CrosslignError as error:
+        raise SystemExit(f"benchmarks.real: {error}") from None
+    return 0
+
+
+def make(plan: Plan, contexts: Sequence[str], variants: Sequence[str], seeds: Sequence[int], only_say: bool) -> None:
+    """Every cell that is not there yet, the best recipe first."""
+    if "base" in contexts and not only_say:
+        evaluate(plan, plan.evaluation("base"))
+    cells = [(name, seed) for name in variants for seed in seeds]
+    missing = [(n, s) for n, s in cells if not (plan.cell(n, s) / EVALUATION / RESULTS).exists()]
+    print(f"{len(cells) - len(missing)} cells are there. To make: {hours(plan, len(missing))}", flush=True)
+    if only_say:
+        print("\n".join(f"  {name}, seed {seed}" for name, seed in missing))
+        return
+    for name in contexts:
+        if name != "base":
+            measure_context(plan, name)
+    for name, seed in missing:
+        print(f"{name}, seed {seed}", flush=True)
+        evaluate(plan, plan.cell(name, seed) / EVALUATION, "--adapter", str(train(plan, name, seed)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
