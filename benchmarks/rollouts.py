@@ -4,9 +4,10 @@ Start the server with the command that `--command` prints (in `.venv-vllm` on a 
 
     python -m benchmarks.rollouts --model FOLDER --url http://127.0.0.1:8000
 
-Both sides sample at temperature 1 from the same LoRA student (r = 16, its adapter not zero), in turns, the same number
-of times, after a warm-up. Completions end at a stop token, so tokens are counted, not rows. Both sides get the
-same cores: the server waits while this process samples, and the other way round.
+Both sides sample at temperature 1 from the same LoRA student (r = 16 on the layers of peft's choice, its adapter not
+zero and in the model's type), or with `--no-adapter` from its base, in turns, the same number of times, after a
+warm-up. Completions end at a stop token, so tokens are counted, not rows. Both sides get the same cores: the server
+waits while this process samples, and the other way round.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,13 @@ def prompts_of(config: Any, tokenizer: Any, count: int) -> list[tuple[int, ...]]
     return [contexts.student(queries[i * len(queries) // count]).token_ids for i in range(count)]
 
 
+@contextmanager
+def base_of(student: Any) -> Iterator[Any]:
+    """The model without its adapter."""
+    with student.disable_adapter():
+        yield student
+
+
 def measured(sampler: Sampler, prompts: list[tuple[int, ...]], length: int, seed: int) -> tuple[int, float]:
     """Tokens and seconds."""
     start = time.perf_counter()
@@ -52,6 +63,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--no-adapter", action="store_true", help="the base model, as a teacher samples")
     parser.add_argument("--command", action="store_true", help="print the server's command and stop")
     arguments = parser.parse_args()
     config = parse_config(
@@ -70,6 +82,7 @@ def main() -> None:
     source = ModelSource(arguments.model, dtype=arguments.dtype)
     tokenizer, model = load_tokenizer(source), load_model(source)
     student = add_lora(model, LoraConfig(r=16, lora_alpha=32))
+    base = arguments.no_adapter
     ids, vocabulary = token_ids(tokenizer, model), model.get_input_embeddings().weight.shape[0]
     server = VllmServer(arguments.url, arguments.model, command=serve_command(config))
     server.check(512 + arguments.length)
@@ -82,8 +95,10 @@ def main() -> None:
         for batch in arguments.batches:
             prompts = prompts_of(config, tokenizer, batch)
             sides: dict[str, Sampler] = {
-                "generate": sampler_of(student, tokenizer, batch),
-                "vLLM": VllmSampler(server, ids, vocabulary=vocabulary, batch_size=batch, publish=publish),
+                "generate": sampler_of(student, tokenizer, batch, view=partial(base_of, student) if base else None),
+                "vLLM": VllmSampler(
+                    server, ids, vocabulary=vocabulary, batch_size=batch, publish=None if base else publish
+                ),
             }
             for side in sides.values():
                 measured(side, prompts, 4, 0)

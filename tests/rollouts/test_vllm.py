@@ -244,6 +244,8 @@ def test_each_state_is_an_adapter_of_its_own_and_old_ones_go(
         kept = names[-2:]
         assert sorted(fake.adapters) == sorted(kept)
         assert sorted(p.name for p in (tmp_path / "served").iterdir()) == sorted(kept)
+        modes = [p.stat().st_mode for p in (tmp_path / "served").rglob("*")]
+        assert {mode & 0o044 for mode in modes} == {0o044}  # the server may be another user's
     assert len(set(names)) == 4
     bodies = fake.bodies("/v1/load_lora_adapter")
     assert [set(body) for body in bodies] == [{"lora_name", "lora_path"}] * 4  # never in place

@@ -129,6 +129,14 @@ def test_seeds_stop_tokens_and_limits(recipe: dict[str, Any]) -> None:
         assert not completion.truncated or len(completion.token_ids) == 12
 
 
+def test_more_prompts_than_one_pass_takes(recipe: dict[str, Any]) -> None:
+    """With a seed each, they must not be cut into parts on a CPU: that would end the server."""
+    prompts = [[3 + i, *range(3, 93)] for i in range(64)]
+    parameters = SamplingParameters(max_completion_length=4)
+    found = sampler(recipe).sample(prompts, parameters, seed=3)
+    assert sampler(recipe).sample(prompts[:2], parameters, seed=3) == found[:2]
+
+
 def test_each_state_of_the_student_is_what_the_server_samples_from(recipe: dict[str, Any], tmp_path: Path) -> None:
     lora = recipe["model"]["finetuning"] == "lora"
     student = model()

