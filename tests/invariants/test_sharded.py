@@ -162,7 +162,7 @@ def test_resume_after_one_process_was_killed_equals_no_interruption(
     task = f"table:{write_csv(tmp_path / 'task.csv', rows)}"
     raw["evaluation"] = {"tasks": [task], "languages": ["sw"], "every_steps": 2, "max_completion_length": 4}
     raw["evaluation"]["best"] = {"max_over_refusal": None, "max_invalid": None}
-    raw["gate"] = {"min_flip_rate": 0.0, "queries": 2}
+    raw["gate"] = {"min_flip_rate": 0.0, "queries": 2, "drop": ["unsafe"]}
     raw["training"] |= {"save_steps": 2, **more}
     whole = sharded(raw, engine, tmp_path / "whole")
     assert finish(processes(tmp_path, whole, engine=engine)) == [0, 0]
