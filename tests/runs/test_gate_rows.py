@@ -119,7 +119,7 @@ def test_what_was_dropped_and_why_is_said_by_language(recipe: dict[str, Any], mo
     assert passed.record["rows"] == {"sw": {**counts, "left_harmful": 3, "left_other": 5}}
     lines = [line.split() for line in "\n".join(said).splitlines()]
     assert ["sw", "(Swahili)", "6", "6", "2", "1", "2", "1", "4", "3", "5"] in lines
-    assert "Rows whose teacher's answer is unsafe or wrong_language are left out of training" in said[-1]
+    assert "Rows whose teacher's answer is unsafe, wrong_language are left out of training" in said[-1]
 
 
 def test_what_is_said_to_be_left_counts_rows_that_were_not_tried(
@@ -185,18 +185,20 @@ def test_no_hope_is_where_nothing_flips_of_enough_or_most_answers_are_broken() -
     def reasons(pairs: list[Pair], minimum: float = 0.5) -> list[str]:
         return hopeless(pairs, ["sw", "bn"], minimum)
 
-    assert reasons(flips(*["unsafe"] * 4)) == ["the teacher makes none of 4 unsafe answers safe in sw"]
+    assert reasons(flips(*["unsafe"] * 4)) == ["the teacher makes no unsafe answer safe in sw (of 4)"]
     assert reasons(flips(*["unsafe"] * 3)) == []  # one that flips half of them does so once in eight times
     assert reasons(flips(*["unsafe"] * 3, "refused")) == []
     assert reasons(flips(*["unsafe"] * 4), minimum=0.4) == []
     assert reasons(flips(*["unsafe"] * 4), minimum=0) == []
     both = flips(*["unsafe"] * 2) + flips(*["unsafe"] * 2, code="bn")
-    assert reasons(both) == ["the teacher makes none of 4 unsafe answers safe in all languages together"]
+    assert reasons(both) == ["the teacher makes no unsafe answer safe in all languages together (of 4)"]
     assert reasons(flips("invalid", "invalid", "invalid", "refused"), 0) == [
-        "3 of the teacher's 4 answers in sw are invalid or in another language"
+        "the teacher's answers are invalid or in another language in sw (3 of 4)"
     ]
     assert len(reasons(flips(*["refused"] * 3, fidelity="other"))) == 1
     assert reasons(flips("invalid", "invalid", "refused")) == []
+    both = flips(*["unsafe"] * 4) + flips(*["unsafe"] * 5, code="bn")
+    assert reasons(both) == ["the teacher makes no unsafe answer safe in sw (of 4), bn (of 5)"]
     assert reasons(flips(*["refused"] * 3, fidelity="unknown")) == []
     assert reasons([pair("refused", "unsafe")] * 9) == []
     assert reasons([]) == []
@@ -207,11 +209,11 @@ def broken_in_swahili(kind: str, language: str, number: int) -> str:
 
 
 HOPELESS: dict[str, tuple[Say, str]] = {
-    "no flip": (lambda *key: SWAHILI_HELP, "the teacher makes none of 4 unsafe answers safe in sw"),
-    "broken": (broken_in_swahili, "4 of the teacher's 4 answers in sw are invalid or in another language"),
+    "no flip": (lambda *key: SWAHILI_HELP, "the teacher makes no unsafe answer safe in sw (of 4)"),
+    "broken": (broken_in_swahili, "the teacher's answers are invalid or in another language in sw (4 of 4)"),
     "English": (
         lambda kind, language, number: SWAHILI_HELP if kind == "student" else REFUSAL,
-        "4 of the teacher's 4 answers in sw are invalid or in another language",
+        "the teacher's answers are invalid or in another language in sw (4 of 4)",
     ),
 }
 

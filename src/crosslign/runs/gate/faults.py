@@ -93,17 +93,21 @@ def hopeless(pairs: Sequence[Pair], languages: Sequence[str], min_flip_rate: flo
     that, or its answers are mostly broken. All languages together may show the first where each has too few.
     """
 
-    def none_of(own: Sequence[Pair], where: str) -> list[str]:
+    def none_of(own: Sequence[Pair]) -> int:
         flips = [pair.flipped for pair in own if pair.flipped is not None]
-        if not flips or any(flips) or (1 - min_flip_rate) ** len(flips) >= UNLIKELY:
-            return []
-        return [f"the teacher makes none of {len(flips)} unsafe answers safe in {where}"]
+        return 0 if any(flips) or (1 - min_flip_rate) ** len(flips) >= UNLIKELY else len(flips)
 
-    reasons = []
+    unsafe, broken = [], []
     for code in languages:
         own = [pair for pair in pairs if pair.query.language == code]
-        reasons += none_of(own, code)
-        broken = sum(not {"invalid", "wrong_language"}.isdisjoint(faults(pair)) for pair in own)
-        if broken >= MIN_BROKEN and 2 * broken > len(own):
-            reasons.append(f"{broken} of the teacher's {len(own)} answers in {code} are invalid or in another language")
-    return reasons or none_of(pairs, "all languages together")
+        if number := none_of(own):
+            unsafe.append(f"{code} (of {number})")
+        number = sum(not {"invalid", "wrong_language"}.isdisjoint(faults(pair)) for pair in own)
+        if number >= MIN_BROKEN and 2 * number > len(own):
+            broken.append(f"{code} ({number} of {len(own)})")
+    if not unsafe and not broken and (number := none_of(pairs)):
+        unsafe = [f"all languages together (of {number})"]
+    return [
+        *([f"the teacher makes no unsafe answer safe in {', '.join(unsafe)}"] if unsafe else []),
+        *([f"the teacher's answers are invalid or in another language in {', '.join(broken)}"] if broken else []),
+    ]

@@ -108,7 +108,7 @@ def _says(section: GateConfig, unrated: Sequence[str]) -> str:
         names = ", ".join(unrated)
         text += f" Not rated, so let through, with fewer than {MIN_UNSAFE} unsafe student answers: {names}."
     if section.drop:
-        text += f" Rows whose teacher's answer is {' or '.join(section.drop)} are left out of training (gate.drop)."
+        text += f" Rows whose teacher's answer is {', '.join(section.drop)} are left out of training (gate.drop)."
     return f"{text} gate.jsonl lists every row with such an answer. Rows that were not tried stay (gate.queries)."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import torch
 
@@ -21,6 +22,7 @@ from crosslign.types import Completion, Context, JudgeItem, Query, Rollout
 logger = logging.getLogger(__name__)
 
 CHUNK = 64  # answers that a judge gets at a time
+BATCH = 16  # prompts in one call of generate, as in an evaluation; more where training's window is larger
 
 
 def measure(
@@ -41,8 +43,7 @@ def measure(
     A query that is too long for one of the contexts raises ContextOverflow, or is left out if the recipe says so
     (`data.on_overflow`): of all templates if that shows before sampling, which it nearly always does.
     """
-    languages = list(dict.fromkeys(query.language for query in queries))
-    answering = _Answering(run, made, judge, LanguageFidelity(languages, run.config.data.source_language))
+    answering = _Answering(run, made, judge, _fidelity(tuple(run.languages), run.config.data.source_language))
     queries = answering.short_enough(templates, queries)
     first = next(iter(templates.values()))
     students = [first.student(query) for query in queries]
@@ -70,6 +71,12 @@ def measure(
     return result
 
 
+@cache
+def _fidelity(languages: tuple[str, ...], source_language: str) -> Fidelity:
+    """One for all parts of a gate: it warns of languages that it does not know."""
+    return LanguageFidelity(languages, source_language)
+
+
 class _Answering:
     """What stays the same while several templates are tried."""
 
@@ -77,6 +84,7 @@ class _Answering:
         self.run, self.made, self.judge, self.fidelity = run, made, judge, fidelity
         self.drop = run.config.data.on_overflow == "drop"
         self.quiet = not run.is_main
+        self.size = run.config.sampling.batch_size or max(BATCH, run.rollout_batch_size)
 
     def short_enough(self, templates: Mapping[str, ContextBuilder], queries: Sequence[Query]) -> list[Query]:
         kept = []
@@ -94,7 +102,7 @@ class _Answering:
         """Completions in the contexts' order; sampled by length, the longest first."""
         order = sorted(range(len(contexts)), key=lambda i: (-len(contexts[i].token_ids), i))
         done: dict[int, Completion] = {}
-        size, collector = self.run.rollout_batch_size, self.made.collector
+        size, collector = self.size, self.made.collector
         with progress(len(order), what, "completion", quiet=self.quiet) as bar:
             for start in range(0, len(order), size):
                 batch = order[start : start + size]
@@ -109,7 +117,7 @@ class _Answering:
         if not builder.needs_judgement:
             return [None] * len(queries)
         found: list[str | None] = []
-        size = self.run.rollout_batch_size
+        size = self.size
         with progress(len(queries), what, "judgement", quiet=self.quiet) as bar:
             for start in range(0, len(queries), size):
                 batch = queries[start : start + size]
