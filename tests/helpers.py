@@ -130,7 +130,8 @@ def processes(
     """Start `crosslign train` on a recipe in several processes.
 
     `engine`: ddp, or fsdp, zero2 or zero3, which are then at work on CPUs as on GPUs (`sharded_process.py`). The
-    environment says what one of them does: FAILING_RANK fails in its second step, SILENT_RANK samples no token.
+    environment says what one of them does: FAILING_RANK fails in its second step, SILENT_RANK samples no token,
+    NAN_RANK has a weight that is not a number from its second step on, with IN_PARTS a student that is gathered fails.
     """
     path = tmp_path / "processes.yaml"
     path.write_text(yaml.safe_dump(raw))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
 from typing import Any
@@ -16,6 +17,8 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback
+
+from crosslign.models.sharding import pieces
 
 torch.set_num_threads(1)
 
@@ -37,6 +40,10 @@ class Wrapped(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 1 and os.environ.get("FAILING_RANK") == os.environ["RANK"]:
             raise RuntimeError("this process fails")
+        if state.global_step == 1 and os.environ.get("NAN_RANK") == os.environ["RANK"]:
+            adapter = [p for n, p in self.trainer.model.named_parameters() if "lora_B" in n]
+            with torch.no_grad():
+                next(part for part in (pieces(p)[0] for p in adapter) if part.numel()).fill_(math.nan)
         model = self.trainer.model_wrapped
         teacher = self.trainer.scorer.teacher  # in float32 nothing is cast, so the parts add up to the whole
         assert teacher._now == teacher.fingerprint, "the fingerprint of the parts is not that of the whole"
@@ -49,7 +56,7 @@ class Wrapped(TrainerCallback):
 
 if __name__ == "__main__":
     from crosslign.cli import main
-    from crosslign.distillation import DistillationTrainer, RolloutCollector
+    from crosslign.distillation import DistillationTrainer, RolloutCollector, trainer
     from crosslign.types import Completion
 
     engine, *arguments = sys.argv[1:]
@@ -60,6 +67,12 @@ if __name__ == "__main__":
         self.add_callback(Wrapped(engine, self))
 
     DistillationTrainer.__init__ = checked
+    if os.environ.get("IN_PARTS"):
+
+        def gathers(_: Any) -> Any:
+            raise AssertionError("the student was gathered")
+
+        trainer.whole = gathers
     if os.environ.get("SILENT_RANK") == os.environ["RANK"]:
         collect = RolloutCollector.collect
         empty = Completion((), truncated=False)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_csv
+from conftest import tiny_llama, write_csv
+from fake_vllm import FakeVllm
 from helpers import losses, metrics, processes, run
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -70,6 +71,20 @@ def tuned(raw: dict[str, Any], finetuning: str, strategy: str = "off_policy") ->
         "strategy": {"name": strategy},
         "training": {**raw["training"], "max_steps": 6, "learning_rate": rate, "save_steps": 3},
     }
+
+
+def with_a_task(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The recipe with an evaluation every two steps."""
+    kinds = ("harmful", "benign")
+    rows = [{"id": f"t{n}", "label": kinds[n % 2], "en": f"task {n}", "sw": f"kazi {n}"} for n in range(20)]
+    section = {
+        "tasks": [f"table:{write_csv(folder / 'task.csv', rows)}"],
+        "languages": ["sw"],
+        "every_steps": 2,
+        "max_completion_length": 4,
+        "best": {"max_over_refusal": None, "max_invalid": None},
+    }
+    return {**raw, "evaluation": section}
 
 
 def same_trajectory(ours: Path, theirs: Path, finetuning: str) -> None:
@@ -156,12 +171,7 @@ def test_resume_after_one_process_was_killed_equals_no_interruption(
 ) -> None:
     """A task, the gate and a judgement too: all that a run can do is done in parts, and done again after the kill."""
     more = {"fsdp_config": {"state_dict_type": state_dict}} if state_dict else {}
-    raw = tuned(recipe, finetuning)
-    kinds = ("harmful", "benign")
-    rows = [{"id": f"t{n}", "label": kinds[n % 2], "en": f"task {n}", "sw": f"kazi {n}"} for n in range(20)]
-    task = f"table:{write_csv(tmp_path / 'task.csv', rows)}"
-    raw["evaluation"] = {"tasks": [task], "languages": ["sw"], "every_steps": 2, "max_completion_length": 4}
-    raw["evaluation"]["best"] = {"max_over_refusal": None, "max_invalid": None}
+    raw = with_a_task(tuned(recipe, finetuning), tmp_path)
     raw["gate"] = {"min_flip_rate": 0.0, "queries": 2, "drop": ["unsafe"]}
     raw["training"] |= {"save_steps": 2, **more}
     whole = sharded(raw, engine, tmp_path / "whole")
@@ -192,6 +202,37 @@ def wait_for(started: Sequence[subprocess.Popen[bytes]], file: Path) -> None:
         time.sleep(0.02)
 
 
+SERVED = [
+    pytest.param("fsdp", "lora", marks=pytest.mark.processes),
+    pytest.param("fsdp", "full", marks=pytest.mark.slow),
+    pytest.param("zero3", "lora", marks=pytest.mark.slow),
+    pytest.param("zero3", "full", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("engine", "finetuning"), SERVED)
+def test_a_server_samples_for_a_student_in_parts(
+    recipe: dict[str, Any], tmp_path: Path, engine: str, finetuning: str
+) -> None:
+    """Its weights are never gathered: what the server needs is, and the evaluations ask the server too."""
+    raw = with_a_task(tuned(recipe, finetuning, "mixed"), tmp_path)
+    stale = int(finetuning == "lora")
+    with FakeVllm(tiny_llama(), raw["model"]["path"], longest=5000) as server:
+        raw["rollouts"] = {"backend": "vllm", "url": server.root, "staleness": stale}
+        assert finish(processes(tmp_path, sharded(raw, "ddp", tmp_path / "ddp"))) == [0, 0]
+        server.asked.clear()
+        two = sharded(raw, engine, tmp_path / "two")
+        assert finish(processes(tmp_path, two, engine=engine, IN_PARTS="1")) == [0, 0]
+    same_trajectory(tmp_path / "two", tmp_path / "ddp", finetuning)
+    assert (tmp_path / "two" / "evaluations" / "step-6" / "results.json").exists()
+    if finetuning == "lora":
+        assert len({body["model"] for body in server.bodies("/v1/completions")}) > 5 - stale
+    else:
+        assert server.paths.count("/collective_rpc") > 5
+    assert server.adapters == {}
+    assert server.version == "default"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["fsdp", "zero3"])
 def test_a_process_without_a_token_takes_part(recipe: dict[str, Any], tmp_path: Path, engine: str) -> None:
@@ -209,3 +250,18 @@ def test_a_process_that_fails_ends_the_others(
     started = processes(tmp_path, raw, engine="fsdp", FAILING_RANK="1")
     assert all(finish(started, 60))
     assert "this process fails" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["fsdp", "zero2", "zero3"])
+def test_a_weight_that_is_no_number_stops_all_and_is_not_saved(
+    recipe: dict[str, Any], tmp_path: Path, engine: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    raw = sharded(tuned(recipe, "lora"), engine, tmp_path / "two", save_steps=1)
+    assert finish(processes(tmp_path, raw, engine=engine, NAN_RANK="1"), 120) == [1, 1]
+    said = capfd.readouterr().err
+    assert "crosslign: step 2: " in said
+    assert "inf or NaN" in said
+    assert "Traceback" not in said
+    assert [place.name for place in (tmp_path / "two").glob("checkpoint-*")] == ["checkpoint-1"]
+    assert len(losses(tmp_path / "two")) == 1

@@ -142,7 +142,7 @@ def test_the_model_is_asked_for_in_nf4(model_folder: Path, monkeypatch: pytest.M
         load_model(ModelSource(str(model_folder), quantization="nf4"))
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @needs_bitsandbytes
 def test_a_run_on_a_4_bit_base_learns_resumes_and_is_evaluated(
     quantized: Raw, table_file: Path, tmp_path: Path

@@ -349,7 +349,7 @@ def test_weights_that_another_run_has_replaced_are_an_error(fake: FakeVllm, tmp_
             fake.version = "theirs"
 
     fake.spoil = spoil
-    served = VllmSampler(client(fake), IDS, vocabulary=272, publish=publish)
+    served = VllmSampler(client(fake), IDS, vocabulary=272, publish=publish, check=publish.check)
     with pytest.raises(ServerError, match="its weights are 'theirs'"):
         served.sample(PROMPTS, SHORT, seed=0)
 

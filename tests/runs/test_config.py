@@ -11,7 +11,6 @@ import yaml
 from pydantic import BaseModel
 
 from crosslign.runs.config import RunConfig
-from crosslign.runs.prepare import prepare
 from crosslign.runs.recipe import describe, dump, override, parse_config, read_recipe
 from crosslign.types import CrosslignError
 from crosslign.untrusted import parse_yaml
@@ -432,10 +431,3 @@ def test_an_evaluation_is_none_unless_the_recipe_or_a_flag_has_one() -> None:
 )
 def test_mistakes_in_an_evaluation_are_named(section: dict[str, Any], says: str) -> None:
     assert says in "\n".join(refusal(raw(evaluation=section)))
-
-
-def test_a_server_and_weights_in_parts_are_refused_together(recipe: dict[str, Any]) -> None:
-    recipe["rollouts"] = {"backend": "vllm", "url": "http://127.0.0.1:9"}
-    recipe["training"]["fsdp"] = True
-    with pytest.raises(CrosslignError, match="vllm does not work with FSDP"):
-        prepare(parse_config(recipe))

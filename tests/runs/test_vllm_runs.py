@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import tiny_llama
+from conftest import tiny_llama, write_csv
 from fake_endpoint import Answer
 from fake_vllm import FakeVllm, refused
 from helpers import cli_train, interrupted_after, losses, no_weights, run
@@ -161,6 +161,20 @@ def test_the_probe_asks_the_same_server(
     assert main(["probe", str(tmp_path / "r.yaml"), "--queries", "2"]) == 0
     assert fake.bodies("/v1/completions")
     assert fake.paths == []
+
+
+def test_an_evaluation_while_training_asks_the_same_server(
+    recipe: dict[str, Any], fake: FakeVllm, tmp_path: Path, sampled: list[int]
+) -> None:
+    rows = [{"id": f"t{n}", "label": "harmful", "en": f"task {n}", "sw": f"kazi {n}"} for n in range(10)]
+    table = write_csv(tmp_path / "task.csv", rows)
+    task = {"tasks": [f"table:{table}"], "languages": ["sw"], "max_completion_length": 5, "best": None}
+    folder = run(served(recipe, fake, evaluation={**task, "every_steps": 2}))
+    asked = [body["model"] for body in fake.bodies("/v1/completions") if body["max_tokens"] == 5]
+    assert [asked.count(name) for name in dict.fromkeys(asked)] == [10, 10, 10]  # the base, and after steps 2 and 4
+    assert asked[0] == fake.name
+    assert sampled == []
+    assert len(json.loads((folder / "run.json").read_text())["evaluations"]) == 3
 
 
 # The command

@@ -120,6 +120,10 @@ def log_to_terminal(verbose: bool) -> None:
     sys.excepthook = lambda *crash: say("".join(traceback.format_exception(*crash)).rstrip())
 
 
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
 def quiet_libraries(verbose: bool) -> None:
     from transformers.utils import logging as transformers_logging
 
@@ -127,6 +131,7 @@ def quiet_libraries(verbose: bool) -> None:
     transformers_logging.enable_propagation()  # to the handler of `log_to_terminal`
     if not verbose:
         transformers_logging.set_verbosity_error()
+        logging.getLogger("DeepSpeed").addFilter(_is_error)  # its level is set when it is imported
         warnings.filterwarnings("ignore", category=FutureWarning)
         # peft looks for a config.json beside the weights, which a .gguf file does not need.
         warnings.filterwarnings("ignore", message="Could not find a config file")

@@ -168,6 +168,8 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         overwrite=arguments.overwrite,
         resume=arguments.resume,
         check_folder=check_folder,
+        # What is planned for another machine has its server there.
+        check_server=arguments.processes is None and arguments.gpu_memory is None,
         weights=not arguments.dry_run,
     )
     say(_plan(run))

@@ -64,25 +64,29 @@ class RolloutCollector:
         if self._begun is not None:
             wait([self._begun[1]])
 
-    def asks_teacher(self, queries: Sequence[Query], step: int) -> bool:
-        """Whether the frozen teacher has to be asked for this window's rollouts, unless the cache has it all."""
-        plans = (self.strategy.plan(query, step) for query in queries)
-        return self.contexts.needs_judgement or any(plan.sampled_by == "teacher" for plan in plans)
+    def asked(self, queries: Sequence[Query], step: int) -> set[Role]:
+        """Who has to sample for this window's rollouts, unless the teacher's cache has it all."""
+        found = {self.strategy.plan(query, step).sampled_by for query in queries}
+        return found | {"teacher"} if self.contexts.needs_judgement else found
 
-    def collect(self, queries: Sequence[Query], step: int, rank: int = 0, *, frozen: bool = False) -> list[Rollout]:
+    def collect(
+        self, queries: Sequence[Query], step: int, rank: int = 0, student: Sampler | None = None
+    ) -> list[Rollout]:
         """One rollout for each query, in order. Depends only on weights, queries, step, rank and seed.
 
-        What was begun for this window comes from there, errors included. `frozen`: the frozen model samples the
-        student's completions too, as the student would have at the start.
+        What was begun for this window comes from there, errors included. `student` samples in place of its own sampler.
         """
-        if frozen:
-            return self._collect(None, queries, step, rank)
         begun, self._begun = self._begun, None
         if begun is not None:
             rollouts = begun[1].result()
             if begun[0] == (list(queries), step, rank):
                 return rollouts
-        return self._collect(self.student, queries, step, rank)
+        return self._collect(student or self.student, queries, step, rank)
+
+    def collect_frozen(self, queries: Sequence[Query]) -> list[Rollout]:
+        """The same by the frozen model, which samples the student's completions too, as the student would have at the
+        start."""
+        return self._collect(None, queries, 0, 0)
 
     def _collect(self, student: Sampler | None, queries: Sequence[Query], step: int, rank: int) -> list[Rollout]:
         plans = [self.strategy.plan(query, step) for query in queries]

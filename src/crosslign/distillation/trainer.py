@@ -33,6 +33,7 @@ from crosslign.models import NotFiniteError, not_finite
 from crosslign.models.adapter import ADAPTER_WEIGHTS
 from crosslign.models.files import tensor_shapes, weight_files
 from crosslign.models.sharding import enter, is_sharded, pieces, prepare_frozen, whole
+from crosslign.rollouts import Pinnable, Sampler
 from crosslign.types import CrosslignError, Rollout
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,11 @@ SaveModel = Callable[[str], None]
 class Evaluator(Protocol):
     """What the trainer evaluates with."""
 
-    def __call__(self, step: int) -> tuple[Mapping[str, float], Any | None]:
-        """After so many steps: a log line, whose names begin with `eval_`, and what `keep` gets; None: do not keep."""
+    def __call__(self, step: int, student: Sampler | None) -> tuple[Mapping[str, float], Any | None]:
+        """After so many steps: a log line, whose names begin with `eval_`, and what `keep` gets; None: do not keep.
+
+        `student` samples from a server; None: sample from the model in this process.
+        """
         ...
 
     def keep(self, kept: Any, save: SaveModel) -> None:
@@ -114,9 +118,11 @@ class DistillationTrainer(Trainer):
         epoch = int(self.state.epoch or 0)
         positions = [batch["position"].tolist() for batch in batches]
         queries = [self.mixture.draw(epoch, p) for batch in positions for p in batch]
-        asked = self._anywhere(self.collector.asks_teacher(queries, self.state.global_step))
-        with self._timed("generation"), self.whole(teacher=asked):
-            rollouts = self.collector.collect(queries, self.state.global_step, self.args.process_index)
+        asked = self.collector.asked(queries, self.state.global_step)
+        student, teacher = self._anywhere("student" in asked), self._anywhere("teacher" in asked)
+        with self._timed("generation"), self.whole(teacher=teacher):
+            pinned = self._pinned() if student else None
+            rollouts = self.collector.collect(queries, self.state.global_step, self.args.process_index, pinned)
         self.exchange_completions()
         if self.on_rollouts is not None:
             self.on_rollouts(self.state.global_step, rollouts)
@@ -139,7 +145,8 @@ class DistillationTrainer(Trainer):
         step = self.state.global_step + 1
         saved = self.args.save_strategy == "steps" and step % self.state.save_steps == 0
         following = [p + len(positions) * self.args.world_size for p in positions]
-        if not saved and step < self.state.max_steps and max(following) < len(self.mixture):
+        ends = self._anywhere(max(following) >= len(self.mixture))  # what is sharded is published by all together
+        if not saved and step < self.state.max_steps and not ends:
             queries = [self.mixture.draw(epoch, p) for p in following]
             self.collector.begin(queries, step, self.args.process_index)
 
@@ -264,7 +271,8 @@ class DistillationTrainer(Trainer):
         self.collector.wait()  # one thread at a time asks the tokenizer
         step = self.state.global_step
         with self.whole(teacher=False):
-            found: list[Any] = [evaluator(step) if self.is_world_process_zero() else None]
+            student = self._pinned()
+            found: list[Any] = [evaluator(step, student) if self.is_world_process_zero() else None]
             broadcast_object_list(found)  # where the others wait
         logs, kept = found[0]
         if kept is not None:
@@ -336,10 +344,21 @@ class DistillationTrainer(Trainer):
 
     @contextmanager
     def whole(self, *, teacher: bool) -> Iterator[None]:
-        """Inside the block every process has all weights, and may sample by itself; of the frozen copy only if it is
-        asked for."""
-        with whole(self.model_wrapped), self.scorer.teacher.whole() if teacher else nullcontext():
+        """Inside the block every process has all weights that sampling needs, and may sample by itself; of the frozen
+        copy only if it is asked for. Where a server samples, the student stays in its parts."""
+        student = nullcontext() if self._served else whole(self.model_wrapped)
+        with student, self.scorer.teacher.whole() if teacher else nullcontext():
             yield
+
+    @property
+    def _served(self) -> bool:
+        return isinstance(self.collector.student, Pinnable)
+
+    def _pinned(self) -> Sampler | None:
+        """A server's sampler of the student as it is now, which each process may use by itself; None: no server is
+        there. Every process must call this."""
+        sampler = self.collector.student
+        return sampler.pinned() if isinstance(sampler, Pinnable) else None
 
     def _anywhere(self, happens: bool) -> bool:
         """Whether it happens in one of the processes, which all must call this."""

@@ -128,6 +128,17 @@ def _whole_fsdp(model: Any) -> Iterator[None]:
             unit.set_reshard_after_forward(unit is not model, recurse=False)
 
 
+def whole_tensor(parameter: Any) -> Tensor:
+    """All of a parameter of which this process may hold a part, as a tensor that stays."""
+    if hasattr(parameter, "ds_id"):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
+    found: Tensor = parameter.detach()
+    return found.full_tensor() if isinstance(found, DTensor) else found
+
+
 def gathered_head(head: OutputHead) -> Head:
     """The head with all of its weights, for use inside the model's forward pass; one that is not sharded as it is."""
     linear: Any = head.linear

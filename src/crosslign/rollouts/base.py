@@ -60,7 +60,11 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class Pinnable(Sampler, Protocol):
-    """A sampler that can keep the weights of a moment, and sample from them while the model goes on."""
+    """A sampler that can keep the weights of a moment, and sample from them while the model goes on.
+
+    It needs nothing of the model in this process. Where the weights lie in parts on several processes, all of them must
+    call `pinned` together, and what it returns then samples on each by itself.
+    """
 
     def pinned(self) -> Sampler: ...
 

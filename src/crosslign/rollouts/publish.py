@@ -2,6 +2,8 @@
 
 The name holds a hash of the weights. So what the server has is never loaded twice, processes that hold the same weights
 need not wait for each other, and a name that stayed from an interrupted run stands for the right weights too.
+
+Where the weights lie in parts on several processes, all of them must publish together: what is written is gathered.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from crosslign.models import weights_fingerprint
+from crosslign.models.sharding import is_sharded, reshard, whole_tensor
 from crosslign.rollouts.vllm import ServerError, VllmServer
 
 KEPT = 2  # the version that is sampled from, and the one before: another process may still sample from that
@@ -39,11 +44,34 @@ class _Published:
         self._first = self._mark()
         self._kept: list[str] = []
 
+    def check(self) -> None:
+        """Raise ServerError if the server's weights are not what was published."""
+
     def _mark(self) -> str:
+        reshard(self.model)  # what a forward pass has gathered would count once for every process
         return weights_fingerprint({n: p for n, p in self.model.named_parameters() if p.requires_grad})
 
-    def _write(self, name: str) -> Path:
-        """Save the model; a reader sees the whole folder or none."""
+    def _gather(self) -> dict[str, Tensor] | None:
+        """What `_write` saves of a sharded model; None of one that every process has whole."""
+        if not is_sharded(self.model):
+            return None
+        found = {}
+        for name, tensor in self.model.state_dict(keep_vars=True).items():
+            if self._is_saved(tensor):
+                gathered = whole_tensor(tensor)
+                if self._writes():
+                    found[name] = gathered.cpu()
+        return found
+
+    def _is_saved(self, tensor: Tensor) -> bool:
+        return True
+
+    def _writes(self) -> bool:
+        """Whether this process saves."""
+        return True
+
+    def _write(self, name: str, weights: dict[str, Tensor] | None) -> Path:
+        """Save the model, or these weights of it; a reader sees the whole folder or none."""
         place = self.folder / name
         if place.exists():
             return place
@@ -51,7 +79,7 @@ class _Published:
         unfinished = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=self.folder))
         try:
             unfinished.chmod(0o755)  # the server may be another user's
-            self.model.save_pretrained(unfinished, **self._save_options())
+            self.model.save_pretrained(unfinished, state_dict=weights, **self._save_options())
             with contextlib.suppress(OSError):  # another process was first, with the same weights
                 unfinished.rename(place)
         finally:
@@ -82,12 +110,16 @@ class PublishedAdapter(_Published):
             return self.server.model
         name = f"{self.run}-{mark}"
         if name not in self._kept:
+            weights = self._gather()
             served = self.server.served()
             if name not in served:
-                self.server.load_adapter(name, self._write(name))
+                self.server.load_adapter(name, self._write(name, weights))
             self._kept = [*self._kept, name][-KEPT:]
             self._tidy(list(served))
         return name
+
+    def _is_saved(self, tensor: Tensor) -> bool:
+        return tensor.requires_grad
 
     def _save_options(self) -> dict[str, Any]:
         return {"save_embedding_layers": False}  # peft would ask the hub for the base model's configuration
@@ -114,18 +146,25 @@ class PublishedWeights(_Published):
         mark = self._mark()
         version = f"{self.run}-{mark}"
         first = mark == self._first
-        if self._kept and (found := self.server.weight_version()) != self._kept[-1]:
-            raise self.server.error(
-                f"its weights are {found!r}, not those of this run: another run uses it, or it was started anew"
-            )
+        self.check()
         if self._kept != [version]:
+            weights = None if first else self._gather()
             if self.is_main:
-                self.server.reload(None if first else self._write(version), version)
+                self.server.reload(None if first else self._write(version, weights), version)
                 self._forget_files([])  # the server has read them
             else:
                 self._wait(lambda: self.server.weight_version() == version, version)
             self._kept = [version]
         return self.server.model
+
+    def check(self) -> None:
+        if self._kept and (found := self.server.weight_version()) != self._kept[-1]:
+            raise self.server.error(
+                f"its weights are {found!r}, not those of this run: another run uses it, or it was started anew"
+            )
+
+    def _writes(self) -> bool:
+        return self.is_main
 
     def _wait(self, done: Callable[[], bool], version: str) -> None:
         end = time.monotonic() + self.server.timeout

@@ -7,6 +7,7 @@ defaults nor the model's generation config count. What comes back is checked bef
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -191,6 +192,7 @@ class VllmSampler:
         batch_size: requests at once.
         publish: called before each sampling; makes the server serve the weights as they are, and returns their name
             there. None for the server's own model.
+        check: called after it; raises if something has replaced the weights meanwhile.
     """
 
     def __init__(
@@ -201,12 +203,14 @@ class VllmSampler:
         vocabulary: int,
         batch_size: int = 16,
         publish: Callable[[], str] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.server = server
         self.ids = ids
         self.vocabulary = vocabulary
         self.batch_size = batch_size
         self.publish = publish
+        self.check = check
 
     def sample(
         self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters, *, seed: int
@@ -220,16 +224,15 @@ class VllmSampler:
             body = self._body(name, [int(t) for t in prompt], parameters, derive_seed(seed, place))
             requests.append((body, partial(self._read, body["prompt"], parameters.max_completion_length)))
         completions = self.server.ask_all("/v1/completions", requests, self.batch_size)
-        if self.publish is not None:
-            self.publish()  # it says so if something has replaced the weights meanwhile
+        self.check()
         return completions
 
     def pinned(self) -> VllmSampler:
         """A sampler of the weights as they are now, whatever becomes of the model: for another thread."""
         name = self.server.model if self.publish is None else self.publish()
-        return VllmSampler(
-            self.server, self.ids, vocabulary=self.vocabulary, batch_size=self.batch_size, publish=lambda: name
-        )
+        pinned = copy.copy(self)
+        pinned.publish = lambda: name
+        return pinned
 
     def _body(self, name: str, prompt: list[int], parameters: SamplingParameters, seed: int) -> dict[str, Any]:
         return {

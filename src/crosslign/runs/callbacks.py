@@ -86,8 +86,8 @@ class DivergenceCallback(TrainerCallback):
         """Measure, and record it; every process must call this."""
         first = self.trainer.is_world_process_zero()
         queries = [self.trainer.mixture.draw(0, position) for position in range(self.queries)]
-        with self.trainer.whole(teacher=True):
-            found = [self.trainer.collector.collect(queries, step=0, frozen=True) if first and queries else []]
+        with self.trainer.whole(teacher=bool(queries)):
+            found = [self.trainer.collector.collect_frozen(queries) if first and queries else []]
             broadcast_object_list(found)
         self.trainer.exchange_completions()
         measured = self.trainer.mean_divergence(found[0])

@@ -150,7 +150,7 @@ class CheckpointEvaluator:
     """Evaluates the model of a run at a step, records what it found, and keeps the best; on the first process only.
 
     Fields:
-        model: the student, from which `sampler` samples.
+        model: the student, from which `sampler` samples where no server does.
         described: what results state of the model, but for the step.
         trained: languages that the run trains on.
         thinking: whether the student's context lets a thinking model think.
@@ -168,9 +168,9 @@ class CheckpointEvaluator:
     seed: int = 0
     announce: Announce = silent
 
-    def __call__(self, step: int) -> tuple[dict[str, float], dict[str, Any] | None]:
+    def __call__(self, step: int, student: Sampler | None = None) -> tuple[dict[str, float], dict[str, Any] | None]:
         """The log line, `eval_TASK/METRIC/LANGUAGE` in %, which trackers show as `eval/TASK/...`; and what is to be
-        kept with this model if it is the best so far, else None.
+        kept with this model if it is the best so far, else None. `student` samples in place of `sampler`.
 
         What an earlier attempt at this step, or a later one, has recorded is replaced.
         """
@@ -187,7 +187,7 @@ class CheckpointEvaluator:
                 place, self.plan.tasks, self.plan.judges, stated, self.trained, self.source_language, self.seed
             )
             completer = SamplerCompleter(
-                lambda: self.sampler,
+                lambda: student or self.sampler,
                 self.contexts,
                 sampling_parameters(config),
                 described,

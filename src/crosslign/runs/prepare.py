@@ -152,11 +152,6 @@ def prepare(
         folder.check(overwrite=overwrite, resume=resume)
     strategies.get(config.strategy.name, config.strategy.options, seed=config.seed)
     arguments = training_arguments(config.training, output_dir=config.output_dir, seed=config.seed)
-    if has_engine(arguments) and config.rollouts.backend == "vllm":
-        raise CrosslignError(
-            "rollouts.backend: vllm does not work with FSDP and DeepSpeed yet: what the server gets would have to be "
-            "gathered. Use data parallelism."
-        )
     if config.model.quantization is not None and has_engine(arguments):
         raise CrosslignError(
             f"model.quantization: {config.model.quantization} does not work with FSDP or DeepSpeed, which split "

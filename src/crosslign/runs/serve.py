@@ -107,10 +107,11 @@ def served_samplers(run: PreparedRun, model: Any, own: Samplers) -> Samplers:
     kind = PublishedAdapter if config.model.finetuning == "lora" else PublishedWeights
     publish = kind(server, model, _folder(config), name, is_main=run.is_main)
 
-    def sampler(publish: Callable[[], str] | None = None) -> VllmSampler:
-        return VllmSampler(server, ids, vocabulary=vocabulary, batch_size=run.rollout_batch_size, publish=publish)
+    def sampler(**of_student: Any) -> VllmSampler:
+        return VllmSampler(server, ids, vocabulary=vocabulary, batch_size=run.rollout_batch_size, **of_student)
 
-    return Samplers(sampler(publish), sampler() if kind is PublishedAdapter else own.teacher, publish.release)
+    student = sampler(publish=publish, check=publish.check)
+    return Samplers(student, sampler() if kind is PublishedAdapter else own.teacher, publish.release)
 
 
 def _server(config: RunConfig) -> VllmServer:
