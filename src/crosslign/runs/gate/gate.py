@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 from crosslign.runs.build import Distillation
 from crosslign.runs.config import GateConfig
@@ -55,6 +55,7 @@ def gate(run: PreparedRun, made: Distillation, announce: Announce = silent) -> t
     def tried(part: Sequence[Query]) -> list[Pair]:
         found = [measure(run, made, {name: run.contexts}, part, judge)[name] if part else []]
         broadcast_object_list(found)
+        made.collector.teacher.cache.exchange(gather_object, writes=run.is_main)
         return found[0]
 
     few = {query.key: query for query in first_harmful(queries, section.probe)}
