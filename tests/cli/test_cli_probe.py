@@ -102,6 +102,16 @@ def test_keys_of_the_recipe_can_be_set(
     assert "bn (" not in out
 
 
+def test_divergence_is_measured_where_it_is_asked_for(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    scripted(monkeypatch, two_of_three)
+    for flags, shown in (((), False), (("--divergence",), True)):
+        assert probe(tmp_path, scripted_recipe(recipe), "--queries", "2", *flags) == 0
+        out = capsys.readouterr().out
+        assert ("nats/token: divergence" in out) == ("DPSW on" in out.splitlines()[1]) == shown
+
+
 def template_folder(tmp_path: Path, *names: str) -> Path:
     folder = tmp_path / "templates"
     folder.mkdir()
