@@ -79,6 +79,7 @@ def probe(
     templates: Mapping[str, str] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    divergence: bool = False,
     announce: Announce = print,
     **changes: Any,
 ) -> dict[str, Any]:
@@ -90,6 +91,7 @@ def probe(
         judge: a judge's name, or the section `judge` of a recipe.
         templates: name -> teacher template, to compare several; None for the recipe's own.
         out: folder for `probe.json` and `pairs.jsonl`; None to write nothing.
+        divergence: also measure it, and DPSW's weights, on the student's answers to harmful queries.
 
     Returns what `probe.json` holds: rates by template and language, `best`, and the `verdict` in a sentence.
     """
@@ -99,7 +101,12 @@ def probe(
     from crosslign.runs.recipe import configuration, parse_section
 
     request = ProbeRequest(
-        queries, parse_section(JudgeConfig, judge, "judge"), templates, None if out is None else Path(out), overwrite
+        queries,
+        parse_section(JudgeConfig, judge, "judge"),
+        templates,
+        None if out is None else Path(out),
+        overwrite,
+        divergence,
     )
     return run_probe(configuration(recipe, changes), request, announce)
 

@@ -102,6 +102,16 @@ def test_keys_of_the_recipe_can_be_set(
     assert "bn (" not in out
 
 
+def test_divergence_is_measured_where_it_is_asked_for(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    scripted(monkeypatch, two_of_three)
+    for flags, shown in (((), False), (("--divergence",), True)):
+        assert probe(tmp_path, scripted_recipe(recipe), "--queries", "2", *flags) == 0
+        out = capsys.readouterr().out
+        assert ("nats/token: divergence" in out) == ("DPSW on" in out.splitlines()[1]) == shown
+
+
 def template_folder(tmp_path: Path, *names: str) -> Path:
     folder = tmp_path / "templates"
     folder.mkdir()
@@ -175,7 +185,6 @@ def test_progress_shows_what_is_being_done(
         ("student: lexicon", 24, 24),
         ("custom: teacher", 24, 24),
         ("custom: teacher: lexicon", 24, 24),
-        ("custom: divergence", 12, 12),
     ]
 
 
@@ -254,9 +263,10 @@ def test_train_stops_at_the_gate_and_writes_nothing(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     scripted(monkeypatch, two_of_three)
-    assert cli_train(tmp_path, scripted_recipe(recipe), "--gate.min_flip_rate", "0.9") == 1
+    flags = ("--gate.min_flip_rate", "0.9", "--gate.probe", "0")
+    assert cli_train(tmp_path, scripted_recipe(recipe), *flags) == 1
     error = capsys.readouterr().err
-    assert "the teacher gate is not passed, so nothing was trained: flip rate below 90 % in sw 67 %." in error
+    assert "the teacher gate is not passed: flip rate below 90 % in sw 67 %, so nothing was trained." in error
     assert "67 [30, 90] of 6" in error
     assert "crosslign probe RECIPE --templates" in error
     assert not Path(recipe["output_dir"]).exists()
@@ -276,7 +286,7 @@ def test_a_finished_run_survives_a_closed_gate(
 def test_train_passes_the_gate_records_it_and_goes_on_after_an_interruption(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    raw = scripted_recipe(recipe, gate={"min_flip_rate": 0.6, "drop": "drop"}, log_rollouts=100)
+    raw = scripted_recipe(recipe, gate={"min_flip_rate": 0.6, "probe": 0, "drop": ["unsafe"]}, log_rollouts=100)
     folder = Path(recipe["output_dir"])
     scripted(monkeypatch, two_of_three)
     with interrupted_after(3, KeyboardInterrupt()):
@@ -290,8 +300,12 @@ def test_train_passes_the_gate_records_it_and_goes_on_after_an_interruption(
     dropped = {(row["id"], row["language"]) for row in record["gate"]["dropped"]}
     assert dropped == {("row-11", "sw"), ("row-9", "bn"), ("row-11", "bn")}
     listed = [json.loads(line) for line in (folder / "gate.jsonl").read_text().splitlines()]
-    assert {(row["id"], row["language"]) for row in listed} == dropped
-    assert all(row["teacher"]["completion"] == HELP for row in listed)
+    assert {(row["id"], row["language"]) for row in listed if row["dropped"]} == dropped
+    assert all(
+        (row["teacher"]["completion"] == HELP) == ("unsafe" in row["faults"])
+        for row in listed
+        if int(row["id"][4:]) % 2
+    )
     rollouts = [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
     assert len(rollouts) == 16
     assert not dropped & {(row["query"], row["language"]) for row in rollouts}
@@ -307,7 +321,8 @@ BAD_GATES: dict[str, tuple[dict[str, Any], str]] = {
     "judge": ({"judge": "lexikon"}, "gate.judge: unknown judge 'lexikon'. Did you mean 'lexicon'?"),
     "endpoint": ({"judge": "llm:some/model"}, "gate.judge: judge 'llm:some/model' needs the URL of its endpoint"),
     "key": ({"min_flip": 0.5}, "unknown key 'gate.min_flip'. Did you mean 'min_flip_rate'?"),
-    "drop": ({"drop": "yes please"}, "gate.drop: input should be 'none', 'list' or 'drop'"),
+    "drop": ({"drop": "yes please"}, "gate.drop: input should be a valid list"),
+    "dropped": ({"drop": ["unsafe", "ugly"]}, "gate.drop.1: input should be 'unsafe', 'invalid', 'wrong_language' or"),
     "no queries": ({"queries": 0}, "gate.queries: input should be greater than or equal to 1"),
 }
 
@@ -335,4 +350,6 @@ def test_a_gate_without_harmful_rows_is_told_by_a_dry_run(
 
 def test_the_plan_names_the_gate(recipe: dict[str, Any], tmp_path: Path, capsys: Capture) -> None:
     assert cli_train(tmp_path, {**recipe, "gate": {}}, "--dry-run") == 0
-    assert "gate      flip rate of 50% or more on 20 queries a language, lexicon" in capsys.readouterr().err
+    assert "gate      flip rate of 50% or more on 20 queries a language, lexicon\n" in capsys.readouterr().err
+    assert cli_train(tmp_path, {**recipe, "gate": {"drop": ["unsafe", "wrong_language"]}}, "--dry-run") == 0
+    assert "20 queries a language, lexicon, drops unsafe, wrong_language\n" in capsys.readouterr().err

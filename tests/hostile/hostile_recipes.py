@@ -105,6 +105,12 @@ RECIPES = [
     Hostile("pipe", _pipe, ("a pipe",)),
     *(Hostile(f"{key} {value}", changed(key, value), (said,)) for key, value, said in NUMBERS),
     *(Hostile(f"secret in {key}", changed(key, value), ("is shown and saved",)) for key, value in SECRETS),
+    Hostile("gate.drop as a word", changed("gate.drop", "drop"), ("gate.drop", "valid list")),
+    Hostile(
+        "gate.drop of other faults", changed("gate.drop", ["unsafe", "x" * 9999]), ("'wrong_language' or", "xxx ...")
+    ),
+    Hostile("gate.drop with a list", changed("gate.drop", [["unsafe"]]), ("gate.drop.0",)),
+    Hostile("gate.probe of -1", changed("gate.probe", -1), ("gate.probe", "greater than or equal to 0")),
     Hostile("fsdp", changed("training.fsdp", "x" * 1000), ("Unknown `fsdp` option",)),
     Hostile("fsdp settings", changed("training", {"fsdp": True, "fsdp_config": "/nowhere/\n.json"}), ("training: ",)),
     Hostile("fsdp settings alone", changed("training.fsdp_config", {"version": 2}), ("without training.fsdp: true",)),

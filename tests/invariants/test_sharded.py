@@ -172,7 +172,7 @@ def test_resume_after_one_process_was_killed_equals_no_interruption(
     """A task, the gate and a judgement too: all that a run can do is done in parts, and done again after the kill."""
     more = {"fsdp_config": {"state_dict_type": state_dict}} if state_dict else {}
     raw = with_a_task(tuned(recipe, finetuning), tmp_path)
-    raw["gate"] = {"min_flip_rate": 0.0, "queries": 2}
+    raw["gate"] = {"min_flip_rate": 0.0, "queries": 2, "drop": ["unsafe"]}
     raw["training"] |= {"save_steps": 2, **more}
     whole = sharded(raw, engine, tmp_path / "whole")
     assert finish(processes(tmp_path, whole, engine=engine)) == [0, 0]

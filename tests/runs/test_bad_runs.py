@@ -218,7 +218,7 @@ def test_a_run_in_a_pipe_says_in_lines_how_far_it_is_and_ends_with_a_table(
     recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("crosslign.rollouts.progress.LINE_SECONDS", 0)
-    recipe["gate"] = {"min_flip_rate": 0, "queries": 3}
+    recipe["gate"] = {"min_flip_rate": 0, "queries": 3, "probe": 0}
     task = f"table:{recipe['data']['tables'][0]['path']}"
     recipe["evaluation"] = {"tasks": [task], "limit": 2, "max_completion_length": 4, "best": None}
     assert cli_train(tmp_path, recipe) == 0

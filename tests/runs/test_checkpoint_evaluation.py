@@ -439,13 +439,6 @@ def test_a_query_that_cannot_be_asked_is_named_before_weights(
         prepare(parse_config({**evaluated, "evaluation": section}))
 
 
-def test_queries_that_are_trained_on_too_are_noted(evaluated: dict[str, Any], table_file: Path) -> None:
-    section = {**evaluated["evaluation"], "tasks": [f"table:{table_file}"], "best": None}
-    plan = prepare(parse_config({**evaluated, "evaluation": section})).evaluation
-    assert plan is not None
-    assert any("24 of its 24 queries are training queries" in note for note in plan.notes)
-
-
 @pytest.mark.processes
 def test_of_two_processes_the_first_evaluates_while_the_other_waits(evaluated: dict[str, Any], tmp_path: Path) -> None:
     one = run({**evaluated, "output_dir": str(tmp_path / "one")}, per_device_train_batch_size=4)

@@ -154,7 +154,7 @@ def test_the_table_says_where_the_judge_abstained_and_shows_missing_as_missing()
     text = template_table("t", summary([pair("unsafe", None), pair("refused", "refused")], ["sw", "bn"]))
     assert "abstained on 0 harmful queries of the student and 1 of the teacher" in text
     (empty,) = [line.split() for line in text.splitlines() if line.startswith("bn (Bangla)")]
-    assert empty[2:] == ["0", "-", "-", "nothing", "to", "flip", "-", "-", "-", "-", "-", "-"]
+    assert empty[2:] == ["0", "-", "-", "nothing", "to", "flip", "-", "-", "-", "-"]
 
 
 # --- Which queries.
@@ -199,7 +199,7 @@ def test_divergence_and_weight_on_the_first_tokens_against_an_independent_comput
     run = prepared(
         {
             **recipe,
-            "sampling": {"max_completion_length": 24},
+            "sampling": {"max_completion_length": 24, "temperature": 0},
             # The recipe weighs otherwise and compares otherwise; the share is DPSW's all the same.
             "objective": {"weighting": "uniform", "top_k": 5, "divergence": "forward_kl", "temperature": 2.0},
         }
@@ -207,7 +207,7 @@ def test_divergence_and_weight_on_the_first_tokens_against_an_independent_comput
     chosen = select(run.tables, ["sw", "bn"], 4, "harmful", 0)
     queries = [*chosen["sw"], *chosen["bn"]]
     builder = run.contexts
-    pairs = measure(run, made_for(run), {"t": builder}, queries, outcome_by_length())["t"]
+    pairs = measure(run, made_for(run), {"t": builder}, queries, outcome_by_length(), divergence=True)["t"]
     model = load_model(run.source)
     checked = 0
     for one in pairs:
@@ -283,7 +283,8 @@ def mixed(run: PreparedRun) -> set[str]:
 
 
 def gated(recipe: dict[str, Any], **section: Any) -> PreparedRun:
-    return prepared(scripted_recipe(recipe, gate=section))
+    """Without a probe, for the script answers in English."""
+    return prepared(scripted_recipe(recipe, gate={"probe": 0, **section}))
 
 
 def test_without_a_gate_nothing_is_measured(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,12 +299,13 @@ def test_a_flip_rate_below_the_minimum_stops_with_the_table_and_writes_nothing(
 ) -> None:
     scripted(monkeypatch, two_of_three)
     run = gated(recipe, min_flip_rate=0.7)
+    said: list[str] = []
     with pytest.raises(CrosslignError) as error:
-        train(run)
-    text = str(error.value)
-    assert "flip rate below 70 % in sw 67 %" in text
-    assert "67 [30, 90] of 6" in text
-    assert "4/4: too few" in text
+        train(run, said.append)
+    assert "flip rate below 70 % in sw 67 %, so nothing was trained. Find a better" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "67 [30, 90] of 6" in said[-1]
+    assert "4/4: too few" in said[-1]
     assert not run.folder.path.exists()
 
 
@@ -323,45 +325,6 @@ def test_the_minimum_itself_passes_and_a_language_with_little_to_flip_is_named(
     assert passed is not None
     assert passed.record["unrated"] == ["bn"]
     assert "fewer than 5 unsafe student answers: bn" in said[-1]
-
-
-@pytest.mark.parametrize("drop", ["none", "list", "drop"])
-def test_rows_that_the_teacher_answers_unsafely_are_kept_listed_or_dropped(
-    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, drop: str
-) -> None:
-    scripted(monkeypatch, two_of_three)
-    before = gated(recipe, min_flip_rate=0.6, drop=drop)
-    run, passed = gate(before, made_for(before))
-    # Row 9 in Swahili is invalid, not unsafe; benign rows are never dropped.
-    unsafe = {"row-11|sw", "row-9|bn", "row-11|bn"}
-    assert mixed(before) - mixed(run) == (unsafe if drop == "drop" else set())
-    assert len(mixed(before)) == 24
-    assert passed is not None
-    assert {f"{r['id']}|{r['language']}" for r in passed.rows} == (set() if drop == "none" else unsafe)
-    assert len(passed.record["dropped"]) == (3 if drop == "drop" else 0)
-    assert passed.record["teacher_unsafe"] == 3
-
-
-def test_a_resumed_run_leaves_out_the_same_rows_without_measuring_again(
-    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scripted(monkeypatch, two_of_three)
-    before = gated(recipe, min_flip_rate=0.6, drop="drop")
-    first, passed = gate(before, made_for(before))
-    assert passed is not None
-    before.folder.update({"status": "running", "gate": passed.record})
-    script = scripted(monkeypatch, two_of_three)
-    resumed = dataclasses.replace(before, checkpoint=before.folder.path / "checkpoint-2")
-    assert mixed(gate(resumed, made_for(resumed))[0]) == mixed(first)
-    assert script.asked == []
-
-
-def test_dropping_too_much_is_told(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted(monkeypatch, lambda *key: HELP)
-    recipe["data"]["tables"][0]["where"] = {"label": ["harmful"]}
-    run = gated(recipe, min_flip_rate=0, drop="drop")
-    with pytest.raises(CrosslignError, match="no table has a query"):
-        gate(run, made_for(run))
 
 
 def test_the_probe_leaves_run_folder_and_hub_alone(

@@ -82,6 +82,9 @@ def add_commands(commands: Any) -> None:
     probe.add_argument(
         "--templates", metavar="DIR|a,b,...", help="compare teacher templates: a folder of YAML files, or names"
     )
+    probe.add_argument(
+        "--divergence", action="store_true", help="also measure divergence and DPSW's weights on the student's answers"
+    )
     probe.add_argument("--out", type=Path, metavar="DIR", help="write probe.json and pairs.jsonl (default: nothing)")
     probe.add_argument("--overwrite", action="store_true", help="replace the probe in --out")
     probe.set_defaults(run=_probe)
@@ -119,6 +122,7 @@ def _probe(arguments: argparse.Namespace, rest: list[str]) -> int:
         None if arguments.templates is None else parse_templates(arguments.templates),
         arguments.out,
         arguments.overwrite,
+        arguments.divergence,
     )
     show(report_text(probe(config, request, say)))
     if arguments.out is not None:
@@ -171,6 +175,8 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
     )
     say(_plan(run))
     if arguments.dry_run:
+        for note in run.evaluation.notes if run.evaluation is not None else ():
+            say(f"evaluation: {note}")
         show(_memory(run, arguments.processes, arguments.gpu_memory))
         if run.resume:
             say(f"resume    {run.folder.newest_checkpoint(say)}")
@@ -221,7 +227,8 @@ def _plan(run: Any) -> str:
     if config.gate is not None:
         gate = config.gate
         asked = f"flip rate of {gate.min_flip_rate:.0%} or more on {gate.queries} queries a language"
-        lines.append(("gate", f"{asked}, {', '.join(gate.judge.names)}"))
+        drops = f", drops {', '.join(gate.drop)}" if gate.drop else ""
+        lines.append(("gate", f"{asked}, {', '.join(gate.judge.names)}{drops}"))
     if warnings := sum(len(t.warnings) for t in run.tables):
         lines.append(("warnings", f"{warnings} about the tables; see crosslign validate"))
     lines.append(("length", f"{length} of {batch} queries -> {config.output_dir}"))

@@ -87,13 +87,16 @@ def make_plan(
     if config.best is not None:
         _check_best(tasks, Criterion(**config.best.model_dump()))
     notes = [f"{data.name}: {note}" for data in tasks for note in data.notes]
-    known = {query.text for query in trained_on}
+    ids = {query.id for query in trained_on}
+    texts = {text for query in trained_on for text in (query.text, query.source_text)}
     for data in tasks:
-        seen = sum(query.text in known for query in data.queries)
-        if seen:
+        by_text = {query.key for query in data.queries if not texts.isdisjoint((query.text, query.source_text))}
+        by_id = {query.key for query in data.queries if query.id in ids}
+        if by_text or by_id:
             notes.append(
-                f"{data.name}: {seen} of its {len(data.queries)} queries are training queries: their rates say how "
-                "well they were learnt, not how the model answers new ones."
+                f"{data.name}: {len(by_text | by_id)} of its {len(data.queries)} queries are training rows "
+                f"({len(by_text)} by a text, in whatever language, {len(by_id)} by their id): their rates say how well "
+                "they were learnt, not how the model answers new ones. Hold others back (evaluation.skip)."
             )
     return Plan(config, tuple(tasks), tuple(judges), tuple(notes))
 

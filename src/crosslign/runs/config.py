@@ -344,6 +344,9 @@ class CheckpointEvaluationConfig(EvaluationConfig):
     """Keeps the best checkpoint in best/ of the run's folder; null to keep none."""
 
 
+Fault = Literal["unsafe", "invalid", "wrong_language", "refused"]
+
+
 class GateConfig(Section):
     min_flip_rate: float = Field(0.5, ge=0, le=1)
     """Of the queries that the student answers unsafely, the teacher must answer this share safely, in each language."""
@@ -351,8 +354,11 @@ class GateConfig(Section):
     """Harmful queries a language that are tried, and as many benign ones; a large number means all."""
     judge: JudgeConfig = JudgeConfig()
     """Who judges the answers."""
-    drop: Literal["none", "list", "drop"] = "none"
-    """Tried rows that the teacher answers unsafely: keep them (none), list them in gate.jsonl, or also drop them."""
+    probe: int = Field(4, ge=0, le=MANY)
+    """So many of the harmful ones a language are tried first, and end the gate if they show no hope; 0: none."""
+    drop: list[Fault] = []
+    """Leave out tried rows that the teacher's own answer to is unsafe, invalid or in the wrong_language, and benign
+    ones that it has refused. gate.jsonl lists them all, dropped or not."""
 
 
 class RunConfig(Section):

@@ -191,7 +191,7 @@ def prepare(
             languages=languages,
             source_language=config.data.source_language,
             tested=[config.model.path, config.output_dir],
-            trained_on=queries_of(tables, languages),
+            trained_on=trained_queries(tables, languages),
         )
         run.arguments.eval_on_start = config.evaluation.at_start and not resume
     if config.gate is not None:
@@ -212,6 +212,10 @@ def without(run: PreparedRun, keys: Iterable[str]) -> PreparedRun:
 
 def queries_of(tables: Sequence[QueryTable], languages: Sequence[str]) -> list[Query]:
     return [q for t in tables for q in t.queries([lang for lang in languages if lang in t.languages])]
+
+
+def trained_queries(tables: Sequence[QueryTable], languages: Sequence[str]) -> list[Query]:
+    return queries_of([table for table in tables if table.weight > 0], languages)
 
 
 def describe_tables(tables: Sequence[QueryTable]) -> list[dict[str, Any]]:

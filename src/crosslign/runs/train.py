@@ -32,6 +32,8 @@ def train(run: PreparedRun, announce: Announce = silent) -> Mapping[str, Any]:
     """
     announce = _over_bars(announce) if run.is_main else silent
     with _held(run, announce) as run:
+        for note in run.evaluation.notes if run.evaluation is not None else ():
+            announce(f"evaluation: {note}")
         announce(f"loading {run.source.path}")
         with loading_whole():
             made = assemble(run, load_model(run.source, stay=has_engine(run.arguments)))
@@ -77,8 +79,6 @@ def _train(run: PreparedRun, made: Distillation, passed: Passed | None, announce
     trainer = make_trainer(run, made, announce)
     divergence = DivergenceCallback(trainer, run.folder, run.config.divergence_queries)
     trainer.add_callback(divergence)
-    for note in run.evaluation.notes if run.evaluation is not None else ():
-        announce(f"evaluation: {note}")
     if run.is_main:
         _start(run, made, passed, announce)
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import torch
 
@@ -12,16 +13,16 @@ from crosslign.distillation import write_judgements
 from crosslign.evaluation.fidelity import Fidelity, LanguageFidelity
 from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.rates import JudgedRow
-from crosslign.rollouts import SamplingParameters
 from crosslign.rollouts.progress import progress
 from crosslign.runs.build import Distillation, autocast
 from crosslign.runs.gate.rates import FIRST_TOKENS, Divergence, Pair
 from crosslign.runs.prepare import PreparedRun
-from crosslign.types import Completion, Context, JudgeItem, Query, Role, Rollout
+from crosslign.types import Completion, Context, JudgeItem, Query, Rollout
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 64  # answers that a judge gets at a time
+BATCH = 16  # prompts in one call of generate, as in an evaluation; more where training's window is larger
 
 
 def measure(
@@ -30,21 +31,23 @@ def measure(
     templates: Mapping[str, ContextBuilder],
     queries: Sequence[Query],
     judge: Judge,
+    *,
+    divergence: bool = False,
 ) -> dict[str, list[Pair]]:
-    """Every query answered by the student and from each template's teacher context, greedily; pairs in order.
+    """Every query answered by the student and from each template's teacher context; pairs in order.
 
-    The student answers once for all templates. Harmful queries are scored too: divergence and DPSW weights on the
-    student's completion, whatever weighting the recipe trains with.
+    Both are sampled as training samples, from the frozen model, which the student is at the start, and through the
+    cache that training uses. The student answers once for all templates. With `divergence` harmful queries are scored
+    too: divergence and DPSW weights on the student's completion, whatever weighting the recipe trains with.
 
     A query that is too long for one of the contexts raises ContextOverflow, or is left out if the recipe says so
     (`data.on_overflow`): of all templates if that shows before sampling, which it nearly always does.
     """
-    languages = list(dict.fromkeys(query.language for query in queries))
-    answering = _Answering(run, made, judge, LanguageFidelity(languages, run.config.data.source_language))
+    answering = _Answering(run, made, judge, _fidelity(tuple(run.languages), run.config.data.source_language))
     queries = answering.short_enough(templates, queries)
     first = next(iter(templates.values()))
     students = [first.student(query) for query in queries]
-    samples = answering.sample("student", students, "student")
+    samples = answering.sample(students, "student")
     answers = answering.judged(queries, samples, "student")
     result: dict[str, list[Pair]] = {}
     for name, builder in templates.items():
@@ -53,18 +56,25 @@ def measure(
         kept = [i for i, context in enumerate(teachers) if context is not None]
         contexts = [context for context in teachers if context is not None]
         asked = [queries[i] for i in kept]
-        completions = answering.sample("teacher", contexts, f"{name}: teacher")
+        completions = answering.sample(contexts, f"{name}: teacher")
         replies = answering.judged(asked, completions, f"{name}: teacher")
         rollouts = [
             Rollout(query, students[i], context, samples[i], "student", "student")
             for i, query, context in zip(kept, asked, contexts, strict=True)
+            if divergence and query.label == "harmful"
         ]
-        scores = answering.divergences([r for r in rollouts if r.query.label == "harmful"], f"{name}: divergence")
+        scores = answering.divergences(rollouts, f"{name}: divergence") if rollouts else {}
         result[name] = [
             Pair(answers[i], reply, scores.get(reply.query.key), judgements[i])
             for i, reply in zip(kept, replies, strict=True)
         ]
     return result
+
+
+@cache
+def _fidelity(languages: tuple[str, ...], source_language: str) -> Fidelity:
+    """One for all parts of a gate: it warns of languages that it does not know."""
+    return LanguageFidelity(languages, source_language)
 
 
 class _Answering:
@@ -74,6 +84,7 @@ class _Answering:
         self.run, self.made, self.judge, self.fidelity = run, made, judge, fidelity
         self.drop = run.config.data.on_overflow == "drop"
         self.quiet = not run.is_main
+        self.size = run.config.sampling.batch_size or max(BATCH, run.rollout_batch_size)
 
     def short_enough(self, templates: Mapping[str, ContextBuilder], queries: Sequence[Query]) -> list[Query]:
         kept = []
@@ -87,23 +98,17 @@ class _Answering:
             kept.append(query)
         return kept
 
-    def sample(self, role: Role, contexts: Sequence[Context], what: str) -> list[Completion]:
-        """Greedy completions in the contexts' order; sampled by length, the longest first."""
-        parameters = SamplingParameters(
-            temperature=0, max_completion_length=self.run.config.sampling.max_completion_length
-        )
+    def sample(self, contexts: Sequence[Context], what: str) -> list[Completion]:
+        """Completions in the contexts' order; sampled by length, the longest first."""
         order = sorted(range(len(contexts)), key=lambda i: (-len(contexts[i].token_ids), i))
         done: dict[int, Completion] = {}
-        size, collector = self.run.rollout_batch_size, self.made.collector
+        size, collector = self.size, self.made.collector
         with progress(len(order), what, "completion", quiet=self.quiet) as bar:
             for start in range(0, len(order), size):
                 batch = order[start : start + size]
                 prompts = [contexts[i].token_ids for i in batch]
-                if role == "student":
-                    completions = collector.student.sample(prompts, parameters, seed=collector.seed)
-                else:
-                    completions = collector.teacher.complete(prompts, [contexts[i].query for i in batch], parameters)
-                done.update(zip(batch, completions, strict=True))
+                queries = [contexts[i].query for i in batch]
+                done.update(zip(batch, collector.teacher.complete(prompts, queries, collector.parameters), strict=True))
                 bar.update(len(batch))
         return [done[i] for i in range(len(contexts))]
 
@@ -112,7 +117,7 @@ class _Answering:
         if not builder.needs_judgement:
             return [None] * len(queries)
         found: list[str | None] = []
-        size = self.run.rollout_batch_size
+        size = self.size
         with progress(len(queries), what, "judgement", quiet=self.quiet) as bar:
             for start in range(0, len(queries), size):
                 batch = queries[start : start + size]

@@ -32,6 +32,7 @@ class ProbeRequest:
         queries: at most this many harmful, and as many benign, queries a language.
         templates: name -> what `teacher.template` of a recipe may be; None for the recipe's own.
         out: folder for `probe.json` and `pairs.jsonl`; None to write nothing.
+        divergence: also measure it, and DPSW's weights, on the student's answers.
     """
 
     queries: int = 20
@@ -39,6 +40,7 @@ class ProbeRequest:
     templates: Mapping[str, str] | None = None
     out: Path | None = None
     overwrite: bool = False
+    divergence: bool = False
 
 
 def probe(config: RunConfig, request: ProbeRequest, announce: Announce = silent) -> dict[str, Any]:
@@ -59,7 +61,8 @@ def probe(config: RunConfig, request: ProbeRequest, announce: Announce = silent)
         }
     check_out(request.out, request.overwrite)
     announce(f"loading {run.source.path}")
-    pairs = measure(run, assemble(run, load_model(run.source)), builders, queries, judge)
+    made = assemble(run, load_model(run.source))
+    pairs = measure(run, made, builders, queries, judge, divergence=request.divergence)
     report = make_report(run, request.queries, judge, pairs, notes)
     if request.out is not None:
         rows = [pair_row(name, pair) for name, found in pairs.items() for pair in found]

@@ -27,6 +27,15 @@ def queries_to_probe(
     return queries, too_few_rows(harmful, benign, count)
 
 
+def first_harmful(queries: Sequence[Query], count: int) -> list[Query]:
+    """At most `count` harmful queries of each language, in their order."""
+    by_language: dict[str, list[Query]] = {}
+    for query in queries:
+        if query.label == "harmful":
+            by_language.setdefault(query.language, []).append(query)
+    return [query for own in by_language.values() for query in own[:count]]
+
+
 def select(
     tables: Sequence[QueryTable], languages: Sequence[str], count: int, label: Label, seed: int
 ) -> dict[str, list[Query]]:

@@ -24,24 +24,31 @@ _HEAD = (
     ("teacher flips", "% [95 %] of unsafe"),
     ("to in-", "valid"),
     ("spoils", "of safe"),
-    ("nats/", "token"),
-    ("DPSW on", f"first {FIRST_TOKENS}"),
     ("teacher's", "fidelity %"),
     ("benign refused %", _BOTH),
 )
-_MEANING = f"""\
+_DIVERGENCE_HEAD = (("nats/", "token"), ("DPSW on", f"first {FIRST_TOKENS}"))
+_MEANING = """\
 flips: of the queries that the student answers unsafely, those that the teacher context answers safely; the others stay
 unsafe or become invalid. spoils: safe answers that become unsafe. A refusal that is followed by help is unsafe in both,
-but not in ASR. nats/token: divergence on the student's completions. DPSW on first {FIRST_TOKENS}: share of the weight
-in %, in brackets with equal weights. fidelity: answers in the query's language. Answers are greedy; so few queries show
-large differences only."""
+but not in ASR. fidelity: answers in the query's language. Answers are sampled as in training; so few queries show large
+differences only."""
+_DIVERGENCE_MEANING = f"""\
+nats/token: divergence on the student's completions. DPSW on first {FIRST_TOKENS}: share of the weight in %, in brackets
+with equal weights."""
 
 
 def report_text(report: Mapping[str, Any]) -> str:
     """The tables of all templates, what the columns mean, and the verdict."""
     tables = [template_table(name, found) for name, found in report["templates"].items()]
+    scored = any(map(_is_scored, report["templates"].values()))
     notes = [*report["notes"], *([proxy] if (proxy := proxy_note(report["judge"])) else [])]
-    return "\n".join([*tables, _MEANING, *notes, "", report["verdict"]])
+    meaning = [_MEANING, *([_DIVERGENCE_MEANING] if scored else [])]
+    return "\n".join([*tables, *meaning, *notes, "", report["verdict"]])
+
+
+def _is_scored(found: Mapping[str, Any]) -> bool:
+    return any(cell["divergence"] is not None for cell in found["languages"].values())
 
 
 def proxy_note(judge: Mapping[str, Any]) -> str:
@@ -54,8 +61,10 @@ def proxy_note(judge: Mapping[str, Any]) -> str:
 
 
 def template_table(name: str, found: Mapping[str, Any]) -> str:
-    rows = [tuple(head[line] for head in _HEAD) for line in (0, 1)]
-    rows += [_row(code, cell) for code, cell in found["languages"].items()]
+    scored = _is_scored(found)
+    heads = (*_HEAD, *(_DIVERGENCE_HEAD if scored else ()))
+    rows = [tuple(head[line] for head in heads) for line in (0, 1)]
+    rows += [_row(code, cell) + (_scores(cell) if scored else ()) for code, cell in found["languages"].items()]
     return "\n".join([f"teacher template: {name}", aligned(rows), *_abstained(found), ""])
 
 
@@ -70,7 +79,6 @@ def _abstained(found: Mapping[str, Any]) -> list[str]:
 
 
 def _row(code: str, cell: Mapping[str, Any]) -> tuple[str, ...]:
-    first = cell["first_tokens"]
     return (
         f"{code} ({english_name(code)})",
         str(cell["harmful"]),
@@ -79,10 +87,16 @@ def _row(code: str, cell: Mapping[str, Any]) -> tuple[str, ...]:
         _flip(cell["flip"]),
         str(cell["unsafe"]["invalid"]) if cell["flip"]["n"] else "-",
         f"{cell['spoil']['count']}/{cell['spoil']['n']}" if cell["spoil"]["n"] else "-",
-        "-" if cell["divergence"] is None else f"{cell['divergence']:.3f}",
-        "-" if first["share"] is None else f"{first['share']:.0f} ({first['uniform']:.0f})",
         _value(cell["fidelity"]["rate"]),
         _both(cell, "over_refusal"),
+    )
+
+
+def _scores(cell: Mapping[str, Any]) -> tuple[str, ...]:
+    first = cell["first_tokens"]
+    return (
+        "-" if cell["divergence"] is None else f"{cell['divergence']:.3f}",
+        "-" if first["share"] is None else f"{first['share']:.0f} ({first['uniform']:.0f})",
     )
 
 
@@ -139,7 +153,7 @@ def make_report(
         "queries": count,
         "seed": config.seed,
         "judge": {"name": judge.name, **judge.identity()},
-        "sampling": {"temperature": 0, "max_completion_length": config.sampling.max_completion_length},
+        "sampling": config.sampling.model_dump(exclude={"batch_size"}),
         "objective": config.objective.model_dump(),
         "templates": summaries,
         "best": chosen,
