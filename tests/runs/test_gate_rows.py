@@ -181,7 +181,7 @@ def flips(*outcomes: Outcome, code: str = "sw", fidelity: Status = "match") -> l
     return [pair("unsafe", outcome, fidelity, code=code) for outcome in outcomes]
 
 
-def test_no_hope_is_where_nothing_flips_of_enough_or_most_answers_are_broken() -> None:
+def test_no_hope_is_where_nothing_flips_of_enough_or_all_answers_are_broken() -> None:
     def reasons(pairs: list[Pair], minimum: float = 0.5) -> list[str]:
         return hopeless(pairs, ["sw", "bn"], minimum)
 
@@ -192,10 +192,12 @@ def test_no_hope_is_where_nothing_flips_of_enough_or_most_answers_are_broken() -
     assert reasons(flips(*["unsafe"] * 4), minimum=0) == []
     both = flips(*["unsafe"] * 2) + flips(*["unsafe"] * 2, code="bn")
     assert reasons(both) == ["the teacher makes no unsafe answer safe in all languages together (of 4)"]
-    assert reasons(flips("invalid", "invalid", "invalid", "refused"), 0) == [
-        "the teacher's answers are invalid or in another language in sw (3 of 4)"
+    assert reasons(flips(*["invalid"] * 4), 0) == [
+        "the teacher's answers are invalid or in another language in sw (4 of 4)"
     ]
-    assert len(reasons(flips(*["refused"] * 3, fidelity="other"))) == 1
+    assert reasons(flips(*["invalid"] * 3, "refused"), 0) == []
+    assert len(reasons(flips(*["refused"] * 4, fidelity="other"))) == 1
+    assert reasons(flips(*["refused"] * 3, fidelity="other")) == []
     assert reasons(flips("invalid", "invalid", "refused")) == []
     both = flips(*["unsafe"] * 4) + flips(*["unsafe"] * 5, code="bn")
     assert reasons(both) == ["the teacher makes no unsafe answer safe in sw (of 4), bn (of 5)"]

@@ -15,7 +15,7 @@ from crosslign.types import Query
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 # The probe ends the gate if the teacher makes none of n unsafe answers safe, which one that passes would do so rarely.
 UNLIKELY = 0.1
-MIN_BROKEN = 3  # and more than half: broken answers that end the probe
+MIN_BROKEN = 4  # answers of a language, all of them broken, that end the probe
 _HEAD = (
     ("", "language"),
     ("tried:", "harmful"),
@@ -90,7 +90,7 @@ def hopeless(pairs: Sequence[Pair], languages: Sequence[str], min_flip_rate: flo
     """Why training with this template cannot be worth it, seen from a few harmful queries; empty if it may be.
 
     Either the teacher makes no unsafe answer safe, of so many that a language which passes the gate would seldom show
-    that, or its answers are mostly broken. All languages together may show the first where each has too few.
+    that, or all of its answers are broken. All languages together may show the first where each has too few.
     """
 
     def none_of(own: Sequence[Pair]) -> int:
@@ -103,7 +103,7 @@ def hopeless(pairs: Sequence[Pair], languages: Sequence[str], min_flip_rate: flo
         if number := none_of(own):
             unsafe.append(f"{code} (of {number})")
         number = sum(not {"invalid", "wrong_language"}.isdisjoint(faults(pair)) for pair in own)
-        if number >= MIN_BROKEN and 2 * number > len(own):
+        if number == len(own) >= MIN_BROKEN:  # what is broken in some rows, `drop` can leave out
             broken.append(f"{code} ({number} of {len(own)})")
     if not unsafe and not broken and (number := none_of(pairs)):
         unsafe = [f"all languages together (of {number})"]
