@@ -38,9 +38,10 @@ def test_recipe_is_valid(path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
 def test_the_gate_that_a_recipe_offers_is_valid_once_its_mark_is_taken_off(path: Path, tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert text.count("\n# gate: ") == 1
+    assert text.count("\n# gate: ") + text.count("\ngate:") == 1
     with_gate = tmp_path / path.name
     with_gate.write_text(text.replace("\n# gate: ", "\ngate: "), encoding="utf-8")
     config = parse_config(read_recipe(with_gate), str(path))
     assert config.gate is not None
-    assert config.model_copy(update={"gate": None}) == parse_config(read_recipe(path), str(path))
+    shipped = parse_config(read_recipe(path), str(path))
+    assert config == shipped or config.model_copy(update={"gate": None}) == shipped
