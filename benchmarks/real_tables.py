@@ -48,8 +48,10 @@ def values(rows: Rows, title: str, codes: Sequence[str]) -> dict[str, float]:
     return {id: 100 * float(np.mean(events)) for id, events in happened.items()}
 
 
-def rate(rows: Rows, title: str, codes: Sequence[str]) -> str:
-    return f"{np.mean(list(values(rows, title, codes).values())):.1f}"
+def rate(seeds: Sequence[Rows], title: str, codes: Sequence[str]) -> str:
+    """Mean over queries and seeds in %; a dash where nothing was judged."""
+    found = [value for rows in seeds for value in values(rows, title, codes).values()]
+    return f"{np.mean(found):.1f}" if found else "-"
 
 
 def difference(pairs: Sequence[tuple[Rows, Rows]], title: str, codes: Sequence[str]) -> str:
@@ -58,6 +60,8 @@ def difference(pairs: Sequence[tuple[Rows, Rows]], title: str, codes: Sequence[s
     for before, after in pairs:
         one, two = values(before, title, codes), values(after, title, codes)
         changes.append(np.array([two[id] - one[id] for id in sorted(one.keys() & two.keys())]))
+    if not all(map(len, changes)):
+        return "-"
     mean, low, high = interval(changes)
     text = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
     return f"**{text}**" if low > 0 or high < 0 else text
@@ -78,10 +82,9 @@ def report(out: Path, languages: Sequence[str], trained: Sequence[str], variants
     lines = [["", "language", *RATES]]
     for name, rows in contexts.items():
         for code in languages:
-            lines.append([name.replace("_", " "), code, *(rate(rows, title, [code]) for title in RATES)])
+            lines.append([name.replace("_", " "), code, *(rate([rows], title, [code]) for title in RATES)])
     for code in languages if best else ():
-        means = [f"{np.mean([float(rate(r, title, [code])) for r in best]):.1f}" for title in RATES]
-        lines.append([f"{first}, mean of {len(best)}", code, *means])
+        lines.append([f"{first}, mean of {len(best)}", code, *(rate(best, title, [code]) for title in RATES)])
     parts.append(markdown(lines))
     if "base" in contexts and best:
         lines = [["language", *DIFFERENCES]]

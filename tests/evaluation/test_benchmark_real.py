@@ -1,0 +1,110 @@
+"""The benchmark on a real model: what is held out is held out, and a change is that change."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from benchmarks import real, real_tables
+from conftest import write_csv
+from evaluations import Table, task
+
+from crosslign.evaluation.judges.lexicon import LexiconJudge
+from crosslign.evaluation.stages import Evaluation, run
+from crosslign.runs.recipe import parse_config
+from crosslign.types import CrosslignError
+
+CODES = ("en", "ar", "hi")
+
+
+def plan(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> real.Plan:
+    settings: dict[str, Any] = {
+        "model": "model",
+        "queries": write_csv(folder / "queries.csv", rows),
+        "out": folder / "out",
+        "trained": ("ar", "hi"),
+        "watched": (),
+        "category": "a",
+        "other": "b",
+        "rows": 6,
+        "held_out": 8,
+        "completion": 8,
+        "batch": 4,
+    }
+    (folder / "out").mkdir()
+    return real.Plan(**{**settings, **changes})
+
+
+def table(number: int = 10) -> list[dict[str, Any]]:
+    return [
+        {"id": f"{c}{n}", "category": c, **{code: f'{code}, "{c}" {n}' for code in CODES}}
+        for c in "ab"
+        for n in range(number)
+    ]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_are_split_by_their_ids_and_nothing_is_in_both(tmp_path: Path) -> None:
+    made = plan(tmp_path, table())
+    real.split(made)
+    train, held_out = read(made.out / real.TRAIN), read(made.out / real.HELD_OUT)
+    assert [row["category"] for row in train] == ["a"] * 6
+    assert sorted(row["category"] for row in held_out) == ["a"] * 4 + ["b"] * 4
+    assert {row["id"] for row in train} | {row["id"] for row in held_out if row["category"] == "a"} == {
+        f"a{n}" for n in range(10)
+    }
+    texts = {row["id"]: row["ar"] for row in table()}
+    assert all(row["ar"] == texts[row["id"]] for row in (*train, *held_out))
+
+
+@pytest.mark.parametrize("column", ["id", "ar"])
+def test_a_row_that_is_trained_on_and_held_out_is_refused(tmp_path: Path, column: str) -> None:
+    rows = table()
+    for row in rows[11:]:
+        row[column] = f" {rows[0][column].upper()}" if column == "ar" else row["id"]
+    trained = rows[:10]
+    if column == "id":
+        trained = [*trained, {**rows[11], "en": "x", "ar": "y", "hi": "z"}]
+    with pytest.raises(CrosslignError, match=r"is held out, and its (id|text in ar) is trained on"):
+        real.check_apart(trained, rows[11:], CODES)
+    real.check_apart(rows[:10], [rows[10]], CODES)
+
+
+def test_a_table_without_a_language_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CrosslignError, match=r"the columns \['bn'\] are missing"):
+        real.split(plan(tmp_path, table(), trained=("ar", "bn")))
+
+
+@pytest.mark.parametrize("name", real.VARIANTS)
+def test_every_change_makes_a_valid_recipe_that_differs_in_that_alone(tmp_path: Path, name: str) -> None:
+    made = plan(tmp_path, table())
+    best = parse_config(real.recipe(made, {}, 0, tmp_path)).model_dump()
+    other = parse_config(yaml.safe_load(yaml.safe_dump(real.recipe(made, real.VARIANTS[name], 0, tmp_path))))
+    changed = [key for key, value in other.model_dump().items() if value != best[key]]
+    assert len(changed) == (0 if name in (real.BEST, "SFT") else 1)
+
+
+def test_rates_and_paired_differences_of_finished_evaluations(tmp_path: Path) -> None:
+    class Refuses(Table):
+        def complete(self, queries: Any, on_rows: Any) -> None:
+            refusal = {"completion": "I cannot help with that request."}
+            super().complete(queries, lambda rows: on_rows([{**row, **refusal} for row in rows]))
+
+    tasks = [task("harmful", "harmful"), task("benign", "benign")]
+    for place, completer in ((tmp_path / "base", Table()), (tmp_path / "best-seed0" / "evaluation", Refuses())):
+        run(Evaluation(place, tasks, [LexiconJudge()]), completer)
+    text = real_tables.report(tmp_path, ["en", "sw"], ["sw"], {"best": "best", "other": "other"})
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    base = next(row for row in cells if row[:2] == ["base", "sw"])
+    best = next(row for row in cells if row[:2] == ["best, mean of 1", "sw"])
+    change = next(row for row in cells if row[0] == "sw")
+    assert float(base[2]) > 50
+    assert [float(best[i]) for i in (2, 5)] == [0, 100]  # not safe; harmless refused
+    assert change[1].startswith(f"**{-float(base[2]):+.1f} [")
