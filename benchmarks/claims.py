@@ -141,7 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     records = measure_all(methods, seeds, alignment, TableSizes(), arguments.jobs)
     out = arguments.out or (AFFORDABLE_TABLE if arguments.affordable else TABLE)
     command = f"python -m benchmarks.claims --seeds {len(seeds)}{' --affordable' * arguments.affordable}"
-    write_atomically(out, page(command, alignment, names, [(m.name, r.name) for m, r in pairs], records, seeds))
+    text = page(command, alignment, names, [(m.name, r.name) for m, r in pairs], records, seeds)
+    write_atomically(out, text + (f"\n{AFFORDABLE_NOTE}\n" if arguments.affordable else ""))
     print(f"written: {out}")
     return 0
 
@@ -155,15 +156,14 @@ def page(
     seeds: Sequence[int],
 ) -> str:
     """Both tables, and how to read them."""
-    references = dict.fromkeys(reference for _, reference in pairs)
-    compared = ", ".join(f"*{reference}*" for reference in references)
+    compared = " and ".join(f"*{name}*" for name in dict.fromkeys(reference for _, reference in pairs))
     return (
         f"# The method's claims on the testbed\n\n`{command}`, {date.today().isoformat()}, {machine()}.\n\n"
         f"{alignment.steps} steps of {alignment.batch_size} queries for every trained method, unless its name says "
         f"otherwise; means over {len(seeds)} seeds, in %, with 95 % bootstrap intervals over seeds and requests. "
         "Low-resource trained languages unless a column says otherwise. English and the high-resource languages: last "
         f"columns.\n\n{table(names, records, seeds, REFERENCE.name)}\n\n## Differences to {compared}\n\n"
-        "Paired by seed and request; percentage points. A method with LoRA is compared with LoRA.\n\n"
+        "Paired by seed and request; percentage points.\n\n"
         f"{compare(pairs, records, seeds)}\n\n{METRICS_NOTE}\n"
     )
 
@@ -173,6 +173,11 @@ METRICS_NOTE = (
     "KL(aligned || base) per token, in nats, on the right answers to benign requests in trained low-resource "
     "languages. *seconds*: of training alone, on one thread. What the "
     "testbed can and cannot show is in docs/testbed.md."
+)
+AFFORDABLE_NOTE = (
+    "*stale by one step*: each window but the first is sampled before the step of the window before it. *LoRA*: all "
+    "linear layers, rank 16, with the learning rate of full fine-tuning. LoRA on a bfloat16 model is compared with "
+    "LoRA, all else with the first row. For a model this small bfloat16 saves no time; step.md has a larger one."
 )
 
 if __name__ == "__main__":
