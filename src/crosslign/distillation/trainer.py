@@ -104,8 +104,8 @@ class DistillationTrainer(Trainer):
         return SequentialSampler(self.mixture)
 
     def _move_model_to_device(self, model: Any, device: torch.device) -> None:
-        # Of several processes, accelerate calls a CPU "cpu:0": torch copies what it moves there from "cpu", and the
-        # memory of the first copy stays lost in its allocator.
+        # Of several processes, accelerate calls a CPU "cpu:0": torch copies what it moves there from "cpu", and much of
+        # the first copy's memory is not given back.
         if {device.type, *(p.device.type for p in model.parameters())} != {"cpu"}:
             super()._move_model_to_device(model, device)
 
