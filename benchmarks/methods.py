@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +39,7 @@ class Method:
         source: the English query of the row itself, or of another row (a control).
         teacher: frozen as in the paper, or an ablation: an average of the student, or the student itself.
         supervised: plain cross-entropy on the teacher's greedy answers instead of a divergence.
+        stale: each window is sampled before the step of the window before it, as with `rollouts.staleness: 1`.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Method:
     source: Queries = "own"
     teacher: Kind = "frozen"
     supervised: bool = False
+    stale: bool = False
 
 
 def objective(**options: Any) -> dict[str, Any]:
@@ -85,6 +88,15 @@ METHODS: tuple[Method, ...] = (
     Method("teacher: the student itself", teacher="live"),
 )
 
+LORA: dict[str, Any] = {"finetuning": "lora", "lora": {"target_modules": "all-linear"}}
+LORA_REFERENCE = Method("LoRA", {"model": LORA})
+# What makes large models affordable, and what each is compared with.
+AFFORDABLE: tuple[tuple[Method, Method], ...] = (
+    (Method("on-policy, stale by one step", stale=True), REFERENCE),
+    (Method("computed in bfloat16 (training.bf16)", {"training": {"bf16": True}}), REFERENCE),
+    (Method("LoRA on a bfloat16 model", {"model": {**LORA, "dtype": "bfloat16"}}), LORA_REFERENCE),
+)
+
 
 def prepared(method: Method, base: Path, tables: Tables, folder: Path, alignment: Alignment) -> PreparedRun:
     """The method's run, in a folder that is emptied first."""
@@ -103,6 +115,8 @@ def trainer_of(method: Method, run: PreparedRun) -> Any:
         return _supervised(trainer, run.tokenizer)
     if method.teacher != "frozen":
         _follow(trainer, method.teacher)
+    if method.stale:
+        _sample_before_the_step(trainer)
     return trainer
 
 
@@ -119,6 +133,23 @@ def _shift_sources(path: Path) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+class _AtOnce:
+    """In place of the collector's thread: work is done when it is given, which is before the step."""
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*arguments))
+        return done
+
+
+def _sample_before_the_step(trainer: Any) -> None:
+    """`rollouts.staleness: 1` with a sampler in this process: the weights of that moment are the model's own."""
+    student = trainer.collector.student
+    student.pinned = lambda: student
+    trainer.collector._thread = _AtOnce()
+    trainer.ahead = True
 
 
 class _Follow(TrainerCallback):

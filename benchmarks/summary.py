@@ -74,19 +74,17 @@ def table(names: Sequence[str], records: Records, seeds: Sequence[int], referenc
     return markdown(lines)
 
 
-def compare(names: Sequence[str], records: Records, seeds: Sequence[int], reference: str) -> str:
-    """Paired differences to the reference; bold where the interval leaves 0 out."""
+def compare(pairs: Sequence[tuple[str, str]], records: Records, seeds: Sequence[int]) -> str:
+    """Paired differences of each method to its reference; bold where the interval leaves 0 out."""
     lines = [["method", *(METRICS[m][0] for m in COMPARED)]]
-    for name in names:
-        if name == reference:
-            continue
+    for name, reference in pairs:
         line = [name]
         for metric in COMPARED:
-            pairs = [
+            values = [
                 rows(records[name, s]["replies"], metric) - rows(records[reference, s]["replies"], metric)
                 for s in seeds
             ]
-            mean, low, high = interval(pairs)
+            mean, low, high = interval(values)
             text = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
             line.append(f"**{text}**" if low > 0 or high < 0 else text)
         lines.append(line)

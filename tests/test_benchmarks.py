@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 from benchmarks import claims, dpsw, gpu, step
+from benchmarks.methods import Method, trainer_of
 from benchmarks.summary import compare, interval, percent, rows
 
+from crosslign.runs.prepare import prepare
+from crosslign.runs.recipe import parse_config
 from crosslign.types import Completion, Context, Query, Rollout
 
 
@@ -49,7 +52,7 @@ def test_differences_are_paired_and_marked_where_their_interval_leaves_zero_out(
 
     mixed = [[i % 2 == 0] for i in range(40)]
     records = {("a", 0): record(mixed), ("same", 0): record(mixed), ("worse", 0): record([[True]] * 40)}
-    same, worse = compare(["a", "same", "worse"], records, [0], "a").splitlines()[2:]
+    same, worse = compare([("same", "a"), ("worse", "a")], records, [0]).splitlines()[2:]
     assert same.split("|")[2].strip() == "+0.0 [+0.0, +0.0]"
     assert worse.split("|")[2].strip().startswith("**+50.0 [")
 
@@ -115,3 +118,18 @@ def test_what_is_measured_on_a_gpu_runs_on_a_cpu_at_toy_sizes() -> None:
     assert float(padded[2]) == pytest.approx(float(checkpointed[2]), rel=0.01)
     assert float(padded[2]) > 0
     assert rows["step", "packed, flash attention"][0] == "flash-attn is not installed"
+
+
+def test_stale_rollouts_are_those_of_the_weights_before_the_step(recipe: dict[str, Any], tmp_path: Path) -> None:
+    def windows(name: str, stale: bool, rate: float) -> list[list[Completion]]:
+        training = {**recipe["training"], "max_steps": 2, "save_strategy": "no", "learning_rate": rate}
+        raw = {**recipe, "training": training, "output_dir": str(tmp_path / name)}
+        trainer = trainer_of(Method(name, stale=stale), prepare(parse_config(raw)))
+        made: list[list[Completion]] = []
+        trainer.on_rollouts = lambda step, rollouts: made.append([r.completion for r in rollouts])
+        trainer.train()
+        return made
+
+    still, fresh, stale = windows("still", False, 1e-12), windows("fresh", False, 0.5), windows("stale", True, 0.5)
+    assert stale[0] == fresh[0]
+    assert stale[1] == still[1] != fresh[1]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROWS, tiny_llama, write_csv
 from fake_endpoint import Answer, FakeEndpoint, failed, said
 from helpers import no_weights, sampling_interrupted_after
@@ -127,6 +128,20 @@ def test_before_and_after_an_alignment(
     assert "were sampled with different settings" not in page
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "a")]) == 1
     assert "one of the two evaluations" in capsys.readouterr().err
+
+
+def test_evaluations_in_two_types_are_told_apart(
+    tokenizer: Any, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_llama().to(torch.bfloat16).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert evaluate(tmp_path / "model", table, tmp_path / "a") == 0
+    assert "model, dtype bfloat16\n" in capsys.readouterr().err
+    assert evaluate(tmp_path / "model", table, tmp_path / "b", "--dtype", "float32") == 0
+    assert [results_of(tmp_path / name)["manifest"]["dtype"] for name in "ab"] == ["bfloat16", "float32"]
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "c")]) == 0
+    assert "not computed in the same type of numbers" in (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
 
 
 def test_an_adapter_trained_anew_in_its_folder_is_another_one(

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import byte_tokenizer
 from helpers import losses, metrics, run
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainingArguments
 
 from crosslign.distillation import write_judgements
 from crosslign.models import TeacherMovedError, load_model
@@ -93,6 +94,19 @@ def test_full_finetuning_trains_all_weights_against_a_frozen_copy(recipe: dict[s
     before = AutoModelForCausalLM.from_pretrained(recipe["model"]["path"]).state_dict()
     after = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     assert all(not torch.equal(before[k], after[k]) for k in before)
+
+
+def test_a_cpu_with_a_number_costs_no_second_copy_of_the_weights(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbered = property(lambda _: torch.device("cpu", 0))  # as accelerate calls it when there are several processes
+    monkeypatch.setattr(TrainingArguments, "device", numbered)
+    monkeypatch.setattr(Accelerator, "device", numbered)
+    prepared = prepare(parse_config({**recipe, "training": {**recipe["training"], "max_steps": 1}}))
+    made = assemble(prepared, load_model(prepared.source))
+    places = [p.data_ptr() for p in made.student.parameters()]
+    make_trainer(prepared, made).train()
+    assert [p.data_ptr() for p in made.student.parameters()] == places
 
 
 def test_frozen_parameters_stay_as_they_are(recipe: dict[str, Any]) -> None:

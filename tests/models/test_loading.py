@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import CHATML, VOCABULARY, byte_tokenizer, tiny_llama
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from crosslign.models import (
     ModelSource,
@@ -20,6 +20,7 @@ from crosslign.models import (
     check_source,
     disable_dropout,
     end_of_turn_ids,
+    evaluation_source,
     freeze,
     load_model,
     load_tokenizer,
@@ -260,6 +261,24 @@ def test_the_dtype_is_the_one_asked_for(model_folder: Path, dtype: str) -> None:
 def test_a_half_precision_checkpoint_is_float32_on_cpu_unless_asked_otherwise(tmp_path: Path) -> None:
     tiny_llama().to(torch.bfloat16).save_pretrained(tmp_path)
     assert load_model(source(tmp_path)).dtype == (torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+
+
+@pytest.mark.parametrize("processor", [{"avx512_bf16": True}, {"amx_bf16": True}, {"avx512_bf16": False}, None])
+@pytest.mark.parametrize("stored", ["bfloat16", "float32", "float16"])
+def test_to_evaluate_a_bfloat16_checkpoint_stays_so_where_the_processor_multiplies_it(
+    tmp_path: Path, stored: str, processor: dict[str, bool] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if processor is None:  # a torch that cannot tell
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor, raising=False)
+    LlamaConfig(dtype=stored).save_pretrained(tmp_path)
+    fast = stored == "bfloat16" and processor is not None and any(processor.values())
+    assert evaluation_source(source(tmp_path)).dtype == ("bfloat16" if fast else "float32")
+    assert evaluation_source(source(tmp_path, dtype="float16")).dtype == "float16"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert evaluation_source(source(tmp_path)).dtype == stored
 
 
 def test_the_attention_implementation_is_passed_on(model_folder: Path) -> None:

@@ -23,7 +23,7 @@ from crosslign.objective.head import PlainHead
 from crosslign.objective.kernel import Options
 from crosslign.objective.products import Precision
 from crosslign.runs.memory.advice import memory_table, savings
-from crosslign.runs.memory.estimate import NF4, Setup, estimate, kept_by_layer, key_value_bytes
+from crosslign.runs.memory.estimate import NF4, SENT, Setup, estimate, kept_by_layer, key_value_bytes
 from crosslign.runs.memory.inputs import Needs, needs_of, sharding_of
 from crosslign.runs.memory.shape import ModelShape, shape_of
 from crosslign.runs.prepare import prepare
@@ -232,6 +232,15 @@ def test_a_sharded_model_is_whole_while_it_is_loaded_and_sampled_from(shape: Mod
     # Full fine-tuning loads the teacher's copy too; in one process neither is divided.
     full = estimate(shape, dataclasses.replace(FULL, sharding="zero3", processes=100))
     assert full.of("loading") == pytest.approx(shape.weights * 4 * (2 - 0.01 * 4), rel=0.01)
+
+
+def test_data_parallelism_starts_by_sending_all_weights_in_two_packets(shape: ModelShape) -> None:
+    setup = dataclasses.replace(LORA, sharding="ddp", processes=2)
+    sent = "weights that are sent", "start of DDP"
+    large = dataclasses.replace(shape, weights=10**9, embedding=10**8, head=10**7)
+    assert part(large, setup, *sent) == pytest.approx(2 * SENT + 4e8 - large.trained * 8)  # before the optimizer's
+    assert part(shape, setup, *sent) == max(shape.weights * 4 - shape.trained * 8, 0)  # of fewer there is one
+    assert not estimate(shape, dataclasses.replace(setup, sharding="none")).of("start of DDP")
 
 
 def test_a_total_is_what_is_kept_and_the_largest_moment(shape: ModelShape) -> None:

@@ -99,11 +99,19 @@ class DistillationTrainer(Trainer):
         self.evaluator = evaluator
         self.ahead = ahead
         self.sharded = False
+        if args.device.type == "cpu":
+            self.accelerator.device_placement = False  # see _move_model_to_device
         self.add_callback(_ShardTeacher(self))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         # The mixture decides the order of every epoch; shuffling positions would undo its balance.
         return SequentialSampler(self.mixture)
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        # Of several processes, accelerate calls a CPU "cpu:0": torch copies what it moves there from "cpu", and much of
+        # the first copy's memory is not given back.
+        if {device.type, *(p.device.type for p in model.parameters())} != {"cpu"}:
+            super()._move_model_to_device(model, device)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Mapping[str, Tensor]], num_batches: int, device: torch.device

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -21,21 +21,24 @@ from crosslign.types import CrosslignError, cause
 from crosslign.untrusted import read_json, read_text, rehearse
 
 _SENTINEL = "crosslign sentinel"
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+_NAMES: dict[Any, Dtype] = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
 @dataclass(frozen=True)
 class ModelSource:
     """Where a model comes from; the fields of a recipe's `model` section that concern loading.
 
-    `dtype` "auto" is the checkpoint's own on an accelerator and float32 on CPU. With `quantization` "nf4" the linear
-    layers but the output head hold 4 bits a weight and compute in `dtype`; "auto" is then bfloat16.
+    `dtype` "auto" is the checkpoint's own on an accelerator and float32 on CPU, but see `evaluation_source`. With
+    `quantization` "nf4" the linear layers but the output head hold 4 bits a weight and compute in `dtype`; "auto" is
+    then bfloat16.
     """
 
     path: str
     revision: str | None = None
     tokenizer: str | None = None
     chat_template: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     attn_implementation: str | None = None
     trust_remote_code: bool = False
     quantization: Literal["nf4"] | None = None
@@ -146,7 +149,7 @@ def load_model(source: ModelSource, *, stay: bool = False) -> Any:
     `stay`: in the host's memory, for what moves each device's part there.
     """
     where, kwargs = _location(source)
-    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = _best_device()
     dtype: Any = source.dtype
     if dtype == "auto" and source.quantization is not None:
         dtype = "bfloat16"
@@ -198,6 +201,33 @@ def load_model(source: ModelSource, *, stay: bool = False) -> Any:
     return model
 
 
+def evaluation_source(source: ModelSource) -> ModelSource:
+    """The source with the type that `dtype` "auto" is where nothing is trained; reads no weights.
+
+    The checkpoint's own, where its configuration names it; but on a CPU float32, unless its own is bfloat16 and the
+    processor multiplies that itself.
+    """
+    if source.dtype != "auto":
+        return source
+    if source.quantization is not None:
+        return replace(source, dtype="bfloat16")
+    own = None if source.kind == "gguf" else _configuration(source).dtype
+    if _best_device() == "cpu" and not (own == torch.bfloat16 and multiplies_bfloat16()):
+        return replace(source, dtype="float32")
+    known = isinstance(own, torch.dtype) and own in _NAMES
+    return replace(source, dtype=_NAMES[own]) if known else source
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for products in bfloat16; an old torch cannot tell."""
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+def _best_device() -> Literal["cuda", "mps", "cpu"]:
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def stored_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters by name, shared ones by each of theirs; of a 4-bit one also what gives its bits their values."""
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -211,9 +241,8 @@ def load_skeleton(source: ModelSource) -> Any:
 
     Its type is the checkpoint's own. Raises CrosslignError for a configuration of which no model can be made.
     """
-    where, kwargs = _location(source)
+    config = _configuration(source)
     try:
-        config = AutoConfig.from_pretrained(where, **kwargs)
         check_counts(config.to_dict(), source.path)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
@@ -224,6 +253,14 @@ def load_skeleton(source: ModelSource) -> Any:
     except Exception as error:  # see load_tokenizer
         raise load_error("configuration", source.path, error) from error
     return model
+
+
+def _configuration(source: ModelSource) -> Any:
+    where, kwargs = _location(source)
+    try:
+        return AutoConfig.from_pretrained(where, **kwargs)
+    except Exception as error:  # see load_tokenizer
+        raise load_error("configuration", source.path, error) from error
 
 
 class NotFiniteError(CrosslignError):

@@ -136,7 +136,7 @@ def _evaluator(run: PreparedRun, made: Distillation, announce: Announce) -> Chec
             "model": run.source.path if lora else config.output_dir,
             "revision": run.source.revision,
             "adapter": config.output_dir if lora else None,
-            "dtype": run.source.dtype,
+            "dtype": str(made.student.dtype).removeprefix("torch."),
             **({"quantization": run.source.quantization} if run.source.quantization else {}),
         },
         trained=run.languages,

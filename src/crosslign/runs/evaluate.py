@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from crosslign.models import (
     adapter_sha256,
     check_adapter,
     check_source,
+    evaluation_source,
     load_tokenizer,
     load_with_adapter,
     weights_mark,
@@ -197,11 +198,12 @@ class _ModelUnderTest:
         self._loaded: tuple[Any, Any] | None = None
 
     def check(self) -> None:
-        """Raises CrosslignError for a model or adapter that cannot be what it should be."""
+        """Raises CrosslignError for a model or adapter that cannot be what it should be; the source gets its type."""
         r = self.request
         if r.endpoint is None:
             check_source(r.source)
             check_adapter(r.adapter)
+            self.request = replace(r, source=evaluation_source(r.source))
         elif r.adapter is not None:
             raise CrosslignError("--adapter: an endpoint serves its own adapters; name the served one as --model.")
         elif r.source != ModelSource(r.source.path, dtype=r.source.dtype) or r.thinking:
@@ -255,7 +257,8 @@ class _ModelUnderTest:
         """Model and tokenizer."""
         if self._loaded is None:
             r = self.request
-            self.announce(f"loading {r.source.path}" + (f" with {r.adapter}" if r.adapter else ""))
+            adapter = f" with {r.adapter}" if r.adapter else ""
+            self.announce(f"loading {r.source.path}{adapter}, dtype {r.source.dtype}")
             self._loaded = load_with_adapter(r.source, r.adapter), load_tokenizer(r.source)
         return self._loaded
 

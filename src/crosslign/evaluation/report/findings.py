@@ -20,6 +20,7 @@ _MUST_AGREE = {
     "judges": "Before and after were not judged by the same judges: their rates cannot be compared.",
     "tasks": "Before and after did not run on the same version of the tasks: their rates may not be comparable.",
     "sampling": "Before and after were sampled with different settings: a part of the change may come from that.",
+    "dtype": "Before and after were not computed in the same type of numbers: a part of the change may come from that.",
 }
 
 

@@ -38,6 +38,7 @@ LIBRARIES = {"cpu": 600_000_000, "cuda": 500_000_000}
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 # DeepSpeed's defaults, in numbers: of weights that are whole at a time, and of gradients that are sent at once.
 LIVE, BUCKET = 1_000_000_000, 500_000_000
+SENT = 250 * 2**20  # bytes of weights that DDP sends at once when it is made, and two such at a time
 # Times both sides' logits of a chunk: an accelerator computes in copies of them (objective/chunks.py).
 CHUNK = {"cpu": 1, "cuda": 3}
 LOGITS = 4  # of sampling: as they come, in float32, cut off, as probabilities
@@ -139,7 +140,9 @@ def estimate(shape: ModelShape, setup: Setup) -> Estimate:
     }
     if setup.rollouts:
         moments["sampling"] = _sampling(shape, setup)
-    # While a model is loaded, what comes later is not there yet.
+    # While a model is loaded and sent, what comes later is not there yet.
+    if setup.sharding == "ddp":
+        moments["start of DDP"] = [("weights that are sent", max(_sent(shape, weights) - optimizer, 0))]
     if setup.sharded_weights and setup.device == "cpu":  # in the host's memory, whatever the device
         first = shape.weights * setup.weight + teacher - sum(count for _, count in kept[1:])
         moments["loading"] = [("whole model", max(first, 0))]
@@ -157,6 +160,12 @@ def _weights(shape: ModelShape, setup: Setup) -> float:
     if setup.sharding == "fsdp" and not setup.lora and setup.compute < 4:
         return shape.weights * 4  # accelerate trains in float32 under mixed precision
     return shape.weights * setup.weight
+
+
+def _sent(shape: ModelShape, weights: float) -> float:
+    """Of two packets the last may end with the largest weight; a model of fewer is sent in one go."""
+    largest = max(shape.embedding, shape.head) / shape.weights
+    return min(2 * SENT + largest * weights, weights)
 
 
 def _adapter(shape: ModelShape, setup: Setup) -> float:
