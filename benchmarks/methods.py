@@ -112,7 +112,7 @@ def trainer_of(method: Method, run: PreparedRun) -> Any:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     trainer = make_trainer(run, assemble(run, load_model(run.source)))
     if method.supervised:
-        return _supervised(trainer, run.tokenizer)
+        return supervised(trainer, run.tokenizer)
     if method.teacher != "frozen":
         _follow(trainer, method.teacher)
     if method.stale:
@@ -176,7 +176,7 @@ def _follow(trainer: Any, kind: Kind) -> None:
     trainer.add_callback(_Follow(moving, EMA_RATE if kind == "ema" else 1.0))
 
 
-def _supervised(trainer: Any, tokenizer: Any) -> Trainer:
+def supervised(trainer: Any, tokenizer: Any) -> Trainer:
     """transformers' own Trainer, on the student's context and the frozen teacher's greedy answer to each query."""
     collector = trainer.collector
     collector.strategy = OffPolicy()

@@ -18,20 +18,17 @@ from typing import Any, Protocol
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from peft import PeftModel
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import SequentialSampler, default_collate
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from crosslign.data.mixture import QueryMixture
-from crosslign.distillation.checkpoints import reading
+from crosslign.distillation.checkpoints import CheckedCheckpoints
 from crosslign.distillation.collector import RolloutCollector
 from crosslign.distillation.metrics import StepMetrics
 from crosslign.distillation.score import Scorer, mean_divergence
 from crosslign.models import NotFiniteError, not_finite
-from crosslign.models.adapter import ADAPTER_WEIGHTS
-from crosslign.models.files import tensor_shapes, weight_files
 from crosslign.models.sharding import enter, is_sharded, pieces, prepare_frozen, whole
 from crosslign.rollouts import Pinnable, Sampler
 from crosslign.types import CrosslignError, Rollout
@@ -56,7 +53,7 @@ class Evaluator(Protocol):
         ...
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(CheckedCheckpoints):
     """Trains a student to give, after its own context, the frozen teacher's token distribution.
 
     The loss of an optimiser step is the mean over all sequences of its accumulation window, on all processes, that have
@@ -382,27 +379,6 @@ class DistillationTrainer(Trainer):
         student = self.accelerator.unwrap_model(self.model_wrapped)
         with self.accelerator.autocast():
             return mean_divergence(self.scorer, student, rollouts, self.model_wrapped)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        with reading(folder):
-            adapter = isinstance(self.model, PeftModel)
-            if not self.is_fsdp_enabled:  # which has its own files, of tensors alone
-                for file in [folder / ADAPTER_WEIGHTS] if adapter else weight_files(folder):
-                    tensor_shapes(file)  # the Trainer would look elsewhere, and take a pickle
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with reading(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        with reading(checkpoint):
-            super()._load_scaler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with reading(checkpoint):
-            super()._load_rng_state(checkpoint)
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
