@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.launch import start
 from crosslign.runs.memory.estimate import estimate
 from crosslign.runs.memory.inputs import needs_of
 from crosslign.runs.prepare import prepare
@@ -48,16 +46,7 @@ def recipe(model: str, finetuning: str, dtype: str, folder: Path) -> dict[str, A
 
 def measured(path: Path, processes: int) -> int:
     """Bytes: the largest peak of resident memory of `crosslign train` in so many processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    started = []
-    for rank in range(processes):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), **shared} if processes > 1 else {}
-        command = [sys.executable, "-m", "crosslign.cli", "train", str(path)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **own}
-        started.append(subprocess.Popen(command, env=environment, stdout=sys.stderr))  # noqa: S603
+    started = start(["-m", "crosslign.cli", "train", str(path)], processes)
     peaks = []
     for process in started:
         _, status, usage = os.wait4(process.pid, 0)

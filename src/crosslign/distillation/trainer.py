@@ -346,6 +346,8 @@ class DistillationTrainer(CheckedCheckpoints):
         if self.sharded:
             enter(self.model_wrapped, self.accelerator.unwrap_model(self.model_wrapped))
             self.scorer.teacher.shard(lambda model: prepare_frozen(self.accelerator, model))
+        elif self.is_deepspeed_enabled:
+            self.scorer.teacher.measure_again()
 
     @contextmanager
     def whole(self, *, teacher: bool) -> Iterator[None]:

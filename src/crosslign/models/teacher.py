@@ -93,6 +93,10 @@ class FrozenTeacher:
         if not self.shared:
             self._wrapped = prepare(self.model)
             self.model = getattr(self._wrapped, "module", self._wrapped)  # DeepSpeed's engine has it inside
+        self.measure_again()
+
+    def measure_again(self) -> None:
+        """What is there now is what must not move: DeepSpeed has cast its weights when it was made."""
         self._now = self._measure()
 
     def check(self) -> None:
