@@ -101,9 +101,16 @@ def about_best(record: Mapping[str, Any]) -> str:
     best, entries = record["best"], record["evaluations"]
     if best is not None:
         over = "" if best["over_refusal"] is None else f", over-refusal {best['over_refusal']:.1f} %"
-        return f"step {best['step']} in {best['folder']}/ ({best['where']}: {best['value']:.1f} %{over})"
+        return f"step {best['step']} in {best['folder']}/ ({place(record, best['where'])}: {best['value']:.1f} %{over})"
     why = "; ".join(f"at step {e['step']} {e['best']['objection']}" for e in entries[-SHOWN:] if e.get("best"))
     return f"none was kept, for {why}"
+
+
+def place(record: Mapping[str, Any], where: str) -> str:
+    """Task and language of a rate, the task by its short name."""
+    titles = short_names(dict.fromkeys(name for entry in record["evaluations"] for name in entry["tasks"]))
+    task, comma, code = where.rpartition(", ")
+    return f"{titles.get(task, task)}{comma}{code}"
 
 
 _Percent = Annotated[float, Field(ge=0, le=100)]

@@ -111,7 +111,9 @@ def test_the_chosen_step_and_the_limits_are_marked() -> None:
         "the best",
         "not allowed: its over-refusal is 25.0 %, above the limit of 10 %",
     ]
-    assert "step 2 in best/" in text_of(by_id(tree, "course"))
+    assert verdicts["2"][:2] == ["30.0", "held.csv harmful, sw"]
+    assert "step 2 in best/ (held.csv harmful, sw: 30.0 %, over-refusal 5.0 %)" in text_of(by_id(tree, "course"))
+    assert "/home/me" not in text_of(tree)
 
 
 def test_no_limit_is_drawn_where_there_is_none() -> None:
@@ -166,6 +168,7 @@ def test_a_missing_rate_is_a_gap() -> None:
 def test_nothing_measured_is_said() -> None:
     tree = page(record(entry(0, {"sw": None}, {"sw": None}, "unknown", invalid=None, fidelity=None)))
     assert picture(tree, "held.csv harmful").get("aria-label").endswith("nothing measured.")
+    assert "nothing measured" in text_of(picture(tree, "held.csv harmful"))
     with pytest.raises(AssertionError, match="The worst language"):
         picture(tree, "The worst language")
 

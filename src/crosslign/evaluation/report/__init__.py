@@ -25,7 +25,7 @@ from crosslign.evaluation.report.findings import cautions, findings, points
 from crosslign.evaluation.report.transcripts import Transcript, block, visible
 from crosslign.evaluation.results import SCHEMA_VERSION
 from crosslign.evaluation.tables import number, p_value, short_names
-from crosslign.evaluation.training_log import about_best
+from crosslign.evaluation.training_log import about_best, place
 from crosslign.evaluation.view import View, settings
 from crosslign.storage import write_atomically
 from crosslign.types import CrosslignError
@@ -88,6 +88,7 @@ def render_course(course: Course) -> str:
         title=next(iter(short_names([course.record["model"]]).values())),
         course=course,
         about_best=about_best,
+        place=place,
         worst=course.worst(),
         evaluated=course.evaluated(),
         trained=course.trained(),
