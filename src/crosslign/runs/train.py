@@ -97,11 +97,13 @@ def _train(run: PreparedRun, made: Distillation, passed: Passed | None, announce
                 "cache": {"hits": cache.hits, "misses": cache.misses},
             }
         )
-        if run.evaluation is not None:
-            write_page(run.folder.path)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()  # a process that ended by itself would be reported as one that failed
-    return run.folder.record() if run.is_main else {}
+    if not run.is_main:
+        return {}
+    if run.evaluation is not None:
+        write_page(run.folder.path)
+    return run.folder.record()
 
 
 def _start(run: PreparedRun, made: Distillation, passed: Passed | None, announce: Announce) -> None:
