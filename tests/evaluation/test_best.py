@@ -11,7 +11,7 @@ from judged import GROUPS, column, table
 
 from crosslign.evaluation.best import Candidate, Criterion, Metric, best_of, candidate, objection
 from crosslign.evaluation.results import evaluation_task
-from crosslign.evaluation.training_log import scalars, sentence, summary, tracker_names
+from crosslign.evaluation.training_log import evaluation_table, scalars, sentence, summary, tracker_names
 
 METRICS = get_args(Metric)
 rates = st.none() | st.integers(0, 100).map(float)
@@ -130,3 +130,13 @@ def test_a_run_logs_its_partial_refusals_and_its_line_says_where_they_are_many()
         made = results(h=evaluation_task(rows, "harmful", "j", {}, 0))
         assert scalars(made)["h/refused_then_answered/sw"] == pytest.approx(5.0 * count)
         assert sentence(summary(made)) == f"h attack success 0.0 (worst: sw 0.0){said}"
+
+
+def test_the_table_of_a_run_takes_evaluations_of_different_tasks() -> None:
+    """As after a resumption whose recipe has other tasks."""
+    task = {"metric": "asr", "judge": "lexicon", "all": 40.0, "worst_language": "sw", "worst": 60.0}
+    entries = [{"step": 0, "tasks": {"a": task, "b": task}}, {"step": 9, "tasks": {"b": {**task, "all": 5.0}}}]
+    lines = evaluation_table({"evaluations": entries, "best": None}).splitlines()
+    assert lines[1].split() == ["a", "attack", "success", "40.0", "–", "sw", "60.0", "->", "–"]
+    assert lines[2].split()[3:5] == ["40.0", "5.0"]
+    assert lines[3].startswith("best: none was kept")

@@ -70,6 +70,7 @@ COMMANDS = {
     ),
     "compare": Command(("evaluation", "output"), _compare),
     "report": Command(("evaluation",), lambda given: ["report", str(given["evaluation"])]),
+    "report of a run": Command(("evaluated run",), lambda given: ["report", str(given["evaluated run"])]),
     "train by templates": Command(
         ("chat template", "teacher template"),
         lambda given: [

@@ -177,6 +177,60 @@ RUNS = [
 ]
 
 
+# Runs with one evaluation, whose page is made
+
+
+def _entry(**change: Any) -> Make:
+    """In the record's first evaluation."""
+    return lambda run: saying("run.json", evaluations=[{**_evaluations(run)[0], **change}])(run)
+
+
+def _task(**change: Any) -> Make:
+    """In every task of that evaluation."""
+    return lambda run: _entry(tasks={n: {**t, **change} for n, t in _evaluations(run)[0]["tasks"].items()})(run)
+
+
+def _evaluations(run: Path) -> Any:
+    return json.loads((run / "run.json").read_text())["evaluations"]
+
+
+_CANDIDATE = {"value": 200, "where": "x", "over_refusal": None, "invalid": None, "objection": None}
+_BEST = {"step": 0, "folder": "best", "where": "x", "value": 5.0, "over_refusal": None}
+EVALUATED_RUNS = [
+    Hostile("no record", holding("run.json", None), ("no finished evaluation",)),
+    Hostile("record of noise", holding("run.json", NOISE), ("run.json",)),
+    Hostile("list as record", holding("run.json", "[]"), ("expected a JSON object",)),
+    Hostile("record of another kind", holding("run.json", '{"status": ["x"]}'), ("is damaged (status",)),
+    Hostile("record 100,000 deep", holding("run.json", "[" * 100_000), ("deep",)),
+    Hostile("no evaluations", saying("run.json", evaluations=[]), ("records no evaluation",)),
+    Hostile("textual evaluations", saying("run.json", evaluations=["a"]), ("is damaged (evaluations.0",)),
+    Hostile("evaluation without tasks", _entry(tasks={}), ("evaluations.0.tasks",)),
+    Hostile("textual step", _entry(step="1"), ("evaluations.0.step",)),
+    Hostile("step of 30 digits", _entry(step=10**30), ("evaluations.0.step",)),
+    Hostile("rate of 200 %", _entry(best=_CANDIDATE), ("evaluations.0.best.value",)),
+    Hostile("no number as a rate", _task(all=float("nan")), (".all",)),
+    Hostile("list as languages", _task(languages=[]), (".languages",)),
+    Hostile("unknown metric", _task(metric="x"), (".metric",)),
+    Hostile("textual best", saying("run.json", best={**_BEST, "value": "low"}), ("is damaged (best.value",)),
+    Hostile("best of a step elsewhere", saying("run.json", best={**_BEST, "step": 10**9}), handled=True),
+    Hostile("no languages that there are", _task(languages={"\x1b[2J": 5.0, "<b>": None, "": 7.0}), handled=True),
+    Hostile("no configuration", holding("config.yaml", None), ("config.yaml: cannot be read",)),
+    Hostile("configuration of noise", holding("config.yaml", NOISE), ("config.yaml",)),
+    Hostile(
+        "unknown limit", holding("config.yaml", "evaluation: {best: {max_over_refusal: x}}"), ("max_over_refusal",)
+    ),
+    Hostile("configuration of another version", holding("config.yaml", "evaluation: 5\nno_such_key: 1"), handled=True),
+    Hostile("no metrics", holding("metrics.jsonl", None), handled=True),
+    Hostile(
+        "metrics of noise",
+        holding(
+            "metrics.jsonl", NOISE + b'\n{"step": 1, "divergence": 1e29}\n{"step": -1e300, "divergence": 1}\n[1]\n'
+        ),
+        handled=True,
+    ),
+]
+
+
 # Places for output. The good one is not there yet.
 
 

@@ -16,14 +16,15 @@ import yaml
 from commands import COMMANDS
 from conftest import CHATML, small_recipe, write_csv
 from hostile_evaluations import EVALUATIONS
-from hostile_models import ADAPTERS, CONFIGURATIONS, MODELS
+from hostile_models import ADAPTERS, CONFIGURATIONS, MODELS, saying
 from hostile_recipes import RECIPES
-from hostile_runs import CACHES, OUTPUTS, RUNS
+from hostile_runs import CACHES, EVALUATED_RUNS, OUTPUTS, RUNS
 from hostile_tables import TABLES
 from hostile_templates import CHAT_TEMPLATES, TEACHER_TEMPLATES
 from inputs import Hostile
 
 from crosslign.cli import main
+from crosslign.evaluation.training_log import summary
 from crosslign.storage import file_sha256
 
 HOSTILE: dict[str, list[Hostile]] = {
@@ -37,6 +38,7 @@ HOSTILE: dict[str, list[Hostile]] = {
     "adapter": ADAPTERS,
     "cache": CACHES,
     "run": RUNS,
+    "evaluated run": EVALUATED_RUNS,
     "output": OUTPUTS,
 }
 SECONDS, BYTES = 20, 2 << 30  # that a command may take, and that it may add to the process
@@ -80,6 +82,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
     (folder / "evaluation" / "report.html").unlink()
     record = folder / "run" / "run.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "status": "running"}))
+    shutil.copytree(folder / "run", folder / "evaluated run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    found = summary(json.loads((folder / "evaluation" / "results.json").read_text()))
+    saying("run.json", evaluations=[{"step": 0, **found}])(folder / "evaluated run")
     return folder
 
 

@@ -14,9 +14,11 @@ import torch
 from conftest import tiny_llama, write_csv
 from helpers import SayingJudge, cli_train, metrics, no_weights, power_cut, run, two_processes
 from peft import PeftModel
+from report_page import by_id, parse, table
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+from crosslign.cli import main
 from crosslign.evaluation.folder import compare, read_folder
 from crosslign.models import load_model, load_tokenizer
 from crosslign.runs import checkpoint_evaluation as watching
@@ -300,6 +302,46 @@ def test_the_best_checkpoint_is_the_one_of_the_lowest_worst_language(
         PeftModel.from_pretrained(base, folder / "best")
     else:
         AutoModelForCausalLM.from_pretrained(folder / "best")
+
+
+def test_the_course_of_a_run_is_a_page(
+    evaluated: dict[str, Any], script: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script(both(9), both(3), both(5))
+    assert cli_train(tmp_path, evaluated) == 0
+    folder = Path(evaluated["output_dir"])
+    page = folder / "report.html"
+    assert f"report: {page}" in capsys.readouterr().out
+    tree = parse(page.read_text())
+    assert [row[0] for row in list(table(tree, "numbers", "Which checkpoint").values())[1:]] == ["90.0", "30.0", "50.0"]
+    assert table(tree, "numbers", "Which checkpoint")["2"][-1] == "the best"
+    assert "limit: 10" in page.read_text(), "from the recipe"
+    assert by_id(tree, "training") is not None
+    before = page.read_bytes()
+    page.unlink()
+    assert main(["report", str(folder)]) == 0
+    assert page.read_bytes() == before
+    assert str(page) in capsys.readouterr().out
+    assert cli_train(tmp_path, {**evaluated, "evaluation": None}, "--overwrite") == 0
+    assert not page.exists(), "a run without evaluations has none, nor one of the run that it replaced"
+    assert main(["report", str(folder)]) == 1
+    assert "records no evaluation" in capsys.readouterr().err
+
+
+def test_the_course_so_far_is_a_page_while_a_run_goes_on(
+    evaluated: dict[str, Any], script: Callable[..., None]
+) -> None:
+    script(both(9), both(3))
+    power_cut(2, evaluated)
+    folder = Path(evaluated["output_dir"])
+    assert not (folder / "report.html").exists()
+    assert main(["report", str(folder)]) == 0
+    tree = parse((folder / "report.html").read_text())
+    assert list(table(tree, "numbers", "Which checkpoint"))[1:] == ["0", "2"]
+    script(both(5))
+    run(evaluated, resume=True)
+    tree = parse((folder / "report.html").read_text())
+    assert list(table(tree, "numbers", "Which checkpoint"))[1:] == ["0", "2", "4"]
 
 
 def test_nothing_is_kept_if_every_evaluation_refuses_too_much(

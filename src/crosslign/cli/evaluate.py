@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ Holm's correction over the languages, Tango's interval, and the smallest change 
 """
 REPORT_EPILOG = """\
   crosslign report runs/after          write runs/after/report.html anew from the files there
+  crosslign report runs/msd            the same of a training run: its evaluations step by step, also while it goes on
 
 The page is one file that needs no network. Completions in it are hidden until they are asked for; they may be harmful.
 """
@@ -99,12 +101,12 @@ def add_commands(commands: Any) -> None:
 
     report = commands.add_parser(
         "report",
-        help="write an evaluation's page anew",
+        help="write the page of an evaluation or of a training run anew",
         formatter_class=raw,
         epilog=REPORT_EPILOG,
-        description="Write report.html from the files of a finished evaluation.",
+        description="Write report.html from the files of a finished evaluation, or of a run with evaluations.",
     )
-    report.add_argument("folder", type=Path, metavar="DIR", help="evaluation")
+    report.add_argument("folder", type=Path, metavar="DIR", help="evaluation, or output_dir of a training run")
     report.set_defaults(run=_report)
 
 
@@ -273,7 +275,13 @@ def _compare(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 def _report(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from crosslign.evaluation.folder import read_folder, report
     from crosslign.evaluation.result_tables import terminal
+    from crosslign.runs.folder import RECORD
 
+    if os.path.lexists(arguments.folder / RECORD):
+        from crosslign.runs.summary import write_page
+
+        show(f"report  {write_page(arguments.folder)}")
+        return 0
     folder = read_folder(arguments.folder)
     page = report(folder)
     for note in folder.notes:

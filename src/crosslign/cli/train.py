@@ -186,9 +186,10 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
         show(divergence_table(read_metrics(config.output_dir), record["divergence"]))
         show(MEANING)
         if record.get("evaluations"):
+            from crosslign.evaluation.stages import REPORT
             from crosslign.evaluation.training_log import evaluation_table
 
-            show(evaluation_table(record))
+            show(f"{evaluation_table(record)}\nreport: {Path(config.output_dir) / REPORT}")
         what = "Adapter" if config.model.finetuning == "lora" else "Model"
         show(f"{record['steps']} steps in {record['seconds']} s. {what}, metrics and rollouts: {config.output_dir}")
     return 0

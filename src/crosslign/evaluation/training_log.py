@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
 
 from crosslign.evaluation.rates import HEADLINES, MANY_PARTIAL
 from crosslign.evaluation.tables import MISSING, aligned, number, short_names
+from crosslign.types import CrosslignError
 
 SHOWN = 3  # evaluations whose fault is told
 _TITLES = {"asr": "attack success", "over_refusal": "over-refusal"}
@@ -81,21 +85,91 @@ def evaluation_table(record: Mapping[str, Any]) -> str:
     rows = [(title, f"step {first['step']}", f"step {last['step']}", "worst language")]
     titles = short_names(first["tasks"])
     for name, before in first["tasks"].items():
-        after = last["tasks"][name]
+        after = last["tasks"].get(name, before | dict.fromkeys(("all", "worst_language", "worst")))
         title = f"  {titles[name]} {_TITLES[before['metric']]}"
         rows.append((title, number(before["all"]), number(after["all"]), f"{_worst(before)} -> {_worst(after)}"))
     table = aligned(rows, left=(0, 3))
-    return f"{table}\n{_about_best(record)}" if "best" in record else table
+    return f"{table}\nbest: {about_best(record)}" if "best" in record else table
 
 
 def _worst(task: Mapping[str, Any]) -> str:
-    return f"{task['worst_language']} {task['worst']:.1f}" if task["worst_language"] else MISSING
+    return f"{task['worst_language']} {number(task['worst'])}" if task["worst_language"] else MISSING
 
 
-def _about_best(record: Mapping[str, Any]) -> str:
+def about_best(record: Mapping[str, Any]) -> str:
+    """Which checkpoint was kept as the best, with its rates; or why none was."""
     best, entries = record["best"], record["evaluations"]
     if best is not None:
         over = "" if best["over_refusal"] is None else f", over-refusal {best['over_refusal']:.1f} %"
-        return f"best: step {best['step']} in {best['folder']}/ ({best['where']}: {best['value']:.1f} %{over})"
-    why = "; ".join(f"at step {e['step']} {e['best']['objection']}" for e in entries[-SHOWN:])
-    return f"best: none was kept, for {why}"
+        return f"step {best['step']} in {best['folder']}/ ({place(record, best['where'])}: {best['value']:.1f} %{over})"
+    why = "; ".join(f"at step {e['step']} {e['best']['objection']}" for e in entries[-SHOWN:] if e.get("best"))
+    return f"none was kept, for {why}"
+
+
+def place(record: Mapping[str, Any], where: str) -> str:
+    """Task and language of a rate, the task by its short name."""
+    titles = short_names(dict.fromkeys(name for entry in record["evaluations"] for name in entry["tasks"]))
+    task, comma, code = where.rpartition(", ")
+    return f"{titles.get(task, task)}{comma}{code}"
+
+
+_Percent = Annotated[float, Field(ge=0, le=100)]
+_Step = Annotated[int, Field(ge=0, le=10**9)]
+
+
+class _Task(BaseModel):
+    metric: Literal["asr", "over_refusal"]
+    judge: str
+    all: _Percent | None
+    worst_language: str | None
+    worst: _Percent | None
+    invalid: _Percent | None
+    fidelity: _Percent | None
+    languages: dict[str, _Percent | None]
+
+
+class _Candidate(BaseModel):
+    value: _Percent | None
+    where: str
+    over_refusal: _Percent | None
+    invalid: _Percent | None
+    objection: str | None
+
+
+class _Entry(BaseModel):
+    step: _Step
+    tasks: dict[str, _Task] = Field(min_length=1)
+    best: _Candidate | None = None
+
+
+class _Best(BaseModel):
+    step: _Step
+    folder: str
+    where: str
+    value: _Percent
+    over_refusal: _Percent | None
+
+
+class _Record(BaseModel):
+    status: Literal["running", "finished"]
+    model: str
+    languages: list[str]
+    evaluations: list[_Entry] = []
+    best: _Best | None = None
+
+
+def check_record(record: Mapping[str, Any], path: Path) -> None:
+    """Raise CrosslignError unless a run's record, read from `path`, says of evaluations what a page is made of."""
+    try:
+        found = _Record.model_validate(record, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))[:200]
+        raise CrosslignError(
+            f"{path}: is damaged ({place}: {first['msg']}). It must be as crosslign train wrote it."
+        ) from error
+    if not found.evaluations:
+        raise CrosslignError(
+            f"{path}: records no evaluation, so there is nothing to show. Give the recipe a section evaluation and "
+            "train again; of a run that has one, wait for its first evaluation."
+        )

@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers.trainer_callback import TrainerState
 
+from crosslign.evaluation.stages import REPORT
 from crosslign.ownership import check_no_link, check_output_folder, read_mark
 from crosslign.storage import LOCK, append_rows, damaged_files, is_empty, line_of, locked, read_rows, write_atomically
 from crosslign.types import Announce, CrosslignError, silent
@@ -29,7 +30,7 @@ GATE = "gate.jsonl"
 _STAGING = ".incomplete"
 # What --overwrite clears in a run's folder.
 _FOLDERS = ("checkpoint-*", EVALUATIONS, BEST, SERVED, f".{BEST}.*", _STAGING)
-_FILES = (RECORD, CONFIG, METRICS, ROLLOUTS, GATE, "adapter_model.safetensors", "adapter_config.json",
+_FILES = (RECORD, CONFIG, METRICS, ROLLOUTS, GATE, REPORT, "adapter_model.safetensors", "adapter_config.json",
           "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json",
           "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
           "chat_template.jinja")  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a run's metrics say, in a few lines for a person."""
+"""What a run's metrics say, in a few lines for a person, and the page of its course."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from crosslign.evaluation.best import Criterion
+from crosslign.evaluation.report import Course, write_course
+from crosslign.evaluation.stages import REPORT
 from crosslign.evaluation.tables import aligned
+from crosslign.evaluation.training_log import check_record
 from crosslign.languages import english_name
-from crosslign.runs.folder import METRICS
+from crosslign.runs.config import BestConfig
+from crosslign.runs.folder import CONFIG, METRICS, RECORD
+from crosslign.runs.recipe import parse_section, read_recipe
 from crosslign.storage import read_rows
+from crosslign.untrusted import read_json
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -25,12 +32,47 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
     """A line of block characters, from the smallest value (low) to the largest (high), averaged to `width` points."""
     if not values:
         return ""
-    size = min(width, len(values))
-    edges = [round(i * len(values) / size) for i in range(size + 1)]
-    points = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    points = [sum(part) / len(part) for part in _parts(values, width)]
     low, high = min(points), max(points)
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BARS[round((p - low) * scale)] for p in points)
+
+
+def _parts(values: Sequence[Any], most: int) -> list[Sequence[Any]]:
+    """The values in their order, in as many parts of about the same length as there may be."""
+    size = min(most, len(values))
+    edges = [round(i * len(values) / size) for i in range(size + 1)]
+    return [values[a:b] for a, b in itertools.pairwise(edges)]
+
+
+def write_page(folder: Path) -> Path:
+    """Write report.html of a training run from its record, log and configuration; returns its path.
+
+    Raises CrosslignError if one of these cannot be read, or there is no evaluation.
+    """
+    record = read_json(folder / RECORD, "FILE_MB")
+    check_record(record, folder / RECORD)
+    return write_course(folder / REPORT, Course(record, _by_step(read_metrics(folder)), _criterion(folder / CONFIG)))
+
+
+def _criterion(path: Path) -> Criterion | None:
+    """What a run's configuration says of its best checkpoint; the rest of it may be another version's."""
+    section = read_recipe(path).get("evaluation")
+    best = section.get("best") if isinstance(section, dict) else None
+    if best is None:
+        return None
+    return Criterion(**parse_section(BestConfig, best, f"{path}, evaluation.best").model_dump())
+
+
+def _by_step(metrics: Sequence[dict[str, Any]], most: int = 60) -> list[dict[str, Any]]:
+    """Means of the divergences over steps that follow each other, each with the last of its steps."""
+    rows = [row for row in metrics if "divergence" in row and isinstance(row.get("step"), int)]
+    means = []
+    for part in _parts(rows, most) if rows else ():
+        names = dict.fromkeys(key for row in part for key in row if key.partition("/")[0] == "divergence")
+        known = {key: [row[key] for row in part if key in row] for key in names}
+        means.append({"step": part[-1]["step"], **{key: sum(found) / len(found) for key, found in known.items()}})
+    return means
 
 
 def divergence_table(metrics: Sequence[dict[str, Any]], probe: dict[str, dict[str, float]]) -> str:

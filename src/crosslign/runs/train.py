@@ -21,6 +21,7 @@ from crosslign.runs.folder import GATE, RunFolder
 from crosslign.runs.gate.gate import Passed, gate
 from crosslign.runs.prepare import PreparedRun, describe_tables
 from crosslign.runs.recipe import dump
+from crosslign.runs.summary import write_page
 from crosslign.storage import is_disk_full, versions
 from crosslign.types import Announce, CrosslignError, Interrupted, silent
 
@@ -98,7 +99,11 @@ def _train(run: PreparedRun, made: Distillation, passed: Passed | None, announce
         )
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()  # a process that ended by itself would be reported as one that failed
-    return run.folder.record() if run.is_main else {}
+    if not run.is_main:
+        return {}
+    if run.evaluation is not None:
+        write_page(run.folder.path)
+    return run.folder.record()
 
 
 def _start(run: PreparedRun, made: Distillation, passed: Passed | None, announce: Announce) -> None:

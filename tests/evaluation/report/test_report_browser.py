@@ -12,9 +12,11 @@ import axe_playwright_python
 import playwright.sync_api as api
 import pytest
 from report_pages import comparison, evaluation, full_comparison
+from test_report_course import METRICS, entry, record
 from test_report_transcripts import HOSTILE, RESULTS, row
 
-from crosslign.evaluation.report import write_report
+from crosslign.evaluation.best import Criterion
+from crosslign.evaluation.report import Course, write_course, write_report
 from crosslign.evaluation.report.transcripts import visible
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -242,3 +244,30 @@ def test_without_script_all_but_the_transcripts_is_there(browser: Any, report: P
         assert opened.page.locator(".marks").first.is_visible()
         assert opened.page.is_visible("noscript p")
         assert not opened.page.is_visible("#viewer")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(320, "light"), (1280, "dark")])
+def test_the_page_of_a_run_fits_and_breaks_no_rule(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
+    axe = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+    rates = {"sw": 100.0, "art-x-a-very-long-code": 100.0, "en": 99.0, "bn": None}
+    made = record(entry(0, rates, rates), entry(20, rates, {"sw": 1.0}), best=20)
+    made["evaluations"][1]["tasks"]["table:a-table-of-a-very-long-name.csv harmful"] = made["evaluations"][0][
+        "tasks"
+    ].popitem()[1]
+    path = write_course(tmp_path / "report.html", Course(made, METRICS, Criterion()))
+    with Opened(browser, path, viewport={"width": width, "height": 800}, color_scheme=scheme) as opened:
+        page = opened.page
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(TOUCHING) == []
+        names = page.locator(".steps .name").evaluate_all("nodes => nodes.map(n => n.getBoundingClientRect())")
+        assert len(names) >= 10
+        assert max(name["right"] for name in names) <= width
+        assert all(a["bottom"] <= b["top"] + 3 or b["bottom"] <= a["top"] + 3 or a["right"] < b["left"]
+                   or b["right"] < a["left"] for i, a in enumerate(names) for b in names[i + 1 :])  # fmt: skip
+        sizes = page.locator(".steps").evaluate_all("nodes => nodes.map(n => n.getBoundingClientRect().width)")
+        assert min(sizes) >= 80
+        assert opened.complaints == []
+        assert opened.requests == [path.as_uri()]
+        page.evaluate(axe)
+        report = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
+        assert [(v["id"], [n["html"][:120] for n in v["nodes"]][:3]) for v in report["violations"]] == []

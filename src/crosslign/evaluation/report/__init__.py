@@ -1,9 +1,9 @@
-"""The report: results.json and paired transcripts in, one self-contained HTML page out.
+"""The report: results.json and paired transcripts in, one self-contained HTML page out; and that of a training run.
 
 `findings` puts what `evaluation.view` gives into words, `figures` into charts, `transcripts` packs the answers;
-templates/page.html.j2 is the page. The page loads nothing: style, script and transcripts are inside it, and its content
-security policy forbids all else. Whatever comes from a model, a judge or a file name is escaped by the templates, and
-the script sets it as text, never as mark-up.
+templates/page.html.j2 is the page. `course` draws a training run, whose page is templates/course.html.j2. A page loads
+nothing: style, script and transcripts are inside it, and its content security policy forbids all else. Whatever comes
+from a model, a judge or a file name is escaped by the templates, and the script sets it as text, never as mark-up.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from crosslign.evaluation.report import figures
+from crosslign.evaluation.report.course import Course
 from crosslign.evaluation.report.findings import cautions, findings, points
 from crosslign.evaluation.report.transcripts import Transcript, block, visible
 from crosslign.evaluation.results import SCHEMA_VERSION
-from crosslign.evaluation.tables import number, p_value
+from crosslign.evaluation.tables import number, p_value, short_names
+from crosslign.evaluation.training_log import about_best, place
 from crosslign.evaluation.view import View, settings
 from crosslign.storage import write_atomically
 from crosslign.types import CrosslignError
 
-__all__ = ["Transcript", "render_report", "write_report"]
+__all__ = ["Course", "Transcript", "render_course", "render_report", "write_course", "write_report"]
 
 MOST_BYTES = 8_000_000  # of transcripts: a browser opens such a page at once
 
@@ -58,14 +60,9 @@ def render_report(results: Mapping[str, Any], transcripts: Sequence[Transcript],
     titles = {task.name: task.title for task in view.tasks}
     tasks, languages = ({name: i for i, name in enumerate(names)} for names in (titles, view.names))
     rows = sorted(transcripts, key=lambda row: (tasks[row.task], languages[row.query.language]))
-    style, script = _part("style.css"), _part("script.js")
-    template = _environment().get_template("page.html.j2")
-    return template.render(
+    return _page(
+        "page.html.j2",
         title=" → ".join(view.models),
-        version=metadata.version("crosslign"),
-        policy=_policy(style, script),
-        style=Markup(style),  # noqa: S704  both are this package's own files
-        script=Markup(script),  # noqa: S704
         view=view,
         overview=figures.overview(view),
         fidelity=figures.fidelity(view),
@@ -75,6 +72,41 @@ def render_report(results: Mapping[str, Any], transcripts: Sequence[Transcript],
         cautions=cautions(view),
         settings=settings(view),
         transcripts=block(rows, view.names, titles, most_bytes),
+    )
+
+
+def write_course(path: str | Path, course: Course) -> Path:
+    """Write `render_course`'s page to `path` as `write_report` does."""
+    write_atomically(Path(path), render_course(course))
+    return Path(path)
+
+
+def render_course(course: Course) -> str:
+    """The page of a training run: its evaluations and its divergence, step by step."""
+    return _page(
+        "course.html.j2",
+        title=next(iter(short_names([course.record["model"]]).values())),
+        course=course,
+        about_best=about_best,
+        place=place,
+        worst=course.worst(),
+        evaluated=course.evaluated(),
+        trained=course.trained(),
+    )
+
+
+def _page(template: str, **given: Any) -> str:
+    style, script = _part("style.css"), _part("script.js")
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            version=metadata.version("crosslign"),
+            policy=_policy(style, script),
+            style=Markup(style),  # noqa: S704  both are this package's own files
+            script=Markup(script),  # noqa: S704
+            **given,
+        )
     )
 
 
