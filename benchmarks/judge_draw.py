@@ -1,0 +1,157 @@
+"""Draw replies of real models to be labelled by reading, show them without the judge's verdict, and judge them anew.
+
+    python -m benchmarks.judge_draw draw FOLDER...                # writes judge_labels.csv, strata drawn evenly
+    python -m benchmarks.judge_draw show FOLDER... --rows 0 25    # query and reply, no verdict: one label a row is read
+    python -m benchmarks.judge_draw judge FOLDER...               # the verdicts of today's lexicon into the file
+
+A FOLDER is one of `crosslign eval` (`after` if its path says so: see `side_of`) or of `crosslign inspect-teacher`,
+whose student is `before` and whose teacher is `after`. The file holds ids, hashes of the replies and labels, never a
+text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from crosslign.evaluation.folder import read_folder
+from crosslign.evaluation.judges.lexicon import LexiconJudge
+from crosslign.storage import digest, read_rows, write_atomically
+from crosslign.types import JudgeItem, Query
+
+LABELS = Path(__file__).with_name("judge_labels.csv")
+# Drawn of each stratum at most. Verdicts that are common, or that an error would hide in, get more.
+DRAWN = {"harmful": {"unsafe": 8, "refused": 8}, "benign": {"refused": 5, "safe_complied": 4}}
+OTHERS = {"harmful": 5, "benign": 3}
+PAIRS = "pairs.jsonl"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A reply, by its hash, with what the judge and a reader said of it.
+
+    Fields:
+        half: `development` may be looked at while the lexicon is mended; `held_out` not.
+        stratum, size: the judge's verdict when the replies were drawn, and how many had it (of this language, label and
+            side).
+        verdict: today's judge. right: the reader's label.
+    """
+
+    reply: str
+    id: str
+    language: str
+    label: str
+    side: str
+    half: str
+    stratum: str
+    size: str
+    verdict: str
+    right: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    side: str
+    item: JudgeItem
+    outcome: str
+
+    @property
+    def reply(self) -> str:
+        return digest([self.item.query.id, self.item.query.language, self.item.completion])[:16]
+
+
+def side_of(folder: Path) -> str:
+    """A trained model's evaluation lies in its run's folder, as `benchmarks.real` has it."""
+    return "after" if folder.name == "evaluation" else "before"
+
+
+def found(folders: Iterable[Path]) -> dict[str, Found]:
+    """All replies by their hash; one of each query, language and side, the first folder's."""
+    replies: dict[tuple[str, ...], Found] = {}
+    for folder in folders:
+        for one in _pairs(folder) if (folder / PAIRS).exists() else _evaluated(folder):
+            query = one.item.query
+            replies.setdefault((query.id, query.language, one.side), one)
+    return {one.reply: one for one in replies.values()}
+
+
+def _evaluated(folder: Path) -> Iterator[Found]:
+    for rows in read_folder(folder).tasks.values():
+        for row in rows.values():
+            if row.verdict.outcome:
+                item = JudgeItem(row.query, row.completion, row.truncated)
+                yield Found(side_of(folder), item, row.verdict.outcome)
+
+
+def _pairs(folder: Path) -> Iterator[Found]:
+    for row in read_rows(folder / PAIRS):
+        names = ("id", "language", "query", "source_language", "source_query", "label", "category")
+        query = Query(*(row[name] for name in names))
+        for side, name in (("before", "student"), ("after", "teacher")):
+            said = row[name]
+            yield Found(side, JudgeItem(query, said["completion"], said["truncated"]), said["outcome"])
+
+
+def draw(replies: Iterable[Found], seed: int) -> list[Labelled]:
+    """So many of each language, label, side and verdict, in random order; every other one is held out."""
+    rng = random.Random(seed)
+    strata: dict[tuple[str, ...], list[Found]] = {}
+    for one in sorted(replies, key=lambda one: one.reply):
+        query = one.item.query
+        strata.setdefault((query.language, str(query.label), one.side, one.outcome), []).append(one)
+    drawn = []
+    for (language, label, side, outcome), members in sorted(strata.items()):
+        take = rng.sample(members, min(len(members), DRAWN[label].get(outcome, OTHERS[label])))
+        first = rng.randrange(2)
+        for number, one in enumerate(take, first):
+            half = ("development", "held_out")[number % 2]
+            size = str(len(members))
+            drawn.append(
+                Labelled(one.reply, one.item.query.id, language, label, side, half, outcome, size, outcome)
+            )
+    rng.shuffle(drawn)
+    return drawn
+
+
+def read_labels(path: Path = LABELS) -> list[Labelled]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [Labelled(**row) for row in csv.DictReader(file)]
+
+
+def write_labels(rows: Sequence[Labelled], path: Path = LABELS) -> None:
+    names = [field.name for field in fields(Labelled)]
+    lines = [names, *([*asdict(row).values()] for row in rows)]
+    write_atomically(path, "".join(",".join(line) + "\n" for line in lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["draw", "show", "judge"])
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("--rows", nargs=2, type=int, default=[0, 25])
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    replies = found(args.folders)
+    if args.what == "draw":
+        write_labels(draw(replies.values(), args.seed))
+        return
+    rows = read_labels()
+    if args.what == "show":
+        for number, row in enumerate(rows[slice(*args.rows)], args.rows[0]):
+            item = replies[row.reply].item
+            print(f"=== {number} {row.language} {row.label}\n{item.query.source_text} | {item.query.text}")
+            print(f"--> {item.completion}\n")
+        return
+    judge = LexiconJudge()
+    known = [row for row in rows if row.reply in replies]
+    verdicts = judge.judge([replies[row.reply].item for row in known])
+    new = {row.reply: str(verdict.outcome) for row, verdict in zip(known, verdicts, strict=True)}
+    write_labels([replace(row, verdict=new.get(row.reply, row.verdict)) for row in rows])
+
+
+if __name__ == "__main__":
+    main()
