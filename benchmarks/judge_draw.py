@@ -1,6 +1,6 @@
 """Draw replies of real models to be labelled by reading, show them without the judge's verdict, and judge them anew.
 
-    python -m benchmarks.judge_draw draw FOLDER...                # writes judge_labels.csv, strata drawn evenly
+    python -m benchmarks.judge_draw draw FOLDER...                # adds to judge_labels.csv, strata drawn evenly
     python -m benchmarks.judge_draw show FOLDER... --rows 0 25    # query and reply, no verdict: one label a row is read
     python -m benchmarks.judge_draw judge FOLDER...               # the verdicts of today's lexicon into the file
 
@@ -28,6 +28,7 @@ LABELS = Path(__file__).with_name("judge_labels.csv")
 DRAWN = {"harmful": {"unsafe": 8, "refused": 8}, "benign": {"refused": 5, "safe_complied": 4}}
 OTHERS = {"harmful": 5, "benign": 3}
 PAIRS = "pairs.jsonl"
+HALVES = ("development", "held_out")
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,14 @@ class Labelled:
     """A reply, by its hash, with what the judge and a reader said of it.
 
     Fields:
+        batch: of one call of `draw`.
         half: `development` may be looked at while the lexicon is mended; `held_out` not.
-        stratum, size: the judge's verdict when the replies were drawn, and how many had it (of this language, label and
-            side).
+        stratum, size: the judge's verdict when the replies were drawn, and how many of the batch's replies had it (of
+            this language, label and side).
         verdict: today's judge. right: the reader's label.
     """
 
+    batch: str
     reply: str
     id: str
     language: str
@@ -96,9 +99,9 @@ def _pairs(folder: Path) -> Iterator[Found]:
             yield Found(side, JudgeItem(query, said["completion"], said["truncated"]), said["outcome"])
 
 
-def draw(replies: Iterable[Found], seed: int) -> list[Labelled]:
-    """So many of each language, label, side and verdict, in random order; every other one is held out."""
-    rng = random.Random(seed)
+def draw(replies: Iterable[Found], batch: str, halves: Sequence[str]) -> list[Labelled]:
+    """So many of each language, label, side and verdict, in random order, and by turns of these halves."""
+    rng = random.Random(int(batch))
     strata: dict[tuple[str, ...], list[Found]] = {}
     for one in sorted(replies, key=lambda one: one.reply):
         query = one.item.query
@@ -106,13 +109,9 @@ def draw(replies: Iterable[Found], seed: int) -> list[Labelled]:
     drawn = []
     for (language, label, side, outcome), members in sorted(strata.items()):
         take = rng.sample(members, min(len(members), DRAWN[label].get(outcome, OTHERS[label])))
-        first = rng.randrange(2)
-        for number, one in enumerate(take, first):
-            half = ("development", "held_out")[number % 2]
-            size = str(len(members))
-            drawn.append(
-                Labelled(one.reply, one.item.query.id, language, label, side, half, outcome, size, outcome)
-            )
+        for number, one in enumerate(take, rng.randrange(2)):
+            place = (batch, one.reply, one.item.query.id, language, label, side, halves[number % len(halves)])
+            drawn.append(Labelled(*place, stratum=outcome, size=str(len(members)), verdict=outcome))
     rng.shuffle(drawn)
     return drawn
 
@@ -133,24 +132,25 @@ def main() -> None:
     parser.add_argument("what", choices=["draw", "show", "judge"])
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--rows", nargs=2, type=int, default=[0, 25])
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--halves", nargs="+", choices=HALVES, default=HALVES, help="of the rows that are drawn")
     args = parser.parse_args()
     replies = found(args.folders)
+    rows = read_labels() if LABELS.exists() else []
     if args.what == "draw":
-        write_labels(draw(replies.values(), args.seed))
+        known = {row.reply for row in rows}
+        new = [one for name, one in replies.items() if name not in known]
+        write_labels([*rows, *draw(new, str(1 + max((int(row.batch) for row in rows), default=-1)), args.halves)])
         return
-    rows = read_labels()
     if args.what == "show":
         for number, row in enumerate(rows[slice(*args.rows)], args.rows[0]):
             item = replies[row.reply].item
             print(f"=== {number} {row.language} {row.label}\n{item.query.source_text} | {item.query.text}")
             print(f"--> {item.completion}\n")
         return
-    judge = LexiconJudge()
-    known = [row for row in rows if row.reply in replies]
-    verdicts = judge.judge([replies[row.reply].item for row in known])
-    new = {row.reply: str(verdict.outcome) for row, verdict in zip(known, verdicts, strict=True)}
-    write_labels([replace(row, verdict=new.get(row.reply, row.verdict)) for row in rows])
+    there = [row for row in rows if row.reply in replies]
+    verdicts = LexiconJudge().judge([replies[row.reply].item for row in there])
+    said = {row.reply: str(verdict.outcome) for row, verdict in zip(there, verdicts, strict=True)}
+    write_labels([replace(row, verdict=said.get(row.reply, row.verdict)) for row in rows])
 
 
 if __name__ == "__main__":
