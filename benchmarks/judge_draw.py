@@ -25,7 +25,7 @@ from crosslign.types import JudgeItem, Query
 
 LABELS = Path(__file__).with_name("judge_labels.csv")
 # Drawn of each stratum at most. Verdicts that are common, or that an error would hide in, get more.
-DRAWN = {"harmful": {"unsafe": 8, "refused": 8}, "benign": {"refused": 5, "safe_complied": 4}}
+DRAWN = {"harmful": {"unsafe": 12, "refused": 8}, "benign": {"refused": 5, "safe_complied": 4}}
 OTHERS = {"harmful": 5, "benign": 3}
 PAIRS = "pairs.jsonl"
 HALVES = ("development", "held_out")
