@@ -132,13 +132,15 @@ def main() -> None:
     parser.add_argument("what", choices=["draw", "show", "judge"])
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--rows", nargs=2, type=int, default=[0, 25])
+    parser.add_argument("--label", choices=sorted(DRAWN), help="draw of these queries only")
     parser.add_argument("--halves", nargs="+", choices=HALVES, default=HALVES, help="of the rows that are drawn")
     args = parser.parse_args()
     replies = found(args.folders)
     rows = read_labels() if LABELS.exists() else []
     if args.what == "draw":
         known = {row.reply for row in rows}
-        new = [one for name, one in replies.items() if name not in known]
+        wanted = sorted(DRAWN) if args.label is None else [args.label]
+        new = [one for name, one in replies.items() if name not in known and one.item.query.label in wanted]
         write_labels([*rows, *draw(new, str(1 + max((int(row.batch) for row in rows), default=-1)), args.halves)])
         return
     if args.what == "show":
