@@ -22,7 +22,7 @@ from crosslign.evaluation.rates import JudgedRow
 from crosslign.evaluation.stats import (
     Array,
     Estimate,
-    corrected_draws,
+    rate_draws,
     resampled_rates,
     rogan_gladen,
     weighted_proportion,
@@ -106,8 +106,9 @@ def corrected_table(sides: Sequence[Values], labels: Sequence[Labelled]) -> str:
     true, draws = np.empty_like(value), np.empty_like(drawn)
     for column, (sensitivity, specificity) in enumerate(rates.values()):
         true[:, column] = rogan_gladen(value[:, column], sensitivity.value, specificity.value)
-        for number in range(len(sides)):  # both sides share the judge, and so the draws of its errors
-            draws[:, number, column] = corrected_draws(drawn[:, number, column], sensitivity, specificity, seed=column)
+        # All share the draws of the sensitivity, both sides those of the specificity.
+        helps, spares = rate_draws(sensitivity, seed=0), rate_draws(specificity, seed=1 + column)
+        draws[:, :, column] = rogan_gladen(drawn[:, :, column], helps[:, None], spares[:, None])
     names = ("before", "after")[: len(sides)] if len(sides) > 1 else ("",)
     head = [f"{what}{', ' * bool(name)}{name}" for name in names for what in ("apparent", "corrected")]
     lines = [["language", *head, *(["change", "corrected change"] if len(sides) > 1 else [])]]

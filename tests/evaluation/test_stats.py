@@ -297,6 +297,7 @@ class TestCorrection:
             labelled = [stats.wilson(rng.binomial(40, p), 40) for p in (sensitivity, specificity)]
             apparent = rng.random(100) < truth * sensitivity + (1 - truth) * (1 - specificity)
             rates = stats.resampled_rates(apparent[:, None].astype(float), seed=seed, draws=500)[:, 0]
-            low, high = np.nanpercentile(stats.corrected_draws(rates, *labelled, seed=seed), (2.5, 97.5))
+            errors = [stats.rate_draws(rate, seed=2 * seed + n, draws=500) for n, rate in enumerate(labelled)]
+            low, high = np.nanpercentile(stats.rogan_gladen(rates, *errors), (2.5, 97.5))
             held += low <= truth <= high
         assert 0.92 <= held / 300 <= 0.985

@@ -107,18 +107,14 @@ def rogan_gladen(apparent: Array, sensitivity: float | Array, specificity: float
     return np.clip(true, 0, 1)
 
 
-def corrected_draws(apparent: Array, sensitivity: Estimate, specificity: Estimate, *, seed: int) -> Array:
-    """`rogan_gladen` of bootstrap draws of the apparent rate (`resampled_rates`), [draws] -> [draws].
+def rate_draws(measured: Estimate, *, seed: int, draws: int = DRAWS) -> Array:
+    """Draws of a rate that was measured on a few rows: `Beta(hits + 1/2, misses + 1/2)` by its effective size.
 
-    Each draw has a sensitivity and a specificity of its own, of `Beta(hits + 1/2, misses + 1/2)` by their effective
-    sizes: labelled rows drawn with replacement would give 0 of n errors no width at all.
+    For the sensitivity and the specificity in `rogan_gladen` of `resampled_rates`, whose percentiles are then the
+    interval of a corrected rate. Rows drawn with replacement instead would give 0 of n errors no width at all.
     """
-    generator = np.random.default_rng(seed)
-    drawn = [
-        generator.beta(e.value * e.n + 0.5, (1 - e.value) * e.n + 0.5, size=len(apparent))
-        for e in (sensitivity, specificity)
-    ]
-    return rogan_gladen(apparent, *drawn)
+    hits = measured.value * measured.n
+    return np.random.default_rng(seed).beta(hits + 0.5, measured.n - hits + 0.5, size=draws)
 
 
 def mcnemar_exact(gained: int, lost: int) -> float:
