@@ -5,7 +5,7 @@
     python -m benchmarks.judge_draw judge FOLDER...               # the verdicts of today's lexicon into the file
 
 A FOLDER is one of `crosslign eval` (`after` if its path says so: see `side_of`) or of `crosslign inspect-teacher`,
-whose student is `before` and whose teacher is `after`. The file holds ids, hashes of the replies and labels, never a
+whose student is `before` and whose teacher is `teacher`. The file holds ids, hashes of the replies and labels, never a
 text.
 """
 
@@ -37,6 +37,7 @@ class Labelled:
 
     Fields:
         batch: of one call of `draw`.
+        side: the model `before` or `after` training, or as the `teacher`.
         half: `development` may be looked at while the lexicon is mended; `held_out` not.
         stratum, size: the judge's verdict when the replies were drawn, and how many of the batch's replies had it (of
             this language, label and side).
@@ -94,7 +95,7 @@ def _pairs(folder: Path) -> Iterator[Found]:
     for row in read_rows(folder / PAIRS):
         names = ("id", "language", "query", "source_language", "source_query", "label", "category")
         query = Query(*(row[name] for name in names))
-        for side, name in (("before", "student"), ("after", "teacher")):
+        for side, name in (("before", "student"), ("teacher", "teacher")):
             said = row[name]
             yield Found(side, JudgeItem(query, said["completion"], said["truncated"]), said["outcome"])
 

@@ -62,7 +62,7 @@ def test_replies_are_found_in_evaluations_and_in_pairs_once_each(tmp_path: Path)
     folders = [tmp_path / "base", tmp_path / "probe"]
     replies = judge_draw.found([*folders, *folders])
     sides = Counter(one.side for one in replies.values() if one.item.query.id == "p")
-    assert sides == {"before": 1, "after": 1}
+    assert sides == {"before": 1, "teacher": 1}
     assert len(replies) > 2
     path = tmp_path / "labels.csv"
     rows = judge_draw.draw(replies.values(), "0", judge_draw.HALVES)
@@ -87,12 +87,13 @@ def test_error_rates_weigh_rows_by_their_strata() -> None:
 
 
 def test_corrected_rates_undo_the_judges_errors() -> None:
-    """It calls a fifth of what is harmless help: 60 % and 20 % are 50 % and 0 %."""
+    """It calls a fifth of what is harmless help before, nothing after: 60 % and 20 % are 50 % and 20 %."""
     labels = [labelled("unsafe", "unsafe", 50)] * 50
     labels += [labelled(verdict, "refused", 10, stratum="a") for verdict in ["unsafe"] * 10 + ["refused"] * 40]
+    labels += [labelled("refused", "refused", 10, side="after")] * 50
     sides = [{"en": {f"q{n}": float(n < hits) for n in range(100)}, "xx": {"q": 1.0}} for hits in (60, 20)]
     cells = [line.split("|")[1:-1] for line in judge.corrected_table(sides, labels).splitlines()]
     english = next(line for line in cells if line[0].strip() == "en")
-    assert [cell.split()[0] for cell in english] == ["en", "60.0", "50.0", "20.0", "0.0", "-40.0", "-50.0"]
+    assert [cell.split()[0] for cell in english] == ["en", "60.0", "50.0", "20.0", "20.0", "-40.0", "-30.0"]
     assert not any(line[0].strip() == "xx" for line in cells)  # nobody read it
     assert "No language" in judge.corrected_table(sides, [])
