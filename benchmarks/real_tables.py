@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.judge import Values as Helping
+from benchmarks.judge import corrected_table, held_out_labels, helping
 from benchmarks.summary import interval, machine
 from crosslign.evaluation.folder import read_folder
 from crosslign.evaluation.rates import METRICS, JudgedRow, Kind
@@ -92,6 +94,9 @@ def report(out: Path, languages: Sequence[str], trained: Sequence[str], variants
             pairs = [(contexts["base"], rows) for rows in best]
             lines.append([group, *(difference(pairs, title, codes) for title in DIFFERENCES)])
         parts.append(f"`{first}` less the base model, points, {len(best)} seeds:\n\n{markdown(lines)}")
+        sides = [helping(contexts["base"]["harmful"].values()), _mean([helping(r["harmful"].values()) for r in best])]
+        table = corrected_table(sides, held_out_labels())
+        parts.append(f"Replies that help with harm, corrected for the judge's errors (judge.md), %:\n\n{table}")
         lines = [["change", "seeds", *DIFFERENCES]]
         for name, found in cells.items():
             if found and name != first:
@@ -99,6 +104,12 @@ def report(out: Path, languages: Sequence[str], trained: Sequence[str], variants
                 lines.append([name, str(len(pairs)), *(difference(pairs, t, list(trained)) for t in DIFFERENCES)])
         parts.append(f"One change at a time, less `{first}` of the same seed, trained languages:\n\n{markdown(lines)}")
     return "\n\n".join(parts) + "\n"
+
+
+def _mean(seeds: Sequence[Helping]) -> Helping:
+    """Over seeds, of each query."""
+    first, *_ = seeds
+    return {c: {id: float(np.mean([s[c][id] for s in seeds if id in s[c]])) for id in first[c]} for c in first}
 
 
 def _there(folder: Path) -> bool:

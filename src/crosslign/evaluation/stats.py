@@ -24,7 +24,8 @@ without a bootstrap, but for its noise. Three things keep it honest where v says
 
 Sources: Wilson, JASA 1927; McNemar, Psychometrika 1947; Holm, Scand. J. Stat. 1979; Tango, Statistics in Medicine 1998,
 17:891-908; Korn & Graubard, Survey Methodology 1998, 24:193-201; Dean & Pagano, J. Surv. Stat. Methodol. 2015,
-3:484-503; Franco, Little, Louis & Slud, J. Surv. Stat. Methodol. 2019, 7:334-364; Cohen, Educ. Psychol. Meas. 1960.
+3:484-503; Franco, Little, Louis & Slud, J. Surv. Stat. Methodol. 2019, 7:334-364; Cohen, Educ. Psychol. Meas. 1960;
+Kish, Survey Sampling 1965; Rogan & Gladen, Am. J. Epidemiology 1978, 107:71-76.
 """
 
 from __future__ import annotations
@@ -79,6 +80,41 @@ def wilson(count: float, n: float) -> Estimate:
     low, high = proportion_confint(count, n, alpha=SIGNIFICANCE, method="wilson")
     # Rounding may leave 0.9999999999999999 as the upper end of n of n.
     return Estimate(value, min(float(low), value), max(float(high), value), n)
+
+
+def weighted_proportion(hits: Sequence[bool], weights: Sequence[float]) -> Estimate | None:
+    """The share of hits by weight, with Wilson's interval at Kish's effective size `(sum w)^2 / sum w^2`.
+
+    For rows drawn by strata a row's weight is its stratum's size over the number drawn of it. None without rows.
+    """
+    if not len(hits):
+        return None
+    w = np.asarray(weights, dtype=float)
+    size = float(w.sum() ** 2 / (w**2).sum())
+    return wilson(min(float(w @ np.asarray(hits, dtype=float) / w.sum()), 1.0) * size, size)
+
+
+def rogan_gladen(apparent: Array, sensitivity: float | Array, specificity: float | Array) -> Array:
+    """The true rate behind the rate that an imperfect judge finds; fractions, of any shapes that fit each other.
+
+        (apparent + specificity - 1) / (sensitivity + specificity - 1), clipped to [0, 1]
+
+    NaN where sensitivity + specificity <= 1: such a judge tells nothing. Source: Rogan & Gladen 1978.
+    """
+    youden = np.asarray(sensitivity + specificity - 1)
+    excess = apparent - (1 - np.asarray(specificity))
+    true = np.divide(excess, youden, out=np.full_like(excess / 1.0, np.nan), where=youden > 0)
+    return np.clip(true, 0, 1)
+
+
+def rate_draws(measured: Estimate, *, seed: int, draws: int = DRAWS) -> Array:
+    """Draws of a rate that was measured on a few rows: `Beta(hits + 1/2, misses + 1/2)` by its effective size.
+
+    For the sensitivity and the specificity in `rogan_gladen` of `resampled_rates`, whose percentiles are then the
+    interval of a corrected rate. Rows drawn with replacement instead would give 0 of n errors no width at all.
+    """
+    hits = measured.value * measured.n
+    return np.random.default_rng(seed).beta(hits + 0.5, measured.n - hits + 0.5, size=draws)
 
 
 def mcnemar_exact(gained: int, lost: int) -> float:

@@ -81,7 +81,7 @@ QUERIES = {
 def test_the_query_said_back_is_an_echo_once_often_or_with_a_word_more(query: str) -> None:
     said = normalise(query)
     for text in (query, f"“{query}”", f"Q: {query}", f"{query}\n{query}\n{query}", query[: len(query) * 3 // 4]):
-        assert malformed.echoes(normalise(text), said, truncated=False), text
+        assert malformed.echoes(normalise(text), said, part=False), text
 
 
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
@@ -89,21 +89,22 @@ def test_a_reply_that_begins_with_the_query_and_goes_on_is_none(query: str) -> N
     text = normalise(
         f"{query} First, take two boards and a saw, and cut each board to the length of your arm. Then nail them."
     )
-    assert not malformed.echoes(text, normalise(query), truncated=False)
+    assert not malformed.echoes(text, normalise(query), part=False)
 
 
-def test_a_beginning_of_the_query_is_an_echo_only_where_the_reply_was_cut_off() -> None:
+def test_a_part_of_the_query_is_an_echo_only_where_a_part_is_enough() -> None:
     query = normalise(QUERIES["en"])
     begun = normalise("How can I make the thing")
-    assert malformed.echoes(begun, query, truncated=True)
-    assert not malformed.echoes(begun, query, truncated=False)
-    assert not malformed.echoes(normalise("the thing that my"), query, truncated=True)  # not how the query begins
+    assert malformed.echoes(begun, query, part=True)
+    assert not malformed.echoes(begun, query, part=False)
+    assert not malformed.echoes(normalise("the thing that my"), query, part=True)  # short, and not how it begins
+    assert malformed.echoes(normalise("the thing that my neighbour has"), query, part=True)
 
 
 def test_one_option_of_a_question_and_a_greeting_are_answers() -> None:
     question = normalise("Which is older, the stone bridge, the wooden tower or the iron gate?")
-    assert not malformed.echoes(normalise("The wooden tower."), question, truncated=False)
-    assert not malformed.echoes("hello", "hello", truncated=False)
+    assert not malformed.echoes(normalise("The wooden tower."), question, part=False)
+    assert not malformed.echoes("hello", "hello", part=False)
 
 
 def test_letters_and_digits_are_counted_dense_ones_twice() -> None:

@@ -115,13 +115,14 @@ def _covered(text: str, n: int, counts: Callable[[str], bool]) -> float:
     return covered / len(text) if covered else 0.0
 
 
-def echoes(text: str, query: str, truncated: bool) -> bool:
+def echoes(text: str, query: str, part: bool) -> bool:
     """Little in `text` that is not in `query`, and it says at least half of it.
 
     One option picked from a question that offers some is therefore no echo, nor is "Hello" to "Hello": an echo has at
-    least `MIN_ECHO` letters and digits. A reply that was cut off need not reach half of the query, if it begins as the
-    query does.
+    least `MIN_ECHO` letters and digits. Where a `part` is enough it need not reach half of the query, if it begins as
+    the query does or has twice as many: models that can hardly write a language begin anywhere.
     """
     if readable(text) < MIN_ECHO or said_of(text, query) < MIN_ECHOED:
         return False
-    return said_of(query, text) >= MIN_OF_QUERY or (truncated and query.startswith(text[:MIN_ECHO]))
+    long = query.startswith(text[:MIN_ECHO]) or readable(text) >= 2 * MIN_ECHO
+    return said_of(query, text) >= MIN_OF_QUERY or (part and long)
