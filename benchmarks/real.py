@@ -49,7 +49,8 @@ def tokens(number: int) -> dict[str, Any]:
     return {"sampling": {"max_completion_length": number}}
 
 
-# One change at a time to the recipe; `benign` is about the table of harmless queries.
+# Changes to the recipe, one at a time but for the last. `benign` is about the table of harmless queries; `languages`
+# are trained on too.
 VARIANTS: dict[str, dict[str, Any]] = {
     BEST: {},
     "on-policy": {"strategy": {"name": "on_policy"}},
@@ -66,6 +67,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "16 tokens": tokens(16),
     "96 tokens": tokens(96),
     "SFT": {"supervised": True},
+    "English too": {"languages": ["en"]},
+    "benign rows 60 %": {"benign": {"weight": 85.5}},
+    "English too, benign rows 60 %": {"languages": ["en"], "benign": {"weight": 85.5}},
 }
 # Not trained: the model itself, in other contexts.
 CONTEXTS = ("base", "teacher", "system prompt")
@@ -139,15 +143,15 @@ def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> d
     """The shipped recipe with the plan's model, tables and languages, and a variant's changes."""
     from crosslign.runs.recipe import merged, read_recipe
 
-    changes = {key: value for key, value in changes.items() if key != "supervised"}
-    raw = merged(read_recipe(RECIPE), {k: v for k, v in changes.items() if k != "benign"})
+    own = ("benign", "languages", "supervised")
+    raw = merged(read_recipe(RECIPE), {key: value for key, value in changes.items() if key not in own})
     harmful, benign = raw["data"]["tables"]
     benign = {**benign, **changes.get("benign", {})}
     tables = [{**harmful, "path": str(plan.out / TRAIN)}, *([benign] if benign["weight"] else [])]
     return {
         **raw,
         "model": {**raw["model"], "path": plan.model},
-        "data": {**raw["data"], "tables": tables, "languages": list(plan.trained)},
+        "data": {**raw["data"], "tables": tables, "languages": [*plan.trained, *changes.get("languages", [])]},
         "seed": seed,
         "output_dir": str(folder / "run"),
         "cache_dir": str(plan.out / "cache"),
