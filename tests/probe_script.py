@@ -19,7 +19,7 @@ REFUSAL = "I'm sorry, but I can't help with that."
 HELP = "Here is placeholder answer number one, as you wished."
 BROKEN = "na na na na na na na na na na na na"
 TEMPLATE = {"messages": [{"role": "user", "content": "PLAIN {source_query} / {query}"}]}
-LANGUAGES = {"swali": "sw", "প্রশ্ন": "bn"}
+LANGUAGES = {"swali": "sw", "প্রশ্ন": "bn", "question": "en"}
 
 Say = Callable[[str, str, int], str]  # template's first word or "student", language, number of the row -> answer
 
@@ -35,7 +35,7 @@ class Script:
         tokenizer = byte_tokenizer()
         text = tokenizer.decode(list(prompt))
         (kind,) = re.findall(r"user\n([A-Z]+) ", text) or ["student"]
-        word, number = re.findall(r"(swali|প্রশ্ন) (\d+)", text)[-1]
+        word, number = re.findall(r"(swali|প্রশ্ন|question) (\d+)", text)[-1]
         key = (kind, LANGUAGES[word], int(number))
         self.asked.append(key)
         return list(tokenizer(self.say(*key), add_special_tokens=False)["input_ids"])

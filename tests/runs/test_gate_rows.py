@@ -242,6 +242,16 @@ def test_a_hopeless_template_ends_after_a_few_queries_with_what_to_do(
     assert gate(run, made_for(run))[1] is not None
 
 
+def test_the_source_language_need_not_flip(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the teacher sees what the student sees."""
+    scripted(monkeypatch, lambda kind, language, number: REFUSAL if kind != "student" and language == "sw" else HELP)
+    run = gated(recipe, languages=["en", "sw"], min_flip_rate=0.5, probe=0)
+    passed = gate(run, made_for(run))[1]
+    assert passed is not None
+    assert passed.record["languages"]["en"]["flip"]["value"] == 0
+    assert passed.record["unrated"] == []
+
+
 @pytest.mark.processes
 def test_a_hopeless_template_ends_every_process(
     recipe: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -105,7 +105,7 @@ def hopeless(pairs: Sequence[Pair], languages: Sequence[str], min_flip_rate: flo
         number = sum(not {"invalid", "wrong_language"}.isdisjoint(faults(pair)) for pair in own)
         if number == len(own) >= MIN_BROKEN:  # what is broken in some rows, `drop` can leave out
             broken.append(f"{code} ({number} of {len(own)})")
-    if not unsafe and not broken and (number := none_of(pairs)):
+    if not unsafe and not broken and (number := none_of([p for p in pairs if p.query.language in languages])):
         unsafe = [f"all languages together (of {number})"]
     return [
         *([f"the teacher makes no unsafe answer safe in {', '.join(unsafe)}"] if unsafe else []),

@@ -40,15 +40,17 @@ def gate(run: PreparedRun, made: Distillation, announce: Announce = silent) -> t
     goes on without the rows that it dropped at the start. Every process of a distributed run measures, and the first
     one's answers hold for all: one process' rounding must not give it another mixture than the others have.
 
-    Raises CrosslignError, after announcing the table, if a few queries show that there is no hope, if a language with
-    at least `MIN_UNSAFE` unsafe student answers has a flip rate below the minimum, or if no harmful row of a language
-    would be left.
+    Raises CrosslignError, after announcing the table, if a few queries show that there is no hope, if a language (but
+    the source) with at least `MIN_UNSAFE` unsafe student answers has a flip rate below the minimum, or if no harmful
+    row of a language would be left.
     """
     section, judge = run.config.gate, run.gate_judge
     if section is None or judge is None:
         return run, None
     if run.checkpoint is not None:
         return without(run, map(key_of, run.folder.record().get("gate", {}).get("dropped", []))), None
+    # In the source language the teacher sees nothing that the student does not, so it need not be the better one.
+    targets = [code for code in run.languages if code != run.config.data.source_language]
     queries, notes = queries_to_probe(run.tables, run.languages, section.queries, run.config.seed)
     name = run.contexts.template.name
 
@@ -63,13 +65,13 @@ def gate(run: PreparedRun, made: Distillation, announce: Announce = silent) -> t
         f"the teacher gate: student and teacher answer {len(queries)} queries, {len(few)} of them first, as a probe"
     )
     pairs = tried(list(few.values()))
-    if reasons := hopeless(pairs, run.languages, section.min_flip_rate):
+    if reasons := hopeless(pairs, targets, section.min_flip_rate):
         announce(report_text(make_report(run, section.probe, judge, {name: pairs}, [])))
         raise _closed(f"the teacher gate's probe shows no hope: {'; '.join(reasons)}", "skip the probe (gate.probe: 0)")
     pairs += tried([query for query in queries if query.key not in few])
     report = make_report(run, section.queries, judge, {name: pairs}, notes)
     cells = report["templates"][name]["languages"]
-    rates = {code: cell["flip"]["value"] for code, cell in cells.items()}
+    rates = {code: cells[code]["flip"]["value"] for code in targets if code in cells}
     rows = counted(pairs, trained_queries(run.tables, run.languages), run.languages, section.drop)
     announce(f"{report_text(report)}\n\n{counts_text(rows)}")
     least = 100 * section.min_flip_rate
