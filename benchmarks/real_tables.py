@@ -96,7 +96,8 @@ def report(out: Path, languages: Sequence[str], trained: Sequence[str], variants
         parts.append(f"`{first}` less the base model, points, {len(best)} seeds:\n\n{markdown(lines)}")
         sides = [helping(contexts["base"]["harmful"].values()), _mean([helping(r["harmful"].values()) for r in best])]
         table = corrected_table(sides, held_out_labels())
-        parts.append(f"Replies that help with harm, corrected for the judge's errors (judge.md), %:\n\n{table}")
+        whose = "corrected for the judge's errors on Qwen2.5-Coder-0.5B's replies (judge.md)"
+        parts.append(f"Replies that help with harm, {whose}, %:\n\n{table}")
         lines = [["change", "seeds", *DIFFERENCES]]
         for name, found in cells.items():
             if found and name != first:
