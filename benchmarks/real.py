@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import os
 import subprocess
@@ -122,8 +123,11 @@ def split(plan: Plan) -> None:
     held_out = rest + of(plan.other)[: max(plan.held_out - len(rest), 0)]
     check_apart(train, held_out, plan.languages)
     for name, found in ((TRAIN, train), (HELD_OUT, held_out)):
-        text = "\n".join(",".join(f'"{row[c].replace(chr(34), chr(34) * 2)}"' for c in columns) for row in found)
-        write_atomically(plan.out / name, ",".join(columns) + "\n" + text + "\n")
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+        write_atomically(plan.out / name, text.getvalue())
 
 
 def check_apart(

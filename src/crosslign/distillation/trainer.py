@@ -353,13 +353,10 @@ class DistillationTrainer(CheckedCheckpoints):
     def whole(self, *, teacher: bool) -> Iterator[None]:
         """Inside the block every process has all weights that sampling needs, and may sample by itself; of the frozen
         copy only if it is asked for. Where a server samples, the student stays in its parts."""
-        student = nullcontext() if self._served else whole(self.model_wrapped)
+        served = isinstance(self.collector.student, Pinnable)
+        student = nullcontext() if served else whole(self.model_wrapped)
         with student, self.scorer.teacher.whole() if teacher else nullcontext():
             yield
-
-    @property
-    def _served(self) -> bool:
-        return isinstance(self.collector.student, Pinnable)
 
     def _pinned(self) -> Sampler | None:
         """A server's sampler of the student as it is now, which each process may use by itself; None: no server is
