@@ -71,6 +71,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "English too": {"languages": ["en"]},
     "benign rows 60 %": {"benign": {"weight": 85.5}},
     "English too, benign rows 60 %": {"languages": ["en"], "benign": {"weight": 85.5}},
+    "benign as the student": {"teacher": {"benign": "student"}},
+    "benign as the student, English too": {"teacher": {"benign": "student"}, "languages": ["en"]},
+    "benign as the student, English too, 60 %": {
+        "teacher": {"benign": "student"},
+        "languages": ["en"],
+        "benign": {"weight": 85.5},
+    },
 }
 # Not trained: the model itself, in other contexts.
 CONTEXTS = ("base", "teacher", "system prompt")

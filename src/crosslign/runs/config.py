@@ -139,6 +139,9 @@ class TeacherConfig(Section):
     """instruct, judged, dialogue, a YAML file, or the template itself."""
     judgement: Literal["none", "generated"] | None = None
     """Whether the frozen teacher writes a judgement first; null for the template's choice."""
+    benign: Literal["template", "student"] = "template"
+    """What it sees of benign queries. template: the same as of others; student: what the student sees, so that the
+    model learns to answer them as it does already."""
     max_length: int = Field(2048, ge=8, le=MOST_TOKENS)
     """Longest teacher context in tokens; independent of the student's."""
     max_judgement_length: Length = 128
