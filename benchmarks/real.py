@@ -9,7 +9,10 @@ ship with the package: `builtin:benign` is trained on, `builtin:benign-heldout` 
 
 `--plan` says what would be made, and in how many hours. Everything lies in one folder, a folder a cell (a change and a
 seed), and is made by `crosslign train` and `crosslign eval`. An interrupted call goes on where it stopped; several
-calls may work on different cells (`--only`, `--seeds`). `--report` counts what is there and writes `real.md`.
+calls may work on different cells (`--only`, `--seeds`).
+
+The verdicts, without the replies, are kept in one file (`--verdicts`). A cell that it holds with the same settings is
+not made again; `python -m benchmarks.real_tables FILE` makes the tables of it, and needs no model.
 """
 
 from __future__ import annotations
@@ -29,58 +32,22 @@ from typing import Any
 
 import yaml
 
-from benchmarks.real_tables import EVALUATION, folder_name, report
+from benchmarks.real_tables import report
+from benchmarks.real_variants import CONTEXTS, VARIANTS, folder_name
+from benchmarks.real_verdicts import Cell, Verdicts, of_evaluation
+from benchmarks.summary import machine
+from crosslign.data.load import TableSpec, require_table
+from crosslign.evaluation.folder import read_folder
+from crosslign.evaluation.judges.lexicon import RULES_VERSION
 from crosslign.evaluation.stages import RESULTS
 from crosslign.storage import digest, write_atomically
 from crosslign.types import CrosslignError
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
-BEST = "best"
 TRAIN, HELD_OUT = "train.csv", "heldout.csv"
 BENIGN = "builtin:benign-heldout"
-SECONDS = "seconds.json"
+EVALUATION, SECONDS = "evaluation", "seconds.json"
 ASSUMED = 1500  # seconds of a training, before one was measured
-
-
-def steps(number: int) -> dict[str, Any]:
-    return {"training": {"max_steps": number}}
-
-
-def tokens(number: int) -> dict[str, Any]:
-    return {"sampling": {"max_completion_length": number}}
-
-
-# Changes to the recipe, one at a time but for the last. `benign` is about the table of harmless queries; `languages`
-# are trained on too.
-VARIANTS: dict[str, dict[str, Any]] = {
-    BEST: {},
-    "on-policy": {"strategy": {"name": "on_policy"}},
-    "mixed": {"strategy": {"name": "mixed"}},
-    "no row filter": {"gate": {"drop": []}},
-    "no benign rows": {"benign": {"weight": 0}},
-    "benign rows 20 %": {"benign": {"weight": 14.25}},
-    "no look-alikes": {"benign": {"where": {"category": ["everyday"]}}},
-    "LoRA on q and v": {"model": {"lora": {"target_modules": ["q_proj", "v_proj"]}}},
-    "uniform weights": {"objective": {"weighting": "uniform"}},
-    "20 steps": steps(20),
-    "40 steps": steps(40),
-    "160 steps": steps(160),
-    "16 tokens": tokens(16),
-    "96 tokens": tokens(96),
-    "SFT": {"supervised": True},
-    "English too": {"languages": ["en"]},
-    "benign rows 60 %": {"benign": {"weight": 85.5}},
-    "English too, benign rows 60 %": {"languages": ["en"], "benign": {"weight": 85.5}},
-    "benign as the student": {"teacher": {"benign": "student"}},
-    "benign as the student, English too": {"teacher": {"benign": "student"}, "languages": ["en"]},
-    "benign as the student, English too, 60 %": {
-        "teacher": {"benign": "student"},
-        "languages": ["en"],
-        "benign": {"weight": 85.5},
-    },
-}
-# Not trained: the model itself, in other contexts.
-CONTEXTS = ("base", "teacher", "system prompt")
 
 
 @dataclass(frozen=True)
@@ -98,6 +65,7 @@ class Plan:
     held_out: int
     completion: int
     batch: int
+    verdicts: Path
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -169,6 +137,20 @@ def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> d
     }
 
 
+def settings(plan: Plan, name: str) -> str:
+    """A digest of all that decides a cell's numbers but its seed, the model and the versions of libraries."""
+    raw = recipe(plan, VARIANTS.get(name, {}), 0, Path())
+    raw["data"]["tables"] = [{**table, "path": Path(table["path"]).name} for table in raw["data"]["tables"]]
+    raw["model"] = {**raw["model"], "path": ""}
+    raw = {key: value for key, value in raw.items() if key not in ("output_dir", "cache_dir")}
+    texts = [(plan.out / part).read_text(encoding="utf-8") for part in (TRAIN, HELD_OUT)]
+    texts += [require_table(TableSpec(table), "en", None).fingerprint() for table in ("builtin:benign", BENIGN)]
+    supervised = VARIANTS.get(name, {}).get("supervised", False)
+    # A plain model has learned nothing, and answers whatever the recipe says.
+    what = texts[1::2] if name == "base" else [name in CONTEXTS and name, raw, supervised, *texts]
+    return digest([what, plan.languages, plan.completion, RULES_VERSION])[:16]
+
+
 def train(plan: Plan, name: str, seed: int) -> Path:
     """The folder of the finished run."""
     folder = plan.cell(name, seed)
@@ -212,6 +194,21 @@ def measure_context(plan: Plan, name: str) -> None:
         call("benchmarks.real_workers", name, str(path), str(plan.out), ",".join(plan.languages), *numbers)
 
 
+def keep(plan: Plan, name: str, seed: int | None, evaluation: Path) -> None:
+    """Put a cell's verdicts into the file of all."""
+    seconds, gate = {}, {}
+    if (evaluation / SECONDS).exists():
+        seconds["evaluating"] = json.loads((evaluation / SECONDS).read_text(encoding="utf-8"))
+    if seed is not None:
+        record = json.loads((plan.cell(name, seed) / "run" / "run.json").read_text(encoding="utf-8"))
+        gate = record.get("gate", {}).get("rows", {})
+        seconds["training"] = record.get("seconds")
+    rows, letters = of_evaluation(read_folder(evaluation))
+    cell = Cell(name, seed, settings(plan, name), **letters, seconds=seconds, gate=gate)
+    about = {"trained": list(plan.trained), "model": Path(plan.model).name, "machine": machine()}
+    Verdicts.read(plan.verdicts).keep(cell, rows, about)
+
+
 def call(module: str, *arguments: str) -> None:
     """Run a Python module on one core; its messages go where ours go."""
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
@@ -220,14 +217,13 @@ def call(module: str, *arguments: str) -> None:
 
 
 def hours(plan: Plan, cells: int) -> str:
-    """What so many cells take, by what was measured so far in this folder."""
-    measured = plan.evaluation("base") / SECONDS
-    if not measured.exists():
+    """What so many cells take, by what was measured so far."""
+    made = [cell.seconds for cell in Verdicts.read(plan.verdicts).cells]
+    evaluating = [seconds["evaluating"] for seconds in made if "evaluating" in seconds]
+    if not evaluating:
         return f"{cells} cells; their hours are known once the base model is measured, which is the first thing."
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in plan.out.glob("*-seed*/run/run.json")]
-    finished = [run["seconds"] for run in runs if run.get("status") == "finished"]
-    training = sum(finished) / len(finished) if finished else ASSUMED
-    one = (training + json.loads(measured.read_text())) / 3600
+    training = [seconds["training"] for seconds in made if seconds.get("training")] or [ASSUMED]
+    one = (sum(training) / len(training) + sum(evaluating) / len(evaluating)) / 3600
     return f"{cells} cells of about {one:.1f} hours on one core: {cells * one:.1f} hours."
 
 
@@ -247,42 +243,44 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[*VARIANTS, *CONTEXTS], help="cells: %(default)s")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--plan", action="store_true", help="say what would be made, and stop")
-    parser.add_argument("--report", action="store_true", help="count what is there, and stop")
+    parser.add_argument("--verdicts", type=Path, help="the file of all verdicts (default: OUT/verdicts.jsonl)")
     arguments = vars(parser.parse_args())
-    only, seeds, plan_only, report_only = (arguments.pop(name) for name in ("only", "seeds", "plan", "report"))
+    only, seeds, plan_only = (arguments.pop(name) for name in ("only", "seeds", "plan"))
     if unknown := set(only) - {*VARIANTS, *CONTEXTS}:
         parser.error(f"unknown cells: {', '.join(sorted(unknown))}")
     arguments["trained"], arguments["watched"] = tuple(arguments["trained"]), tuple(arguments["watched"])
-    plan = Plan(**{**arguments, "out": arguments["out"].absolute()})
+    out = arguments["out"].absolute()
+    plan = Plan(**{**arguments, "out": out, "verdicts": (arguments["verdicts"] or out / "verdicts.jsonl").absolute()})
     try:
-        if not report_only:
-            split(plan)
-            make(plan, [n for n in CONTEXTS if n in only], [n for n in VARIANTS if n in only], seeds, plan_only)
+        split(plan)
+        make(plan, [n for n in CONTEXTS if n in only], [n for n in VARIANTS if n in only], seeds, plan_only)
         if not plan_only:
-            text = report(plan.out, plan.languages, plan.trained, {name: folder_name(name) for name in VARIANTS})
-            write_atomically(plan.out / "real.md", text)
-            print(plan.out / "real.md")
+            write_atomically(out / "real.md", report(Verdicts.read(plan.verdicts)))
+            print(out / "real.md")
     except CrosslignError as error:
         raise SystemExit(f"benchmarks.real: {error}") from None
     return 0
 
 
 def make(plan: Plan, contexts: Sequence[str], variants: Sequence[str], seeds: Sequence[int], only_say: bool) -> None:
-    """Every cell that is not there yet, the best recipe first."""
-    if "base" in contexts and not only_say:
-        evaluate(plan, plan.evaluation("base"))
-    cells = [(name, seed) for name in variants for seed in seeds]
-    missing = [(n, s) for n, s in cells if not (plan.cell(n, s) / EVALUATION / RESULTS).exists()]
+    """Every cell whose verdicts are not kept yet: first the model itself, then the best recipe."""
+    cells = [*((name, None) for name in contexts), *((name, seed) for name in variants for seed in seeds)]
+    kept = Verdicts.read(plan.verdicts)
+    missing = [(name, seed) for name, seed in cells if kept.find(name, seed, settings(plan, name)) is None]
     print(f"{len(cells) - len(missing)} cells are there. To make: {hours(plan, len(missing))}", flush=True)
     if only_say:
-        print("\n".join(f"  {name}, seed {seed}" for name, seed in missing))
+        print("\n".join(f"  {name}" + ("" if seed is None else f", seed {seed}") for name, seed in missing))
         return
-    for name in contexts:
-        if name != "base":
-            measure_context(plan, name)
     for name, seed in missing:
-        print(f"{name}, seed {seed}", flush=True)
-        evaluate(plan, plan.cell(name, seed) / EVALUATION, "--adapter", str(train(plan, name, seed)))
+        print(name if seed is None else f"{name}, seed {seed}", flush=True)
+        evaluation = plan.evaluation(name) if seed is None else plan.cell(name, seed) / EVALUATION
+        if seed is not None:
+            evaluate(plan, evaluation, "--adapter", str(train(plan, name, seed)))
+        elif name == "base":
+            evaluate(plan, evaluation)
+        else:
+            measure_context(plan, name)
+        keep(plan, name, seed, evaluation)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.methods import supervised
-from benchmarks.real_tables import folder_name
+from benchmarks.real_variants import folder_name
 from crosslign.distillation.collector import write_judgements
 from crosslign.evaluation.completions import SamplerCompleter
 from crosslign.evaluation.stages import Evaluation, run
