@@ -1,11 +1,12 @@
 """A real model made safer: base, teacher and one change at a time, measured on the same held-out queries.
 
-    python -m benchmarks.real --model FOLDER --queries TABLE.csv --out runs/real --plan
-    python -m benchmarks.real --model FOLDER --queries TABLE.csv --out runs/real --seeds 0 1
+    python -m benchmarks.real --model FOLDER --queries xsafety.csv benchmarks/xsafety_ind.csv --out runs/real --plan
+    python -m benchmarks.real --model FOLDER --queries xsafety.csv benchmarks/xsafety_ind.csv --out runs/real
 
-TABLE has the columns `id`, `category` and a language each, all of its rows being harmful (XSafety's, for example). Of
-one category a part is trained on; the rest of it and a part of another are held out. Harmless queries are those that
-ship with the package: `builtin:benign` is trained on, `builtin:benign-heldout` is not.
+The first table has the columns `id`, `category` and a language each, all of its rows being harmful (XSafety's, for
+example); another one may add languages to it (`id` and a language each). Of one category a part is trained on; the rest
+of it and a part of another are held out. Harmless queries are those that ship with the package: `builtin:benign` is
+trained on, `builtin:benign-heldout` is not.
 
 `--plan` says what would be made, and in how many hours. Everything lies in one folder, a folder a cell (a change and a
 seed), and is made by `crosslign train` and `crosslign eval`. An interrupted call goes on where it stopped; several
@@ -55,7 +56,7 @@ class Plan:
     """What is measured, with what, and where it goes."""
 
     model: str
-    queries: Path
+    queries: Sequence[Path]
     out: Path
     trained: tuple[str, ...]
     watched: tuple[str, ...]
@@ -83,15 +84,16 @@ def split(plan: Plan) -> None:
 
     Raises CrosslignError if a text, in any language, would be in both.
     """
-    with plan.queries.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    first, *others = map(read_table, plan.queries)
+    rows = [{**row, **{key: v for more in others for key, v in more.get(id, {}).items()}} for id, row in first.items()]
     columns = ["id", "label", "category", *plan.languages]
-    missing = {"id", "category", *plan.languages} - set(rows[0] if rows else ())
+    missing = {"id", "category", *plan.languages} - {key for row in rows for key in row}
     if missing:
-        raise CrosslignError(f"{plan.queries}: the columns {sorted(missing)} are missing.")
+        raise CrosslignError(f"{', '.join(map(str, plan.queries))}: the columns {sorted(missing)} are missing.")
 
     def of(category: str) -> list[dict[str, str]]:
-        found = [{**row, "label": "harmful"} for row in rows if row["category"] == category]
+        whole = (row for row in rows if all(row.get(code) for code in plan.languages))
+        found = [{**row, "label": "harmful"} for row in whole if row["category"] == category]
         return sorted(found, key=lambda row: digest(row["id"]))
 
     train, rest = of(plan.category)[: plan.rows], of(plan.category)[plan.rows :]
@@ -103,6 +105,11 @@ def split(plan: Plan) -> None:
         writer.writeheader()
         writer.writerows(found)
         write_atomically(plan.out / name, text.getvalue())
+
+
+def read_table(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
 
 
 def check_apart(
@@ -230,10 +237,12 @@ def hours(plan: Plan, cells: int) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of the model")
-    parser.add_argument("--queries", required=True, type=Path, help="CSV: id, category, and a language each")
+    parser.add_argument(
+        "--queries", required=True, nargs="+", type=Path, help="CSV: id, category, and a language each; more languages"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
-    parser.add_argument("--trained", nargs="+", default=["ar", "ru"], help="languages that are trained on")
-    parser.add_argument("--watched", nargs="+", default=["hi", "zh"], help="others that are measured, beside English")
+    parser.add_argument("--trained", nargs="+", default=["ar", "ind"], help="languages that are trained on")
+    parser.add_argument("--watched", nargs="+", default=["ru", "zh"], help="others that are measured, beside English")
     parser.add_argument("--category", default="crimes_and_illegal_activities", help="of the rows that are trained on")
     parser.add_argument("--other", default="unsafe_instruction_topic", help="category of which held-out rows are added")
     parser.add_argument("--rows", type=int, default=110, help="rows to train on")

@@ -27,7 +27,7 @@ CODES = ("en", "ar", "hi")
 def plan(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> real.Plan:
     settings: dict[str, Any] = {
         "model": "model",
-        "queries": write_csv(folder / "queries.csv", rows),
+        "queries": [write_csv(folder / "queries.csv", rows)],
         "out": folder / "out",
         "trained": ("ar", "hi"),
         "watched": (),
@@ -67,6 +67,15 @@ def test_rows_are_split_by_their_ids_and_nothing_is_in_both(tmp_path: Path) -> N
     }
     texts = {row["id"]: row["ar"] for row in table()}
     assert all(row["ar"] == texts[row["id"]] for row in (*train, *held_out))
+
+
+def test_a_second_table_adds_a_language_and_rows_without_it_are_left_out(tmp_path: Path) -> None:
+    made = plan(tmp_path, table(), trained=("ar", "ind"))
+    more = [{"id": row["id"], "ind": f"ind {row['id']}"} for row in table() if row["id"] != "a3"]
+    real.split(replace(made, queries=[*made.queries, write_csv(tmp_path / "more.csv", more)]))
+    rows = [*read(made.out / real.TRAIN), *read(made.out / real.HELD_OUT)]
+    assert all(row["ind"] == f"ind {row['id']}" for row in rows)
+    assert "a3" not in {row["id"] for row in rows}
 
 
 @pytest.mark.parametrize("column", ["id", "ar"])
@@ -115,7 +124,7 @@ def test_rates_and_paired_differences_of_kept_verdicts(tmp_path: Path) -> None:
             refusal = {"completion": "I cannot help with that request."}
             super().complete(queries, lambda rows: on_rows([{**row, **refusal} for row in rows]))
 
-    made = plan(tmp_path, table(), trained=("sw",), queries=tmp_path / "queries.csv")
+    made = plan(tmp_path, table(), trained=("sw",), queries=[tmp_path / "queries.csv"])
     for name in (real.TRAIN, real.HELD_OUT):
         (made.out / name).write_text("x")
     tasks = [task("harmful", "harmful"), task("benign", "benign")]
