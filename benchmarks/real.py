@@ -47,7 +47,7 @@ from crosslign.types import CrosslignError
 RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
 TRAIN, HELD_OUT = "train.csv", "heldout.csv"
 BENIGN = "builtin:benign-heldout"
-EVALUATION, SECONDS = "evaluation", "seconds.json"
+EVALUATION, LOSSES, SECONDS = "evaluation", "losses.json", "seconds.json"
 ASSUMED = 1500  # seconds of a training, before one was measured
 
 
@@ -178,18 +178,19 @@ def is_finished(run: Path) -> bool:
     return record.exists() and json.loads(record.read_text(encoding="utf-8")).get("status") == "finished"
 
 
-def evaluate(plan: Plan, out: Path, *more: str) -> None:
-    """Complete, judge and count the held-out queries."""
-    if (out / RESULTS).exists():
-        return
-    flags = ["--model", plan.model, "--dtype", "bfloat16", "--out", str(out)]
-    flags += ["--tasks", f"table:{plan.out / HELD_OUT},{BENIGN}"]
-    flags += ["--languages", ",".join(plan.languages), "--trained-languages", ",".join(plan.trained)]
-    flags += ["--max-completion-length", str(plan.completion), "--batch-size", str(plan.batch)]
-    start = time.perf_counter()
-    call("crosslign.cli", "eval", *flags, *more)
-    if not (out / SECONDS).exists():  # judging again takes none
-        write_atomically(out / SECONDS, json.dumps(round(time.perf_counter() - start)))
+def evaluate(plan: Plan, out: Path, adapter: str = "") -> None:
+    """Complete, judge and count the held-out queries; measure how likely ordinary text is."""
+    if not (out / RESULTS).exists():
+        flags = ["--model", plan.model, "--dtype", "bfloat16", "--out", str(out)]
+        flags += ["--tasks", f"table:{plan.out / HELD_OUT},{BENIGN}"]
+        flags += ["--languages", ",".join(plan.languages), "--trained-languages", ",".join(plan.trained)]
+        flags += ["--max-completion-length", str(plan.completion), "--batch-size", str(plan.batch)]
+        start = time.perf_counter()
+        call("crosslign.cli", "eval", *flags, *(["--adapter", adapter] if adapter else []))
+        if not (out / SECONDS).exists():  # judging again takes none
+            write_atomically(out / SECONDS, json.dumps(round(time.perf_counter() - start)))
+    if not (out / LOSSES).exists():
+        call("benchmarks.real_workers", "losses", plan.model, adapter, str(out / LOSSES), ",".join(plan.languages))
 
 
 def measure_context(plan: Plan, name: str) -> None:
@@ -211,7 +212,11 @@ def keep(plan: Plan, name: str, seed: int | None, evaluation: Path) -> None:
         gate = record.get("gate", {}).get("rows", {})
         seconds["training"] = record.get("seconds")
     rows, letters = of_evaluation(read_folder(evaluation))
-    cell = Cell(name, seed, settings(plan, name), **letters, seconds=seconds, gate=gate)
+    losses = {}
+    if (evaluation / LOSSES).exists():
+        found = json.loads((evaluation / LOSSES).read_text(encoding="utf-8"))
+        losses = {code: [by_id[id] for id, _ in rows["benign"]] for code, by_id in found.items()}
+    cell = Cell(name, seed, settings(plan, name), **letters, losses=losses, seconds=seconds, gate=gate)
     about = {"trained": list(plan.trained), "model": Path(plan.model).name, "machine": machine()}
     Verdicts.read(plan.verdicts).keep(cell, rows, about)
 
@@ -284,7 +289,7 @@ def make(plan: Plan, contexts: Sequence[str], variants: Sequence[str], seeds: Se
         print(name if seed is None else f"{name}, seed {seed}", flush=True)
         evaluation = plan.evaluation(name) if seed is None else plan.cell(name, seed) / EVALUATION
         if seed is not None:
-            evaluate(plan, evaluation, "--adapter", str(train(plan, name, seed)))
+            evaluate(plan, evaluation, str(train(plan, name, seed)))
         elif name == "base":
             evaluate(plan, evaluation)
         else:

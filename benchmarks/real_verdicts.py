@@ -33,6 +33,7 @@ class Cell:
         seed: None for a context.
         settings: digest of all that decides the numbers but the seed: recipe, model, rows, judge.
         verdicts, languages: kind of the queries -> language -> a letter a row, in the order of the file's first line.
+        losses: language -> mean negative log-likelihood a token of each harmless row's text, in nats.
         seconds: of training and of evaluating, on the machine that made the cell.
         gate: by language, what the teacher gate counted.
     """
@@ -42,6 +43,7 @@ class Cell:
     settings: str
     verdicts: Mapping[str, Mapping[str, str]]
     languages: Mapping[str, Mapping[str, str]]
+    losses: Mapping[str, list[float]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     gate: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 

@@ -138,7 +138,8 @@ def test_rates_and_paired_differences_of_kept_verdicts(tmp_path: Path) -> None:
             real.keep(made, name, seed, place)
     kept = Verdicts.read(made.verdicts)
     assert [(cell.name, cell.seed) for cell in kept.cells] == [("base", None), (BEST, 0)]
-    assert kept.find(BEST, 0, real.settings(made, BEST)) and not kept.find(BEST, 1, real.settings(made, BEST))
+    assert kept.find(BEST, 0, real.settings(made, BEST))
+    assert not kept.find(BEST, 1, real.settings(made, BEST))
     whole = read_folder(tmp_path / "base")
     for kind in ("harmful", "benign"):
         for key, row in kept.rows_of(kept.cells[0])[kind].items():
