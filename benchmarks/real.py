@@ -45,10 +45,19 @@ from crosslign.storage import digest, write_atomically
 from crosslign.types import CrosslignError
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
-TRAIN, HELD_OUT = "train.csv", "heldout.csv"
+TRAIN, HELD_OUT, VALIDATION = "train.csv", "heldout.csv", "validation.csv"
 BENIGN = "builtin:benign-heldout"
 EVALUATION, LOSSES, SECONDS = "evaluation", "losses.json", "seconds.json"
 ASSUMED = 1500  # seconds of a training, before one was measured
+# While training: the recipe's `evaluation` of the variant that keeps the best checkpoint.
+WATCH = {
+    "limit": 60,
+    "max_completion_length": 40,
+    "batch_size": 60,
+    "every_steps": 20,
+    "best": {"max_over_refusal": 25},
+}
+VALIDATED = 60  # rows that are evaluated while training
 
 
 @dataclass(frozen=True)
@@ -80,31 +89,42 @@ class Plan:
 
 
 def split(plan: Plan) -> None:
-    """Write the rows to train on and those held out; which is which depends on ids alone.
+    """Write the rows to train on, those held out, and those of the second category to choose a checkpoint by; which is
+    which depends on ids alone.
 
-    Raises CrosslignError if a text, in any language, would be in both.
+    Raises CrosslignError if a text, in any language, would be both trained on and held out.
     """
     first, *others = map(read_table, plan.queries)
     rows = [{**row, **{key: v for more in others for key, v in more.get(id, {}).items()}} for id, row in first.items()]
-    columns = ["id", "label", "category", *plan.languages]
     missing = {"id", "category", *plan.languages} - {key for row in rows for key in row}
     if missing:
         raise CrosslignError(f"{', '.join(map(str, plan.queries))}: the columns {sorted(missing)} are missing.")
 
     def of(category: str) -> list[dict[str, str]]:
-        whole = (row for row in rows if all(row.get(code) for code in plan.languages))
-        found = [{**row, "label": "harmful"} for row in whole if row["category"] == category]
+        found = [{**row, "label": "harmful"} for row in rows if row["category"] == category]
         return sorted(found, key=lambda row: digest(row["id"]))
 
-    train, rest = of(plan.category)[: plan.rows], of(plan.category)[plan.rows :]
-    held_out = rest + of(plan.other)[: max(plan.held_out - len(rest), 0)]
+    own, other = ([row for row in of(c) if all(map(row.get, plan.languages))] for c in (plan.category, plan.other))
+    train, held_out = own[: plan.rows], own[plan.rows :]
+    held_out += other[: max(plan.held_out - len(held_out), 0)]
     check_apart(train, held_out, plan.languages)
-    for name, found in ((TRAIN, train), (HELD_OUT, held_out)):
+    ids = {row["id"] for row in held_out}
+    watched = [row for row in of(plan.other) if row["id"] not in ids][:VALIDATED]
+    codes = [code for code in ("en", *plan.trained) if watched and all(row.get(code) for row in watched)]
+    for name, found, columns in (
+        (TRAIN, train, plan.languages),
+        (HELD_OUT, held_out, plan.languages),
+        (VALIDATION, watched, codes),
+    ):
         text = io.StringIO()
-        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(text, ["id", "label", "category", *columns], extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(found)
         write_atomically(plan.out / name, text.getvalue())
+
+
+def header(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").partition("\n")[0].split(",")
 
 
 def read_table(path: Path) -> dict[str, dict[str, str]]:
@@ -129,15 +149,19 @@ def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> d
     """The shipped recipe with the plan's model, tables and languages, and a variant's changes."""
     from crosslign.runs.recipe import merged, read_recipe
 
-    own = ("benign", "languages", "supervised")
+    own = ("benign", "languages", "supervised", "checkpoint")
     raw = merged(read_recipe(RECIPE), {key: value for key, value in changes.items() if key not in own})
     harmful, benign = raw["data"]["tables"]
     benign = {**benign, **changes.get("benign", {})}
     tables = [{**harmful, "path": str(plan.out / TRAIN)}, *([benign] if benign["weight"] else [])]
+    if "checkpoint" in changes:
+        tasks = [f"table:{plan.out / VALIDATION}", "builtin:demo"]
+        codes = [code for code in ("en", *plan.trained) if code in header(plan.out / VALIDATION)]
+        raw["evaluation"] = {**WATCH, "tasks": tasks, "languages": codes}
     return {
         **raw,
         "model": {**raw["model"], "path": plan.model},
-        "data": {**raw["data"], "tables": tables, "languages": [*plan.trained, *changes.get("languages", [])]},
+        "data": {**raw["data"], "tables": tables, "languages": [*plan.trained, *changes.get("languages", ["en"])]},
         "seed": seed,
         "output_dir": str(folder / "run"),
         "cache_dir": str(plan.out / "cache"),
@@ -150,6 +174,8 @@ def settings(plan: Plan, name: str) -> str:
     raw["data"]["tables"] = [{**table, "path": Path(table["path"]).name} for table in raw["data"]["tables"]]
     raw["model"] = {**raw["model"], "path": ""}
     raw = {key: value for key, value in raw.items() if key not in ("output_dir", "cache_dir")}
+    if "evaluation" in raw:
+        raw["evaluation"] = {**raw["evaluation"], "tasks": []}
     texts = [(plan.out / part).read_text(encoding="utf-8") for part in (TRAIN, HELD_OUT)]
     texts += [require_table(TableSpec(table), "en", None).fingerprint() for table in ("builtin:benign", BENIGN)]
     supervised = VARIANTS.get(name, {}).get("supervised", False)
@@ -289,7 +315,7 @@ def make(plan: Plan, contexts: Sequence[str], variants: Sequence[str], seeds: Se
         print(name if seed is None else f"{name}, seed {seed}", flush=True)
         evaluation = plan.evaluation(name) if seed is None else plan.cell(name, seed) / EVALUATION
         if seed is not None:
-            evaluate(plan, evaluation, str(train(plan, name, seed)))
+            evaluate(plan, evaluation, str(train(plan, name, seed) / VARIANTS[name].get("checkpoint", "")))
         elif name == "base":
             evaluate(plan, evaluation)
         else:

@@ -16,16 +16,20 @@ def tokens(number: int) -> dict[str, Any]:
     return {"sampling": {"max_completion_length": number}}
 
 
-# Changes to the recipe, one at a time but for the last. `benign` is about the table of harmless queries; `languages`
-# are trained on too.
+# Changes to the recipe, one at a time. `benign` is about the table of harmless queries; `languages` are trained on too;
+# `checkpoint` is measured in place of the last: the run evaluates others while it trains.
 VARIANTS: dict[str, dict[str, Any]] = {
     BEST: {},
     "on-policy": {"strategy": {"name": "on_policy"}},
     "mixed": {"strategy": {"name": "mixed"}},
     "no row filter": {"gate": {"drop": []}},
+    "benign as the rest": {"teacher": {"benign": "template"}},
     "no benign rows": {"benign": {"weight": 0}},
     "benign rows 20 %": {"benign": {"weight": 14.25}},
+    "benign rows 60 %": {"benign": {"weight": 85.5}},
     "no look-alikes": {"benign": {"where": {"category": ["everyday"]}}},
+    "60 benign rows": {"benign": {"limit": 60}},
+    "no English": {"languages": []},
     "LoRA on q and v": {"model": {"lora": {"target_modules": ["q_proj", "v_proj"]}}},
     "uniform weights": {"objective": {"weighting": "uniform"}},
     "20 steps": steps(20),
@@ -34,16 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "16 tokens": tokens(16),
     "96 tokens": tokens(96),
     "SFT": {"supervised": True},
-    "English too": {"languages": ["en"]},
-    "benign rows 60 %": {"benign": {"weight": 85.5}},
-    "English too, benign rows 60 %": {"languages": ["en"], "benign": {"weight": 85.5}},
-    "benign as the student": {"teacher": {"benign": "student"}},
-    "benign as the student, English too": {"teacher": {"benign": "student"}, "languages": ["en"]},
-    "benign as the student, English too, 60 %": {
-        "teacher": {"benign": "student"},
-        "languages": ["en"],
-        "benign": {"weight": 85.5},
-    },
+    "best checkpoint": {"checkpoint": "best"},
 }
 # Not trained: the model itself, in other contexts.
 CONTEXTS = ("base", "teacher", "system prompt")

@@ -99,6 +99,7 @@ def test_a_table_without_a_language_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_change_makes_a_valid_recipe_that_differs_in_that_alone(tmp_path: Path, name: str) -> None:
     made = plan(tmp_path, table())
+    real.split(made)
     best = parse_config(real.recipe(made, {}, 0, tmp_path)).model_dump()
     other = parse_config(yaml.safe_load(yaml.safe_dump(real.recipe(made, VARIANTS[name], 0, tmp_path))))
     changed = [key for key, value in other.model_dump().items() if value != best[key]]
@@ -125,7 +126,7 @@ def test_rates_and_paired_differences_of_kept_verdicts(tmp_path: Path) -> None:
             super().complete(queries, lambda rows: on_rows([{**row, **refusal} for row in rows]))
 
     made = plan(tmp_path, table(), trained=("sw",), queries=[tmp_path / "queries.csv"])
-    for name in (real.TRAIN, real.HELD_OUT):
+    for name in (real.TRAIN, real.HELD_OUT, real.VALIDATION):
         (made.out / name).write_text("x")
     tasks = [task("harmful", "harmful"), task("benign", "benign")]
     run_folder = made.cell(BEST, 0) / "run"
