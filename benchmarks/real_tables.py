@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.judge import Values as Helping
 from benchmarks.judge import corrected_table, held_out_labels, helps
 from benchmarks.real_variants import BEST, CONTEXTS, VARIANTS
-from benchmarks.real_verdicts import Rows, Verdicts
+from benchmarks.real_verdicts import Cell, Rows, Verdicts
 from benchmarks.summary import interval
 from crosslign.evaluation.rates import METRICS, Kind
 from crosslign.evaluation.tables import markdown
@@ -64,11 +64,26 @@ def difference(pairs: Sequence[tuple[Rows, Rows]], title: str, codes: Sequence[s
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
+def perplexities(before: Cell, after: Sequence[Cell]) -> str:
+    """Of ordinary text: exp of the mean negative log-likelihood a token, and the ratio with an interval over seeds and
+    texts."""
+    lines = [["language", "before", "after", "ratio"]]
+    for code, losses in before.losses.items():
+        one = np.array(losses)
+        changes = [np.array(cell.losses[code]) - one for cell in after if code in cell.losses]
+        if changes:
+            mean, low, high = np.exp(interval(changes))
+            two = np.exp(one.mean()) * mean
+            lines.append([code, f"{np.exp(one.mean()):.1f}", f"{two:.1f}", f"{mean:.3f} [{low:.3f}, {high:.3f}]"])
+    return markdown(lines)
+
+
 def report(verdicts: Verdicts) -> str:
     """Markdown of what is there."""
-    found: dict[str, list[Rows]] = {}
+    cells: dict[str, list[Cell]] = {}
     for cell in sorted(verdicts.cells, key=lambda cell: cell.seed or 0):
-        found.setdefault(cell.name, []).append(verdicts.rows_of(cell))
+        cells.setdefault(cell.name, []).append(cell)
+    found = {name: [verdicts.rows_of(cell) for cell in own] for name, own in cells.items()}
     best, languages = found.get(BEST, []), list(verdicts.cells[0].verdicts["harmful"])
     lines = [["", "language", *RATES]]
     for name in (*CONTEXTS, BEST):
@@ -88,6 +103,7 @@ def report(verdicts: Verdicts) -> str:
         table = corrected_table(sides, held_out_labels())
         whose = "corrected for the judge's errors on Qwen2.5-Coder-0.5B's replies (judge.md)"
         parts.append(f"Replies that help with harm, {whose}, %:\n\n{table}")
+        parts.append(f"Perplexity of the harmless texts:\n\n{perplexities(cells['base'][0], cells[BEST])}")
     for group, codes in (("trained languages", verdicts.trained), ("English", ["en"])) if best else ():
         lines = [["change", "seeds", *DIFFERENCES]]
         for name in VARIANTS:
