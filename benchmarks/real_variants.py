@@ -23,7 +23,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "on-policy": {"strategy": {"name": "on_policy"}},
     "mixed": {"strategy": {"name": "mixed"}},
     "no row filter": {"gate": {"drop": []}},
-    "benign as the rest": {"teacher": {"benign": "template"}},
+    "nothing unchanged": {"teacher": {"unchanged": []}},
     "no benign rows": {"benign": {"weight": 0}},
     "benign rows 20 %": {"benign": {"weight": 14.25}},
     "benign rows 60 %": {"benign": {"weight": 85.5}},

@@ -26,7 +26,7 @@ from crosslign.contexts import (
     student_messages,
     template_fields,
 )
-from crosslign.types import CrosslignError, Label, Message, Query
+from crosslign.types import CrosslignError, Message, Query, Unchanged
 
 CHAT_TEMPLATES = Path(__file__).parents[1] / "chat_templates"
 QUERY = Query("q1", "sw", "Habari gani?", "en", "How are you?")
@@ -131,7 +131,7 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
 def builder(
     name: str = "smollm2-instruct", teacher: str | dict[str, Any] = "instruct", *, student_length: int = 5000,
     teacher_length: int = 5000, student_options: dict[str, Any] = THINKING_OFF,
-    teacher_options: dict[str, Any] = THINKING_OFF, judgement_length: int = 50, unchanged: Sequence[Label] = (),
+    teacher_options: dict[str, Any] = THINKING_OFF, judgement_length: int = 50, unchanged: Sequence[Unchanged] = (),
 ) -> ContextBuilder:  # fmt: skip
     template = load_teacher_template(teacher)
     return ContextBuilder(
@@ -232,17 +232,26 @@ def test_doubled_braces_of_a_template_are_literal_braces() -> None:
 
 
 @pytest.mark.parametrize("teacher", BUILTIN_TEACHERS)
-def test_the_teacher_sees_what_the_student_sees_where_nothing_is_to_change(teacher: str) -> None:
-    contexts = builder(teacher=teacher, teacher_length=8, unchanged=["benign"])
-    benign = replace(QUERY, label="benign")
-    assert not contexts.needs_judgement(benign)
-    contexts.check(benign)  # by the student's limit
-    assert contexts.teacher(benign).token_ids == contexts.student(benign).token_ids
-    assert contexts.teacher(benign).role == "teacher"
-    with pytest.raises(ValueError, match="judgement is needed if"):
-        contexts.teacher(benign, "Safe.")
-    with pytest.raises(ContextOverflow, match="Raise teacher.max_length"):
-        contexts.check(QUERY)
+@pytest.mark.parametrize("unchanged", [["benign"], ["source"], ["benign", "source"]])
+def test_the_teacher_sees_what_the_student_sees_where_nothing_is_to_change(
+    teacher: str, unchanged: list[Unchanged]
+) -> None:
+    contexts = builder(teacher=teacher, teacher_length=8, unchanged=unchanged)
+    for kind, query in (
+        ("benign", replace(QUERY, label="benign")),
+        ("source", replace(QUERY, language="en", text=QUERY.source_text)),
+        ("neither", QUERY),
+    ):
+        if kind in unchanged:
+            assert not contexts.needs_judgement(query)
+            contexts.check(query)  # by the student's limit
+            assert contexts.teacher(query).token_ids == contexts.student(query).token_ids
+            assert contexts.teacher(query).role == "teacher"
+            with pytest.raises(ValueError, match="judgement is needed if"):
+                contexts.teacher(query, "Safe.")
+        else:
+            with pytest.raises(ContextOverflow, match=r"Raise teacher.max_length"):
+                contexts.check(query)
 
 
 def test_languages_stand_in_templates_by_their_english_names() -> None:

@@ -180,7 +180,7 @@ def test_the_judgement_stands_in_the_teacher_context_only(recipe: dict[str, Any]
 
 
 def test_benign_queries_have_no_judgement_where_the_teacher_sees_what_the_student_sees(recipe: dict[str, Any]) -> None:
-    recipe["teacher"]["benign"] = "student"
+    recipe["teacher"]["unchanged"] = ["benign"]
     trainer = trainer_of(recipe)
     queries = [trainer.mixture.draw(0, i) for i in range(24)]
     assert {query.label for query in queries} == {"harmful", "benign"}

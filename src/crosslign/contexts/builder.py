@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from crosslign.contexts.template import STUDENT_MESSAGES, TeacherTemplate, fill, load_teacher_template
-from crosslign.types import Context, CrosslignError, Label, Message, Query, excerpt
+from crosslign.types import Context, CrosslignError, Message, Query, Unchanged, excerpt
 from crosslign.untrusted import limit, rehearse, shown
 
 _TRIED: set[str] = set()  # chat templates, with their options, that a process has found to end
@@ -41,8 +41,9 @@ class ContextBuilder:
     """Makes the contexts of both roles, and of the judgement, with one tokenizer's chat template.
 
     `tokenizer` needs `apply_chat_template`. A context over its role's `max_length` raises ContextOverflow: nothing is
-    cut. The judgement uses the teacher's limit and options. The teacher sees of queries labelled `unchanged` what the
-    student sees: there it teaches what the model does already (self-distillation without privileged information).
+    cut. The judgement uses the teacher's limit and options. Of queries that are `unchanged` (benign ones, those in the
+    source language, or both) the teacher sees what the student sees: there it teaches what the model does already
+    (self-distillation without privileged information).
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class ContextBuilder:
         teacher: RoleContext,
         template: TeacherTemplate,
         max_judgement_length: int = 0,
-        unchanged: Collection[Label] = (),
+        unchanged: Collection[Unchanged] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.student_role = student
@@ -71,8 +72,13 @@ class ContextBuilder:
         )
         return sorted(mark for mark in special | set(_MARK.findall(turn)) if mark.strip())
 
+    def is_unchanged(self, query: Query) -> bool:
+        """Whether the teacher sees what the student sees."""
+        is_source = query.language == query.source_language
+        return ("benign" in self.unchanged and query.label == "benign") or ("source" in self.unchanged and is_source)
+
     def needs_judgement(self, query: Query) -> bool:
-        return self.template.judgement == "generated" and query.label not in self.unchanged
+        return self.template.judgement == "generated" and not self.is_unchanged(query)
 
     def student(self, query: Query) -> Context:
         return self._make(query, "student", fill(self.student_role.messages, query), self.student_role)
@@ -81,7 +87,7 @@ class ContextBuilder:
         """The teacher's context; `judgement` is required exactly when the query needs one."""
         if self.needs_judgement(query) != (judgement is not None):
             raise ValueError("a judgement is needed if, and only if, the template generates one for this query")
-        if query.label in self.unchanged:
+        if self.is_unchanged(query):
             return self._make(query, "teacher", fill(self.student_role.messages, query), self.student_role)
         return self._make(query, "teacher", fill(self.template.messages, query, judgement), self.teacher_role)
 
@@ -96,7 +102,7 @@ class ContextBuilder:
         text that holds one of the marks of turns: it would end its turn and speak for another role.
         """
         self.check_student(query)
-        if query.label in self.unchanged:
+        if self.is_unchanged(query):
             return
         if self.needs_judgement(query):
             self.judgement(query)

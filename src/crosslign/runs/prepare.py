@@ -38,7 +38,7 @@ from crosslign.runs.gate.queries import queries_to_probe
 from crosslign.runs.recipe import parse_config, read_recipe
 from crosslign.runs.serve import check_served
 from crosslign.storage import cache_folder
-from crosslign.types import CrosslignError, Label, Query
+from crosslign.types import CrosslignError, Query
 
 logger = logging.getLogger(__name__)
 
@@ -119,14 +119,13 @@ def context_builder(config: RunConfig, tokenizer: Any) -> ContextBuilder:
     student, teacher = config.student, config.teacher
     options = (student.chat_template_kwargs, teacher.chat_template_kwargs)
     check_chat_template(tokenizer, options, "chat_template_kwargs: with them the chat template")
-    unchanged: tuple[Label, ...] = ("benign",) if teacher.benign == "student" else ()
     return ContextBuilder(
         tokenizer,
         RoleContext(student_messages(student.messages), student.max_length, student.chat_template_kwargs),
         RoleContext(template.messages, teacher.max_length, teacher.chat_template_kwargs),
         template,
         teacher.max_judgement_length,
-        unchanged=unchanged,
+        teacher.unchanged,
     )
 
 
