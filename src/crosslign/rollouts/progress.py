@@ -24,7 +24,7 @@ class _Bar(tqdm):  # type: ignore[type-arg]
 class _Lines(_Bar):
     """A bar for a log file: each state that is shown is a line of its own."""
 
-    _last = -1  # units done when a line was last written: at its end a bar is shown once more
+    _last: float = -1  # units done when a line was last written: at its end a bar is shown once more
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if self.n != self._last:
