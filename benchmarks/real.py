@@ -5,8 +5,8 @@
 
 The first table has the columns `id`, `category` and a language each, all of its rows being harmful (XSafety's, for
 example); another one may add languages to it (`id` and a language each). Of one category a part is trained on; the rest
-of it and a part of another are held out. Harmless queries are those that ship with the package: `builtin:benign` is
-trained on, `builtin:benign-heldout` is not.
+of it and a part of another are held out. Harmless queries are those that ship with the package (`builtin:benign` is
+trained on, `builtin:benign-heldout` is not) and the table's mild categories, which are written like the harmful ones.
 
 `--plan` says what would be made, and in how many hours. Everything lies in one folder, a folder a cell (a change and a
 seed), and is made by `crosslign train` and `crosslign eval`. An interrupted call goes on where it stopped; several
@@ -45,7 +45,7 @@ from crosslign.storage import digest, write_atomically
 from crosslign.types import CrosslignError
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
-TRAIN, HELD_OUT, VALIDATION = "train.csv", "heldout.csv", "validation.csv"
+TRAIN, MILD, HELD_OUT, VALIDATION = "train.csv", "mild.csv", "heldout.csv", "validation.csv"
 BENIGN = "builtin:benign-heldout"
 EVALUATION, LOSSES, SECONDS = "evaluation", "losses.json", "seconds.json"
 ASSUMED = 1500  # seconds of a training, before one was measured
@@ -71,6 +71,7 @@ class Plan:
     watched: tuple[str, ...]
     category: str
     other: str
+    mild: tuple[str, ...]
     rows: int
     held_out: int
     completion: int
@@ -100,27 +101,33 @@ def split(plan: Plan) -> None:
     if missing:
         raise CrosslignError(f"{', '.join(map(str, plan.queries))}: the columns {sorted(missing)} are missing.")
 
-    def of(category: str) -> list[dict[str, str]]:
-        found = [{**row, "label": "harmful"} for row in rows if row["category"] == category]
-        return sorted(found, key=lambda row: digest(row["id"]))
+    def of(category: str, *, whole: bool = True) -> list[dict[str, str]]:
+        label = "benign" if category in plan.mild else "harmful"
+        found = [{**row, "label": label} for row in rows if row["category"] == category]
+        return sorted(
+            (row for row in found if not whole or all(map(row.get, plan.languages))), key=lambda row: digest(row["id"])
+        )
 
-    own, other = ([row for row in of(c) if all(map(row.get, plan.languages))] for c in (plan.category, plan.other))
+    own = of(plan.category)
     train, held_out = own[: plan.rows], own[plan.rows :]
-    held_out += other[: max(plan.held_out - len(held_out), 0)]
-    check_apart(train, held_out, plan.languages)
+    held_out += of(plan.other)[: max(plan.held_out - len(held_out), 0)]
+    mild = [row for category in plan.mild for row in of(category)]
+    check_apart([*train, *mild], held_out, plan.languages)
     ids = {row["id"] for row in held_out}
-    watched = [row for row in of(plan.other) if row["id"] not in ids][:VALIDATED]
+    watched = [row for row in of(plan.other, whole=False) if row["id"] not in ids][:VALIDATED]
     codes = [code for code in ("en", *plan.trained) if watched and all(row.get(code) for row in watched)]
-    for name, found, columns in (
-        (TRAIN, train, plan.languages),
-        (HELD_OUT, held_out, plan.languages),
-        (VALIDATION, watched, codes),
-    ):
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ["id", "label", "category", *columns], extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
-        write_atomically(plan.out / name, text.getvalue())
+    write_table(plan.out / TRAIN, train, plan.languages)
+    write_table(plan.out / MILD, mild, plan.languages)
+    write_table(plan.out / HELD_OUT, held_out, plan.languages)
+    write_table(plan.out / VALIDATION, watched, codes)
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, str]], codes: Sequence[str]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["id", "label", "category", *codes], extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
 
 
 def header(path: Path) -> list[str]:
@@ -149,11 +156,12 @@ def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> d
     """The shipped recipe with the plan's model, tables and languages, and a variant's changes."""
     from crosslign.runs.recipe import merged, read_recipe
 
-    own = ("benign", "languages", "supervised", "checkpoint")
+    own = ("benign", "mild", "languages", "supervised", "checkpoint")
     raw = merged(read_recipe(RECIPE), {key: value for key, value in changes.items() if key not in own})
-    harmful, benign = raw["data"]["tables"]
-    benign = {**benign, **changes.get("benign", {})}
-    tables = [{**harmful, "path": str(plan.out / TRAIN)}, *([benign] if benign["weight"] else [])]
+    harmful, shipped = raw["data"]["tables"]
+    shipped = {**shipped, **changes.get("benign", {})}
+    mild = {**shipped, "path": str(plan.out / MILD), "weight": changes.get("mild", shipped["weight"])}
+    tables = [{**harmful, "path": str(plan.out / TRAIN)}, *(table for table in (shipped, mild) if table["weight"])]
     if "checkpoint" in changes:
         tasks = [f"table:{plan.out / VALIDATION}", "builtin:demo"]
         codes = [code for code in ("en", *plan.trained) if code in header(plan.out / VALIDATION)]
@@ -176,12 +184,19 @@ def settings(plan: Plan, name: str) -> str:
     raw = {key: value for key, value in raw.items() if key not in ("output_dir", "cache_dir")}
     if "evaluation" in raw:
         raw["evaluation"] = {**raw["evaluation"], "tasks": []}
-    texts = [(plan.out / part).read_text(encoding="utf-8") for part in (TRAIN, HELD_OUT)]
-    texts += [require_table(TableSpec(table), "en", None).fingerprint() for table in ("builtin:benign", BENIGN)]
-    supervised = VARIANTS.get(name, {}).get("supervised", False)
-    # A plain model has learned nothing, and answers whatever the recipe says.
-    what = texts[1::2] if name == "base" else [name in CONTEXTS and name, raw, supervised, *texts]
-    return digest([what, plan.languages, plan.completion, RULES_VERSION])[:16]
+
+    def text(part: str) -> str:
+        return (plan.out / part).read_text(encoding="utf-8")
+
+    def shipped(table: str) -> str:
+        return require_table(TableSpec(table), "en", None).fingerprint()
+
+    measured = [text(HELD_OUT), shipped(BENIGN), plan.languages, plan.completion, RULES_VERSION]
+    if name == "base":  # it has learned nothing, and answers whatever the recipe says
+        return digest(measured)[:16]
+    learned = [text(TRAIN), text(MILD), shipped("builtin:benign")]
+    how = [name if name in CONTEXTS else "", raw, VARIANTS.get(name, {}).get("supervised", False)]
+    return digest([measured, learned, how])[:16]
 
 
 def train(plan: Plan, name: str, seed: int) -> Path:
@@ -276,6 +291,12 @@ def main() -> int:
     parser.add_argument("--watched", nargs="+", default=["ru", "zh"], help="others that are measured, beside English")
     parser.add_argument("--category", default="crimes_and_illegal_activities", help="of the rows that are trained on")
     parser.add_argument("--other", default="unsafe_instruction_topic", help="category of which held-out rows are added")
+    parser.add_argument(
+        "--mild",
+        nargs="*",
+        default=["mental_health", "ethics_and_morality"],
+        help="categories of harmless rows, which are trained on as such",
+    )
     parser.add_argument("--rows", type=int, default=110, help="rows to train on")
     parser.add_argument("--held-out", type=int, default=160, help="rows to measure on")
     parser.add_argument("--completion", type=int, default=64, help="longest answer that is measured, in tokens")
@@ -288,7 +309,7 @@ def main() -> int:
     only, seeds, plan_only = (arguments.pop(name) for name in ("only", "seeds", "plan"))
     if unknown := set(only) - {*VARIANTS, *CONTEXTS}:
         parser.error(f"unknown cells: {', '.join(sorted(unknown))}")
-    arguments["trained"], arguments["watched"] = tuple(arguments["trained"]), tuple(arguments["watched"])
+    arguments |= {name: tuple(arguments[name]) for name in ("trained", "watched", "mild")}
     out = arguments["out"].absolute()
     plan = Plan(**{**arguments, "out": out, "verdicts": (arguments["verdicts"] or out / "verdicts.jsonl").absolute()})
     try:

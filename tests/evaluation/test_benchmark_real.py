@@ -33,6 +33,7 @@ def plan(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> real.Plan:
         "watched": (),
         "category": "a",
         "other": "b",
+        "mild": (),
         "rows": 6,
         "held_out": 8,
         "completion": 8,
@@ -126,7 +127,7 @@ def test_rates_and_paired_differences_of_kept_verdicts(tmp_path: Path) -> None:
             super().complete(queries, lambda rows: on_rows([{**row, **refusal} for row in rows]))
 
     made = plan(tmp_path, table(), trained=("sw",), queries=[tmp_path / "queries.csv"])
-    for name in (real.TRAIN, real.HELD_OUT, real.VALIDATION):
+    for name in (real.TRAIN, real.MILD, real.HELD_OUT, real.VALIDATION):
         (made.out / name).write_text("x")
     tasks = [task("harmful", "harmful"), task("benign", "benign")]
     run_folder = made.cell(BEST, 0) / "run"
