@@ -41,6 +41,7 @@ TITLES: Mapping[Side, str] = {
     "aligned": "aligned model",
     "teacher": "teacher: the base model, which also sees the English version",
 }
+STUDENTS: tuple[Side, ...] = ("base", "aligned")  # which see what a user will send
 OnText = Callable[[Side, str], None]  # gets a side's reply as far as it is written
 
 
@@ -174,7 +175,9 @@ class Chat:
         contexts, memory = self._contexts, conversation.memory
         try:
             contexts.check_student(query)
-            found = {s: contexts.student(query, memory.get(s, ())).token_ids for s in ("base", "aligned")}
+            found: dict[Side, tuple[int, ...]] = {
+                side: contexts.student(query, memory.get(side, ())).token_ids for side in STUDENTS
+            }
             if query.source_text:
                 judgement = self._judgement(query) if contexts.needs_judgement else None
                 found["teacher"] = contexts.teacher(query, judgement, memory.get("teacher", ())).token_ids
@@ -183,7 +186,7 @@ class Chat:
                 f"the conversation has {error.length} tokens for the {error.role}, and the limit is {error.limit}. "
                 "Begin a new one (/reset), or start with a larger --max-length."
             ) from error
-        return found  # type: ignore[return-value]
+        return found
 
     def _judgement(self, query: Query) -> str:
         greedy = SamplingParameters(temperature=0, max_completion_length=self._contexts.max_judgement_length)

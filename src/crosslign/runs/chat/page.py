@@ -124,7 +124,7 @@ def build(chat: Chat) -> Any:
     with gr.Blocks(title="crosslign chat", analytics_enabled=False, fill_width=True) as page:
         conversation = gr.State(Conversation())
         shown_turns = gr.HTML(elem_id="turns", js_on_load=None)
-        text = gr.Textbox(label="Message, in any language", elem_id="message", lines=2, autofocus=True,
+        text = gr.Textbox(label="Message, in any language", elem_id="message", lines=2,
                           max_length=MOST_CHARACTERS)  # fmt: skip
         english = gr.Textbox(label="The same in English (optional): then the teacher answers too", elem_id="english",
                              max_length=MOST_CHARACTERS)  # fmt: skip
