@@ -19,6 +19,7 @@ from crosslign.runs.chat.conversation import Chat, ChatRequest
 from crosslign.runs.chat.page import open_page
 
 pytestmark = [pytest.mark.slow, needs_browser]
+api.expect.set_options(timeout=60_000)  # models answer here
 HOSTILE = (
     '<img src=x onerror="window.hacked=1"> <script>window.hacked=1</script> </p></section><h1>x</h1> '
     "${window.hacked=1} {{window.hacked=1}} {{#each value}} {value} javascript:alert(1) [a](javascript:alert(1)) "
@@ -83,7 +84,7 @@ def test_replies_appear_while_they_are_written(
         sections = opened.page.locator("#turns section")
         api.expect(sections).to_have_count(1)
         api.expect(opened.page.locator("#turns .note").first).to_have_text("")
-        api.expect(opened.page.locator("#turns .note").first).to_have_text("language: Swahili", timeout=20_000)
+        api.expect(opened.page.locator("#turns .note").first).to_have_text("language: Swahili")
         api.expect(sections).to_have_count(2)
 
 
