@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +174,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> dict[
     recipe = small_recipe(folder, model_folder, write_csv(folder / "queries.csv", ROWS))
     run(recipe)
     return recipe
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from browser import started  # which few tests need
+
+    with started() as found:
+        yield found

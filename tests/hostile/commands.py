@@ -71,6 +71,13 @@ COMMANDS = {
     "compare": Command(("evaluation", "output"), _compare),
     "report": Command(("evaluation",), lambda given: ["report", str(given["evaluation"])]),
     "report of a run": Command(("evaluated run",), lambda given: ["report", str(given["evaluated run"])]),
+    "chat": Command(
+        ("finished run",),
+        lambda given: [
+            *("chat", str(given["finished run"]), "--message", "s 1", "--english", "q 1"),
+            *("--max-completion-length", "4"),
+        ],
+    ),
     "train by templates": Command(
         ("chat template", "teacher template"),
         lambda given: [

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hostile_models import NOISE, Make, holding, saying
+from hostile_models import ADAPTERS, NOISE, Make, holding, saying
 from inputs import Hostile
 
 CHECKPOINT = "checkpoint-1"
@@ -174,6 +174,20 @@ RUNS = [
             ),
         ]
     ),
+]
+
+
+# Runs that are finished, which are talked to
+
+FINISHED_RUNS = [
+    *(run for run in RUNS if run.says == ("holds no run of crosslign",)),
+    Hostile("unfinished", saying("run.json", status="running"), ("is not finished",)),
+    Hostile("no configuration", holding("config.yaml", None), ("config.yaml: cannot be read",)),
+    Hostile("configuration of noise", holding("config.yaml", NOISE), ("config.yaml",)),
+    Hostile("configuration of a list", holding("config.yaml", "[1]"), ("config.yaml: a recipe is a mapping",)),
+    Hostile("no such run", lambda run: run.parent / "none", ("holds no run of crosslign",)),
+    Hostile("languages that are none", saying("run.json", languages=["\x1b[2J"]), ("is not a language code",)),
+    *(adapter for adapter in ADAPTERS if adapter.name not in ("no such folder", "record of noise")),
 ]
 
 

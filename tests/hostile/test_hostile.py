@@ -18,7 +18,7 @@ from conftest import CHATML, small_recipe, write_csv
 from hostile_evaluations import EVALUATIONS
 from hostile_models import ADAPTERS, CONFIGURATIONS, MODELS, saying
 from hostile_recipes import RECIPES
-from hostile_runs import CACHES, EVALUATED_RUNS, OUTPUTS, RUNS
+from hostile_runs import CACHES, EVALUATED_RUNS, FINISHED_RUNS, OUTPUTS, RUNS
 from hostile_tables import TABLES
 from hostile_templates import CHAT_TEMPLATES, TEACHER_TEMPLATES
 from inputs import Hostile
@@ -38,6 +38,7 @@ HOSTILE: dict[str, list[Hostile]] = {
     "adapter": ADAPTERS,
     "cache": CACHES,
     "run": RUNS,
+    "finished run": FINISHED_RUNS,
     "evaluated run": EVALUATED_RUNS,
     "output": OUTPUTS,
 }
@@ -76,7 +77,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
     (folder / "chat.jinja").write_text(CHATML, encoding="utf-8")
     (folder / "teacher.yaml").write_text("messages:\n- {role: user, content: 'q {query} {source_query}'}\n")
     assert main(["train", str(folder / "recipe.yaml")]) == 0
-    shutil.copytree(folder / "run", folder / "adapter", ignore=shutil.ignore_patterns("checkpoint-*"))
+    for copy in ("adapter", "finished run"):
+        shutil.copytree(folder / "run", folder / copy, ignore=shutil.ignore_patterns("checkpoint-*"))
     given = {name: folder / name for name in ("model", "adapter")}
     assert main(COMMANDS["eval"].arguments({**given, "table": table, "output": folder / "evaluation"})) == 0
     (folder / "evaluation" / "report.html").unlink()
@@ -92,7 +94,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
 def good(tmp_path: Path, made: Path) -> dict[str, Path]:
     """A good input of every kind, each a copy that a test may spoil; of an output, the place where it may be made."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    for file in (tmp_path / "recipe.yaml", tmp_path / "run" / "config.yaml", tmp_path / "run" / "run.json"):
+    written = ("recipe.yaml", "run/config.yaml", "run/run.json", "finished run/config.yaml")
+    for file in (tmp_path / name for name in written):
         file.write_text(file.read_text().replace(str(made), str(tmp_path)))
     names = {"recipe": "recipe.yaml", "table": "table.csv", "output": "out"}
     names |= {"chat template": "chat.jinja", "teacher template": "teacher.yaml"}

@@ -65,12 +65,13 @@ def model_source(arguments: argparse.Namespace) -> Any:
     )
 
 
-def sampling_arguments(group: Any) -> None:
-    """How completions are sampled; `sampling_parameters` reads the first three."""
+def sampling_arguments(group: Any, *, batches: bool = True) -> None:
+    """How completions are sampled, in `batches` or one by one; `sampling_parameters` reads the first three."""
     group.add_argument("--max-completion-length", type=whole(1), default=256, metavar="N", help="tokens (default: 256)")
     group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     group.add_argument("--top-p", type=float, default=1.0)
-    group.add_argument("--batch-size", type=whole(1), default=16, metavar="N")
+    if batches:
+        group.add_argument("--batch-size", type=whole(1), default=16, metavar="N")
     group.add_argument("--max-length", type=whole(8), default=2048, metavar="N", help="longest context in tokens")
     group.add_argument("--seed", type=whole(0, MAX_SEED), default=0, help="seed of all random draws (default: 0)")
 
@@ -88,7 +89,7 @@ def sampling_parameters(arguments: argparse.Namespace) -> Any:
 
 
 def say(text: str) -> None:
-    """Print on standard error. All that crosslign prints goes through this, `show`, a log record or a bar."""
+    """Print on standard error. All that crosslign prints goes through this, `show`, a log record, a bar or the chat."""
     print(shown(text), file=sys.stderr, flush=True)  # noqa: T201
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from crosslign.contexts.template import STUDENT_MESSAGES, TeacherTemplate, fill, load_teacher_template
+from crosslign.contexts.template import (
+    STUDENT_MESSAGES,
+    TeacherTemplate,
+    after_history,
+    fill,
+    load_teacher_template,
+)
 from crosslign.types import Context, CrosslignError, Message, Query, Unchanged, excerpt
 from crosslign.untrusted import limit, rehearse, shown
 
@@ -80,16 +86,19 @@ class ContextBuilder:
     def needs_judgement(self, query: Query) -> bool:
         return self.template.judgement == "generated" and not self.is_unchanged(query)
 
-    def student(self, query: Query) -> Context:
-        return self._make(query, "student", fill(self.student_role.messages, query), self.student_role)
+    def student(self, query: Query, history: Sequence[Message] = ()) -> Context:
+        """The student's context; `history`: the turns before it."""
+        messages = after_history(fill(self.student_role.messages, query), history)
+        return self._make(query, "student", messages, self.student_role)
 
-    def teacher(self, query: Query, judgement: str | None = None) -> Context:
+    def teacher(self, query: Query, judgement: str | None = None, history: Sequence[Message] = ()) -> Context:
         """The teacher's context; `judgement` is required exactly when the query needs one."""
         if self.needs_judgement(query) != (judgement is not None):
             raise ValueError("a judgement is needed if, and only if, the template generates one for this query")
         if self.is_unchanged(query):
-            return self._make(query, "teacher", fill(self.student_role.messages, query), self.student_role)
-        return self._make(query, "teacher", fill(self.template.messages, query, judgement), self.teacher_role)
+            return replace(self.student(query, history), role="teacher")
+        messages = after_history(fill(self.template.messages, query, judgement), history)
+        return self._make(query, "teacher", messages, self.teacher_role)
 
     def judgement(self, query: Query) -> Context:
         """The context from which the frozen teacher writes its judgement."""
@@ -118,9 +127,15 @@ class ContextBuilder:
                 if mark in text:
                     raise CrosslignError(
                         f"query {query.id!r} ({query.language}): the text holds the control token {mark!r} of this "
-                        "model's chat template. Remove it from the table."
+                        "model's chat template. Remove it."
                     )
         self.student(query)
+
+    def without_marks(self, text: str) -> str:
+        """A model's text as a later context may hold it: no mark of turns is left in it."""
+        for mark in self._marks:
+            text = text.replace(mark, " ")  # not "", which could make a new one of what stood around it
+        return text
 
     def _make(self, query: Query, role: str, messages: tuple[Message, ...], settings: RoleContext) -> Context:
         token_ids = chat_token_ids(self.tokenizer, messages, settings.chat_template_kwargs)

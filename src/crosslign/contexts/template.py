@@ -162,3 +162,9 @@ def fill(messages: Sequence[Message], query: Query, judgement: str | None = None
         "judgement": judgement or "",
     }
     return tuple(Message(m.role, m.content.format_map(values)) for m in messages)
+
+
+def after_history(messages: Sequence[Message], history: Sequence[Message]) -> tuple[Message, ...]:
+    """A filled template in a conversation that has begun: its system messages, `history`, then the rest of it."""
+    first = next((n for n, m in enumerate(messages) if m.role != "system"), len(messages))
+    return (*messages[:first], *history, *messages[first:])

@@ -27,6 +27,7 @@ class TransformersSampler:
         pad_token_id: fills the left of shorter prompts; masked, so it may equal a stop token.
         forbidden_token_ids: ids the model has, but the tokenizer does not (padded vocabularies); never sampled.
         batch_size: rows in one `generate` call. Prompts of similar length share a batch.
+        streamer: one of transformers', which gets each token of a single prompt's completion when it is sampled.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class TransformersSampler:
         pad_token_id: int,
         forbidden_token_ids: Sequence[int] = (),
         batch_size: int = 16,
+        streamer: Any = None,
     ) -> None:
         if not stop_token_ids:
             raise ValueError("at least one stop token is needed")
@@ -45,6 +47,7 @@ class TransformersSampler:
         self.pad_token_id = pad_token_id
         self.forbidden_token_ids = tuple(forbidden_token_ids)
         self.batch_size = batch_size
+        self.streamer = streamer
         self._prefill = Prefill(pad_token_id)
 
     def sample(
@@ -92,6 +95,7 @@ class TransformersSampler:
                 attention_mask=attention_mask,
                 generation_config=config,
                 synced_gpus=False,  # each process samples by itself: it has all weights, also of a sharded model
+                streamer=self.streamer,
                 **more,
             )
         except RuntimeError as error:
@@ -106,7 +110,11 @@ class TransformersSampler:
 
 
 def sampler_of(
-    model: Any, tokenizer: Any, batch_size: int, view: Callable[[], AbstractContextManager[Any]] | None = None
+    model: Any,
+    tokenizer: Any,
+    batch_size: int,
+    view: Callable[[], AbstractContextManager[Any]] | None = None,
+    streamer: Any = None,
 ) -> TransformersSampler:
     """The sampler of a loaded model; `view` yields another state of it, such as a frozen teacher."""
     ids = token_ids(tokenizer, model)
@@ -116,6 +124,7 @@ def sampler_of(
         pad_token_id=ids.pad,
         forbidden_token_ids=ids.forbidden,
         batch_size=batch_size,
+        streamer=streamer,
     )
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import axe_playwright_python
 import playwright.sync_api as api
 import pytest
+from browser import Opened as Page
+from browser import needs_browser
 from report_pages import comparison, evaluation, full_comparison
 from test_report_course import METRICS, entry, record
 from test_report_transcripts import HOSTILE, RESULTS, row
@@ -19,21 +18,7 @@ from crosslign.evaluation.best import Criterion
 from crosslign.evaluation.report import Course, write_course, write_report
 from crosslign.evaluation.report.transcripts import visible
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-CHROMIUM = os.environ.get("CHROMIUM") or next((found for name in NAMES if (found := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and "CI" not in os.environ,  # where the tests are to prove something, they run or fail
-    reason="no Chromium on PATH (apt-get install chromium), and none in $CHROMIUM",
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with api.sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -41,24 +26,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(tmp_path_factory.mktemp("report") / "report.html", *full_comparison())
 
 
-class Opened:
-    """A page with what it asked for and complained of."""
+class Opened(Page):
+    """A report, opened."""
 
     def __init__(self, browser: Any, path: Path, **options: Any) -> None:
-        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        self.page = self.context.new_page()
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri())
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
+        super().__init__(browser, path.as_uri(), **options)
 
 
 def test_transcripts_are_shown_when_asked_for_and_filters_narrow_them(browser: Any, report: Path) -> None:
