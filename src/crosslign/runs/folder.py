@@ -175,31 +175,6 @@ class RunFolder:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-    def publish_folder(self, name: str, save: Callable[[str], None]) -> None:
-        """Let `save(folder)` fill a new folder and put it in the place of `name`: the old one is there, or the new.
-
-        A crash between the two moves leaves the old one under another name, from where `restore_folder` brings it back.
-        """
-        self.restore_folder(name)
-        place, staging, old = (self.path / n for n in (name, f".{name}.incomplete", f".{name}.old"))
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        try:
-            save(str(staging))
-            if place.exists():
-                place.rename(old)
-            staging.rename(place)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-    def restore_folder(self, name: str) -> None:
-        """Finish or undo a `publish_folder` that was interrupted between its moves."""
-        place, old = self.path / name, self.path / f".{name}.old"
-        if old.exists() and not place.exists():
-            old.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
-
     def forget_after(self, step: int) -> None:
         """Drop log lines and checkpoints later than `step`: a resumed run writes each step once, and a later
         checkpoint is damaged."""
