@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,11 @@ from crosslign.models.load import (
     stored_tensors,
 )
 from crosslign.models.teacher import Mark, fingerprint_of, mark
-from crosslign.types import CrosslignError
+from crosslign.types import Announce, CrosslignError, silent
 from crosslign.untrusted import read_json
 
 _CONFIGS = ("config.json", "generation_config.json")
 _TYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
-OnTensors = Callable[[int], None]  # gets how many tensors were written
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def merge_adapter(
     *,
     dtype: Dtype = "auto",
     fingerprint: str | None = None,
-    on_tensors: OnTensors | None = None,
+    announce: Announce = silent,
 ) -> Merged:
     """Write base plus adapter into the folder `out`, which is there: weights and configuration, no tokenizer.
 
@@ -76,7 +75,7 @@ def merge_adapter(
         source: the base; its `dtype` is the one in which `fingerprint` was taken. Its quantisation is left out.
         dtype: of the result; "auto": the base's own, of a .gguf file float32.
         fingerprint: the base's, from the run's record; None if it was taken of a quantised base.
-        on_tensors: is told of progress.
+        announce: gets a line for each file.
 
     Raises CrosslignError if base and adapter do not belong together, the base is quantised, or the adapter changes
     weights that the model uses twice.
@@ -95,18 +94,14 @@ def merge_adapter(
     twice = {name.removesuffix(".weight") for pair in tied.items() for name in pair}
     if shared := sorted(twice & set(found.modules)):
         raise CrosslignError(
-            f"{adapter}: the adapter changes {shared[0][:80]}, whose weights the model uses twice (tied embeddings), so "
-            "it cannot be merged. Use the adapter as it is."
+            f"{adapter}: the adapter changes {shared[0][:80]}, whose weights the model uses twice (tied embeddings), "
+            "so it cannot be merged. Use the adapter as it is."
         )
     check = _Fingerprint(skeleton, tied, _types(source, skeleton), fingerprint)
     base = None if source.kind == "gguf" else _folder(source)
     if base is not None and _can_stream(base, skeleton, tied, found, adapter):
-        return _stream(base, found, adapter, out, dtype, check, on_tensors or _quiet)
+        return _stream(base, found, adapter, out, dtype, check, announce)
     return _whole(source, found, adapter, out, dtype, check)
-
-
-def _quiet(count: int) -> None:
-    """Tells nobody."""
 
 
 def _folder(source: ModelSource) -> Path:
@@ -187,13 +182,14 @@ class _Rounding:
 
 
 def _stream(
-    base: Path, adapter: Adapter, folder: Path, out: Path, dtype: Dtype, check: _Fingerprint, on_tensors: OnTensors
+    base: Path, adapter: Adapter, folder: Path, out: Path, dtype: Dtype, check: _Fingerprint, announce: Announce
 ) -> Merged:
-    target, rounding, written = _TYPES.get(dtype), _Rounding(), 0
+    target, rounding, files = _TYPES.get(dtype), _Rounding(), weight_files(base)
     places: dict[str, str] = {}
     size, types = 0, set()
     with safe_open(folder / ADAPTER_WEIGHTS, "pt") as low:
-        for file in weight_files(base):
+        for number, file in enumerate(files, start=1):
+            announce(f"{file.name}: file {number} of {len(files)}")
             tensors: dict[str, torch.Tensor] = {}
             for name, tensor in _tensors(file):
                 check.add(name, tensor)
@@ -210,8 +206,6 @@ def _stream(
                 places[name] = file.name
                 size += tensors[name].numel() * tensors[name].element_size()
             save_file(tensors, out / file.name, metadata={"format": "pt"})
-            written += len(tensors)
-            on_tensors(written)
     known = check.check(base)
     if not (base / WEIGHTS).is_file():
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
@@ -246,9 +240,7 @@ def _check_finite(tensor: torch.Tensor, name: str, kind: torch.dtype) -> None:
         )
 
 
-def _whole(
-    source: ModelSource, adapter: Adapter, folder: Path, out: Path, dtype: Dtype, check: _Fingerprint
-) -> Merged:
+def _whole(source: ModelSource, adapter: Adapter, folder: Path, out: Path, dtype: Dtype, check: _Fingerprint) -> Merged:
     """By peft, with the whole model in memory as float32."""
     own = None if source.kind == "gguf" else load_skeleton(source).config.dtype
     model = load_model(dataclasses.replace(source, dtype="float32"), stay=True)

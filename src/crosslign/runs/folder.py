@@ -27,11 +27,14 @@ EVALUATIONS = "evaluations"
 BEST = "best"
 SERVED = "served"
 GATE = "gate.jsonl"
+CARD = "README.md"
+NUMBERS = "evaluation.json"  # beside a card: the numbers that it shows, and the card's hash
 _STAGING = ".incomplete"
 # What --overwrite clears in a run's folder.
 _FOLDERS = ("checkpoint-*", EVALUATIONS, BEST, SERVED, f".{BEST}.*", _STAGING)
-_FILES = (RECORD, CONFIG, METRICS, ROLLOUTS, GATE, REPORT, "adapter_model.safetensors", "adapter_config.json",
-          "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json",
+_FILES = (RECORD, CONFIG, METRICS, ROLLOUTS, GATE, REPORT, CARD, NUMBERS,
+          "adapter_model.safetensors", "adapter_config.json", "model*.safetensors", "model.safetensors.index.json",
+          "config.json", "generation_config.json",
           "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
           "chat_template.jinja")  # fmt: skip
 _LOADED_BY = ("adapter_config.json", "config.json")  # without which no reader takes a folder for a model

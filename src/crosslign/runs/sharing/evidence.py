@@ -14,14 +14,12 @@ from crosslign.evaluation.result_tables import to_markdown
 from crosslign.evaluation.results import SCHEMA_VERSION
 from crosslign.evaluation.stages import RESULTS
 from crosslign.evaluation.view import Part, View
-from crosslign.runs.folder import EVALUATIONS
+from crosslign.runs.folder import EVALUATIONS, NUMBERS
 from crosslign.runs.sharing.finished import FinishedRun
 from crosslign.runs.sharing.outward import without_folders
 from crosslign.storage import write_atomically
 from crosslign.types import Announce, CrosslignError, silent
 from crosslign.untrusted import leaves, read_json
-
-NUMBERS = "evaluation.json"  # beside a card: the numbers that it shows, and the card's hash
 
 
 def own_evaluation(run: FinishedRun) -> Part | None:
@@ -120,9 +118,7 @@ def unmeasured(view: View | None, trained: Sequence[str]) -> list[str]:
         if not tasks:
             said.append(f"{words} was not measured.")
             continue
-        rated = {
-            row.key for task in tasks for row in task.languages if row.rates(task.metric)[-1]["value"] is not None
-        }
+        rated = {row.key for task in tasks for row in task.languages if row.rates(task.metric)[-1]["value"] is not None}
         if missing := [code for code in trained if code not in rated]:
             said.append(f"{words} was not measured, or on too few rows, in languages it was trained on: "
                         f"{', '.join(missing)}.")  # fmt: skip

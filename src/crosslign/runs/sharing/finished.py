@@ -89,10 +89,19 @@ def read_finished(path: Path) -> FinishedRun:
     return run
 
 
+class _BaseFacts(BaseModel):
+    name: str
+    kind: Literal["hub", "folder", "gguf"]
+    license: str | None
+    license_name: str | None = None
+    license_link: str | None = None
+
+
 class _Record(BaseModel):
     """What is shared of a run's record, and relied on."""
 
     model: str
+    base: _BaseFacts | None = None
     finetuning: Literal["lora", "full"]
     languages: list[str] = Field(min_length=1)
     teacher_fingerprint: str
