@@ -27,7 +27,7 @@ from crosslign.languages import telling_names
 from crosslign.ownership import check_no_link, read_mark
 from crosslign.rollouts.vllm import RANKS
 from crosslign.runs.arguments import TRAINING_DEFAULTS
-from crosslign.runs.folder import CARD, CONFIG, NUMBERS, RECORD
+from crosslign.runs.folder import CARD, NUMBERS, RECORD
 from crosslign.runs.sharing.base import HUB_ID, base_facts
 from crosslign.runs.sharing.evidence import unmeasured, write_numbers
 from crosslign.runs.sharing.finished import MOST, FinishedRun
@@ -95,11 +95,10 @@ def card_text(
     form: Form,
     *,
     merged: Mapping[str, Any] | None = None,
-    recipe_name: str = CONFIG,
 ) -> str:
     """The card. `merged`: what `models.merge.Merged` says, for the form "merged"."""
     try:
-        text = _render(run, without_folders(results), form, merged, recipe_name)
+        text = _render(run, without_folders(results), form, merged)
     except (UndefinedError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CrosslignError(
             f"{run.root / RECORD}: is damaged ({cause(error)}). It must be as crosslign train wrote it."
@@ -107,7 +106,7 @@ def card_text(
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _render(run: FinishedRun, results: Any, form: Form, merged: Mapping[str, Any] | None, recipe_name: str) -> str:
+def _render(run: FinishedRun, results: Any, form: Form, merged: Mapping[str, Any] | None) -> str:
     config, record = run.config, run.record
     base = record.get("base") or base_facts(run.base)
     view = None if results is None else View(results)
@@ -157,9 +156,7 @@ def _render(run: FinishedRun, results: Any, form: Form, merged: Mapping[str, Any
             ask=_code(_ask(run)),
             quantization=config.model.quantization if run.is_adapter else None,
             merged=merged,
-            recipe_name=recipe_name,
-            has_numbers=view is not None,
-            numbers_name=NUMBERS,
+            step=run.step,
         )
     )
 

@@ -79,7 +79,7 @@ def merge(
             shutil.copyfile(file, place / file.relative_to(run.folder))
         write_atomically(place / RECIPE, recipe_text(run.config))
         write_manifest(place, **{MERGED: _provenance(run, merged)})
-        put_card(place, card_text(run, results, "merged", merged=asdict(merged), recipe_name=RECIPE), results)
+        put_card(place, card_text(run, results, "merged", merged=asdict(merged)), results)
 
     announce(f"merging {run.folder} into {source.path}")
     try:

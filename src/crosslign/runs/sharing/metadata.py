@@ -69,7 +69,7 @@ def _eval_results(view: View) -> Iterator[EvalResult]:
 def _eval_result(slug: str, title: str, where: str, metric: str, rate: Part) -> Iterator[EvalResult]:
     if rate["value"] is None:
         return
-    ends = {"low": rate.get("low"), "high": rate.get("high")}
+    ends = {f"{end}_95": round(rate[end], 2) for end in ("low", "high") if rate.get(end) is not None}
     yield EvalResult(
         task_type="text-generation",
         dataset_type=slug,
@@ -78,8 +78,5 @@ def _eval_result(slug: str, title: str, where: str, metric: str, rate: Part) -> 
         metric_type=metric,
         metric_name=f"{METRICS.get(metric, metric)}, %",
         metric_value=round(rate["value"], 2),
-        metric_args={
-            **{f"{k} end of the 95 % interval": round(v, 2) for k, v in ends.items() if v is not None},
-            "rows": rate["n"],
-        },
+        metric_args={**ends, "rows": rate["n"]},
     )

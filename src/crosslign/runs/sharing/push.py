@@ -69,7 +69,19 @@ def shared_files(folder: Path) -> list[Shared]:
     own |= {file.relative_to(folder).as_posix(): file for file in tokenizer_files(folder)}
     if links := [name for name, content in own.items() if isinstance(content, Path) and content.is_symlink()]:
         raise CrosslignError(f"{folder / links[0]}: is a link, and is not sent. Put the file itself there.")
+    for name in ("config.json", "tokenizer_config.json"):
+        if isinstance(file := own.get(name), Path) and (changed := _without_its_path(file)) is not None:
+            own[name] = changed
     return [Shared(name, own[name]) for name in sorted(own)]
+
+
+def _without_its_path(file: Path) -> bytes | None:
+    """The file without the folder that the model or tokenizer was loaded from; None if it names none."""
+    raw = read_json(file, "MODEL_FILE_MB")
+    said = {key: without_folders(raw[key]) for key in ("_name_or_path", "name_or_path") if key in raw}
+    if all(raw[key] == value for key, value in said.items()):
+        return None
+    return (json.dumps({**raw, **said}, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _model(folder: Path) -> list[str]:
