@@ -124,7 +124,7 @@ def _start(run: PreparedRun, made: Distillation, passed: Passed | None, announce
     """Open the run's folder: a new record, or the one that a resumed run goes on with."""
     record = {
         "model": run.source.path,
-        "base": base_facts(run.source),
+        "base": base_facts(run.source).model_dump(),
         "finetuning": run.config.model.finetuning,
         "languages": run.languages,
         "teacher_fingerprint": made.teacher.fingerprint,

@@ -4,37 +4,46 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import hf_hub_download
+from pydantic import BaseModel, Field
 
-from crosslign.evaluation.tables import one_line, short_names
+from crosslign.evaluation.tables import short_names
 from crosslign.models import ModelSource
 from crosslign.runs.folder import CARD
 from crosslign.types import CrosslignError
 from crosslign.untrusted import parse_yaml, read_text
 
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
-_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{0,60}")
-_LINK = re.compile(r"https://[\w./~%-]{1,300}", re.ASCII)
+LICENCE = r"^[a-z0-9][a-z0-9.-]{0,60}$"
+LICENCE_NAME = r"^[A-Za-z0-9][A-Za-z0-9 .,+()-]{0,100}$"
+LICENCE_LINK = r"^https://[A-Za-z0-9./~%_-]{1,300}$"
 
 
-def base_facts(source: ModelSource) -> dict[str, str | None]:
-    """For a run's record: `name` (a hub id, or a folder's or file's own name), `kind`, and what the model's card says:
-    `license`, with `license_name` and `license_link` where it is none that the hub knows. None: it does not say.
+class BaseFacts(BaseModel):
+    """What a run's record says of its base model.
 
-    The card of a hub model is fetched, and is taken for silent if that fails.
+    Fields:
+        name: a hub id, or a folder's or file's own name.
+        license: as the base model's card says, with `license_name` and `license_link` where it is none that the hub
+            knows. None: it does not say, or says what is no such thing.
     """
+
+    name: str
+    kind: Literal["hub", "folder", "gguf"]
+    license: str | None = Field(None, pattern=LICENCE)
+    license_name: str | None = Field(None, pattern=LICENCE_NAME)
+    license_link: str | None = Field(None, pattern=LICENCE_LINK)
+
+
+def base_facts(source: ModelSource) -> BaseFacts:
+    """The card of a hub model is fetched, and is taken for silent if that fails."""
     name = source.path if source.kind == "hub" else short_names([source.path])[source.path]
     said = _metadata(source)
-    given = said.get("license")
-    licence = given if isinstance(given, str) and _LICENCE.fullmatch(given) else None
-    found: dict[str, str | None] = {"name": name, "kind": source.kind, "license": licence}
-    if licence is not None:
-        own, link = said.get("license_name"), said.get("license_link")
-        found["license_name"] = one_line(own)[:100] if isinstance(own, str) else None
-        found["license_link"] = link if isinstance(link, str) and _LINK.fullmatch(link) else None
-    return found
+    patterns = {"license": LICENCE, "license_name": LICENCE_NAME, "license_link": LICENCE_LINK}
+    stated = {key: str(said[key]) for key, pattern in patterns.items() if re.match(pattern, str(said.get(key) or ""))}
+    return BaseFacts(name=name, kind=source.kind, **(stated if "license" in stated else {}))
 
 
 def _metadata(source: ModelSource) -> dict[str, Any]:

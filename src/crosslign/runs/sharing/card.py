@@ -28,7 +28,7 @@ from crosslign.ownership import check_no_link, read_mark
 from crosslign.rollouts.vllm import RANKS
 from crosslign.runs.arguments import TRAINING_DEFAULTS
 from crosslign.runs.folder import CARD, NUMBERS, RECORD
-from crosslign.runs.sharing.base import HUB_ID, base_facts
+from crosslign.runs.sharing.base import HUB_ID, BaseFacts
 from crosslign.runs.sharing.evidence import unmeasured, write_numbers
 from crosslign.runs.sharing.finished import MOST, FinishedRun
 from crosslign.runs.sharing.metadata import METRICS, Form, is_hub_table, metadata, title
@@ -108,14 +108,14 @@ def card_text(
 
 def _render(run: FinishedRun, results: Any, form: Form, merged: Mapping[str, Any] | None) -> str:
     config, record = run.config, run.record
-    base = record.get("base") or base_facts(run.base)
+    base = run.base
     view = None if results is None else View(results)
     source = config.data.source_language
     trained = list(dict.fromkeys(record["languages"]))
     names = telling_names(dict.fromkeys([source, *trained]))
     targets = [code for code in trained if code != source] or trained
     template = config.teacher.template if isinstance(config.teacher.template, str) else ""
-    is_hub = base["kind"] == "hub"
+    is_hub = base.kind == "hub"
     before, after = (record["divergence"].get(when) or {} for when in ("before", "after"))
     return str(
         _environment()
@@ -124,9 +124,9 @@ def _render(run: FinishedRun, results: Any, form: Form, merged: Mapping[str, Any
             metadata=Markup(f"---\n{metadata(run, base, view, form).to_yaml()}\n---"),  # noqa: S704
             title=f"{title(base)}, aligned in {_listed(list(map(names.__getitem__, targets)))}",
             form=form,
-            base=_link(str(base["name"])) if is_hub else base["name"],
-            base_name=base["name"],
-            kind=base["kind"],
+            base=_link(str(base.name)) if is_hub else base.name,
+            base_name=base.name,
+            kind=base.kind,
             revision=f" at {config.model.revision}" if config.model.revision else "",
             licence=_licence(base),
             target_names=_listed([names[code] for code in targets]),
@@ -151,7 +151,7 @@ def _render(run: FinishedRun, results: Any, form: Form, merged: Mapping[str, Any
             every_number=Markup(to_markdown(results)) if view else "",  # noqa: S704  it escapes
             unmeasured=unmeasured(view, trained),
             load_base=_code(_load_base(run, base)),
-            serve_base=_code(shlex.quote(one_line(base["name"]))),
+            serve_base=_code(shlex.quote(one_line(base.name))),
             rank=next((r for r in RANKS if r >= config.model.lora.r), config.model.lora.r),
             ask=_code(_ask(run)),
             quantization=config.model.quantization if run.is_adapter else None,
@@ -200,11 +200,11 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _licence(base: Mapping[str, Any]) -> Any:
-    if base["license"] is None:
+def _licence(base: BaseFacts) -> Any:
+    if base.license is None:
         return "the base model's, which its card does not name, or could not be read for. Look there before you use it"
-    name = base.get("license_name") or base["license"]
-    link = base.get("license_link")
+    name = base.license_name or base.license
+    link = base.license_link
     return Markup(f"[{escape(name)}]({link}), the base model's") if link else f"{name}, the base model's"  # noqa: S704
 
 
@@ -288,10 +288,10 @@ def _rate(rate: Part) -> str:
     return "too few rows" if rate["value"] is None else f"{number(rate['value'])} {interval(rate)}"
 
 
-def _load_base(run: FinishedRun, base: Mapping[str, Any]) -> str:
+def _load_base(run: FinishedRun, base: BaseFacts) -> str:
     """The first arguments of `from_pretrained`."""
-    name = json.dumps(one_line(base["name"]))
-    if base["kind"] == "gguf":
+    name = json.dumps(one_line(base.name))
+    if base.kind == "gguf":
         return f'".", gguf_file={name}'
     return name + (f", revision={json.dumps(run.config.model.revision)}" if run.config.model.revision else "")
 

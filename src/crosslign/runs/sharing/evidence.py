@@ -70,11 +70,13 @@ def given_evaluation(run: FinishedRun, folder: Path, announce: Announce = silent
 
 def check_results(results: Part, where: Path) -> None:
     """Raise CrosslignError unless results can be shown."""
+    for key, value in leaves(results, where):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise CrosslignError(f"{where}: is damaged: {value} is no finite number (...{key[-60:]}).")
     try:
-        for key, value in leaves(results, where):
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{key} is no finite number")
         view = View(results)
+        if not all(isinstance(task.judge, str) for task in view.tasks):
+            raise TypeError("a judge without a name")
         to_markdown(results)
         findings(view)
         cautions(view)

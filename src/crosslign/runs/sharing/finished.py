@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
@@ -17,6 +17,7 @@ from crosslign.runs.config import RunConfig
 from crosslign.runs.folder import BEST, CONFIG, RECORD, RunFolder
 from crosslign.runs.prepare import model_source
 from crosslign.runs.recipe import parse_config, read_recipe
+from crosslign.runs.sharing.base import BaseFacts, base_facts
 from crosslign.types import CrosslignError, excerpt
 from crosslign.untrusted import read_json
 
@@ -30,6 +31,7 @@ class FinishedRun:
     Fields:
         folder: where its adapter or model lies: the run's own folder, or `best/` in it.
         root: the run's own folder, with its record and configuration.
+        base: what is said of the base model; of an older run, whose record does not, what its card says now.
         step: the optimiser steps that this adapter or model has seen.
     """
 
@@ -38,13 +40,15 @@ class FinishedRun:
     record: Mapping[str, Any]
     config: RunConfig
     step: int
+    base: BaseFacts
 
     @property
     def is_adapter(self) -> bool:
         return self.config.model.finetuning == "lora"
 
     @property
-    def base(self) -> ModelSource:
+    def source(self) -> ModelSource:
+        """Where the run had its base model."""
         return model_source(self.config)
 
     @property
@@ -75,9 +79,12 @@ def read_finished(path: Path) -> FinishedRun:
         )
     if record.get("status") != "finished":
         raise CrosslignError(f"{path}: holds no run of crosslign ({RECORD}). Name the output_dir of a finished run.")
-    record = _checked(record, _Record, root / RECORD)
-    step = _checked(read_json(path / BEST_RECORD), _Best, path / BEST_RECORD)["step"] if is_best else record["steps"]
-    run = FinishedRun(path, root, record, parse_config(read_recipe(root / CONFIG), str(root / CONFIG)), step)
+    known = _checked(record, _Record, root / RECORD)
+    step = known.steps
+    if is_best:
+        step = _checked(read_json(path / BEST_RECORD), _Best, path / BEST_RECORD).step
+    config = parse_config(read_recipe(root / CONFIG), str(root / CONFIG))
+    run = FinishedRun(path, root, known.model_dump(), config, step, known.base or base_facts(model_source(config)))
     if run.is_adapter:
         check_adapter(run.adapter, "")
     elif (path / ADAPTER_CONFIG).exists():
@@ -89,19 +96,11 @@ def read_finished(path: Path) -> FinishedRun:
     return run
 
 
-class _BaseFacts(BaseModel):
-    name: str
-    kind: Literal["hub", "folder", "gguf"]
-    license: str | None
-    license_name: str | None = None
-    license_link: str | None = None
-
-
 class _Record(BaseModel):
     """What is shared of a run's record, and relied on."""
 
     model: str
-    base: _BaseFacts | None = None
+    base: BaseFacts | None = None
     finetuning: Literal["lora", "full"]
     languages: list[str] = Field(min_length=1)
     teacher_fingerprint: str
@@ -119,9 +118,12 @@ class _Best(BaseModel):
     step: NonNegativeInt
 
 
-def _checked(found: Mapping[str, Any], model: type[BaseModel], where: Path) -> dict[str, Any]:
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _checked(found: Mapping[str, Any], model: type[Model], where: Path) -> Model:
     try:
-        return model.model_validate(found).model_dump()
+        return model.model_validate(found)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = one_line(".".join(map(str, first["loc"])))

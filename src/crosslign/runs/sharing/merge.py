@@ -58,7 +58,7 @@ def merge(
             f"{run.folder}: has no adapter to merge: this run trained all weights, so the folder is a whole model."
         )
     check_merged(out, overwrite)
-    source = run.base if base is None else replace(run.base, path=base, revision=None)
+    source = run.source if base is None else replace(run.source, path=base, revision=None)
     quantized = run.config.model.quantization
     if quantized:
         announce(
@@ -118,7 +118,7 @@ def tokenizer_files(folder: Path) -> Iterator[Path]:
 
 
 def _provenance(run: FinishedRun, merged: Merged) -> dict[str, Any]:
-    base = {"path": run.base.path, "revision": run.base.revision, "fingerprint": run.record["teacher_fingerprint"]}
+    base = {"path": run.source.path, "revision": run.source.revision, "fingerprint": run.record["teacher_fingerprint"]}
     found = {
         "base": base,
         "adapter_sha256": adapter_sha256(run.adapter),

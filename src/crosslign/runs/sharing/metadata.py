@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import langcodes
 from huggingface_hub import EvalResult, ModelCardData
@@ -13,7 +14,7 @@ from crosslign.evaluation.result_tables import NAMES
 from crosslign.evaluation.tables import one_line
 from crosslign.evaluation.training_log import tracker_names
 from crosslign.evaluation.view import Part, View
-from crosslign.runs.sharing.base import HUB_ID
+from crosslign.runs.sharing.base import HUB_ID, BaseFacts
 from crosslign.runs.sharing.finished import MOST, FinishedRun
 from crosslign.types import excerpt
 
@@ -27,27 +28,28 @@ def is_hub_table(path: str) -> bool:
     return HUB_ID.fullmatch(path) is not None and not Path(path).suffix
 
 
-def title(base: Mapping[str, Any]) -> str:
-    return one_line(base["name"]).rpartition("/")[2]
+def title(base: BaseFacts) -> str:
+    """The base model's name without its owner, in plain characters."""
+    return re.sub(r"[^\w.+-]+", "_", one_line(base.name).rpartition("/")[2])[:MOST]
 
 
-def metadata(run: FinishedRun, base: Mapping[str, Any], view: View | None, form: Form) -> ModelCardData:
+def metadata(run: FinishedRun, base: BaseFacts, view: View | None, form: Form) -> ModelCardData:
     """What the hub reads of a card."""
     codes = dict.fromkeys([run.config.data.source_language, *run.record["languages"]])
     languages = [langcodes.Language.get(code).language for code in codes if langcodes.tag_is_valid(code)]
     tables = [table.path for table in run.config.data.tables]
     results = list(_eval_results(view)) if view else []
     return ModelCardData(
-        base_model=base["name"] if base["kind"] == "hub" else None,
-        base_model_relation=("adapter" if form == "adapter" else "finetune") if base["kind"] == "hub" else None,
+        base_model=base.name if base.kind == "hub" else None,
+        base_model_relation=("adapter" if form == "adapter" else "finetune") if base.kind == "hub" else None,
         datasets=[path for path in tables if is_hub_table(path)] or None,
         eval_results=results or None,
         language=list(dict.fromkeys(filter(None, languages))) or None,
         library_name="peft" if form == "adapter" else "transformers",
-        license=base["license"],
-        license_name=base.get("license_name"),
-        license_link=base.get("license_link"),
-        model_name=f"{title(base)}, aligned by crosslign",
+        license=base.license,
+        license_name=base.license_name,
+        license_link=base.license_link,
+        model_name=f"{title(base)}, aligned by crosslign" if results else None,
         pipeline_tag="text-generation",
         tags=[*_TAGS, *(["lora"] if form == "adapter" else [])],
     )
