@@ -176,13 +176,14 @@ def _environment() -> Environment:
     return environment
 
 
-def _shown(value: Any) -> str:
-    return escape(excerpt(one_line(value), 20 * MOST))
+def _shown(value: Any, most: int = 20 * MOST) -> str:
+    """Text as Markdown shows it, on one line; an address in it becomes no link."""
+    return escape(excerpt(one_line(value), most)).replace("://", ":&#47;&#47;")
 
 
 def _markdown(rows: Sequence[Sequence[Any]]) -> Markup:
     """A table whose cells are escaped here."""
-    cells = [[escape(excerpt(one_line(cell), MOST)) for cell in row] for row in rows]
+    cells = [[_shown(cell, MOST) for cell in row] for row in rows]
     return Markup(markdown(cells, left=range(len(cells[0]))))  # noqa: S704
 
 
@@ -205,7 +206,7 @@ def _licence(base: BaseFacts) -> Any:
         return "the base model's, which its card does not name, or could not be read for. Look there before you use it"
     name = base.license_name or base.license
     link = base.license_link
-    return Markup(f"[{escape(name)}]({link}), the base model's") if link else f"{name}, the base model's"  # noqa: S704
+    return Markup(f"[{_shown(name)}]({link}), the base model's") if link else f"{name}, the base model's"  # noqa: S704
 
 
 def _data(run: FinishedRun) -> list[list[Any]]:

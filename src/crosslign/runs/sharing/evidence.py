@@ -14,6 +14,7 @@ from crosslign.evaluation.result_tables import to_markdown
 from crosslign.evaluation.results import SCHEMA_VERSION
 from crosslign.evaluation.stages import RESULTS
 from crosslign.evaluation.view import Part, View
+from crosslign.ownership import read_mark
 from crosslign.runs.folder import EVALUATIONS, NUMBERS
 from crosslign.runs.sharing.finished import FinishedRun
 from crosslign.runs.sharing.outward import without_folders
@@ -43,7 +44,7 @@ def given_evaluation(run: FinishedRun, folder: Path, announce: Announce = silent
     Raises CrosslignError if they are damaged, or not of this run.
     """
     place = folder / RESULTS
-    results: Part = read_json(place, "FILE_MB") if place.is_file() else {}
+    results: Part = read_mark(place)
     if results.get("kind") == "comparison":
         if results.get("schema_version") != SCHEMA_VERSION:
             raise CrosslignError(f"{place}: is of another schema than {SCHEMA_VERSION}. Run crosslign compare again.")

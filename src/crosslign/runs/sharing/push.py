@@ -113,7 +113,9 @@ def push(folder: Path, repo: str, *, public: bool = False, overwrite: bool = Fal
         raise Interrupted(f"interrupted. {repo} has none of the files, or all of them.") from None
     except OfflineModeIsEnabled as error:
         raise CrosslignError("the hub is switched off (HF_HUB_OFFLINE). Unset it to push.") from error
-    except (HfHubHTTPError, OSError, ValueError) as error:  # also what httpx raises: they are no secret but for this
+    except CrosslignError:
+        raise
+    except Exception as error:  # the hub client raises many kinds; `from None`: they may quote the token
         raise CrosslignError(f"{repo}: the hub refused: {cause(error).replace(token, '[token]')}") from None
 
 
