@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 import yaml
 from conftest import small_recipe, write_csv
@@ -19,7 +20,9 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from crosslign.cli import main
 from crosslign.evaluation.folder import compared, read_folder
 from crosslign.evaluation.stages import RESULTS
+from crosslign.models import ModelSource
 from crosslign.runs.folder import CARD, NUMBERS
+from crosslign.runs.sharing.base import BaseFacts, base_facts
 
 HOSTILE = "](https://evil.example)\n---\n# <script>alert(1)</script> | `x`"
 
@@ -147,6 +150,16 @@ def test_a_card_of_one_evaluation_says_that_the_base_was_not_measured(made: Path
     assert " → " not in text.partition("## Results")[2].partition("## How to load")[0]
 
 
+def test_a_measurement_through_a_server_is_shown_and_said_to_prove_nothing(made: Path, finished: Path) -> None:
+    folder = Path(shutil.copytree(made / "before", finished.parent / "served"))
+    results = json.loads((folder / RESULTS).read_text())
+    results["manifest"]["endpoint"] = "http://gpu17.example:8000/v1"
+    (folder / RESULTS).write_text(json.dumps(results))
+    assert main(["card", str(finished), "--evaluation", str(folder)]) == 0
+    assert "nothing proves that this model was behind it" in card_of(finished).content
+    assert "gpu17" not in (finished / CARD).read_text() + (finished / NUMBERS).read_text()
+
+
 def test_what_measured_another_model_is_refused(made: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / CARD).read_bytes()
     assert main(["card", str(finished), "--evaluation", str(made / "before")]) == 1
@@ -187,9 +200,8 @@ def test_a_run_that_was_not_measured_says_so(whole: dict[str, Any]) -> None:
     card = card_of(Path(whole["output_dir"]))
     assert card.data.eval_results is None
     assert "Nothing was measured" in card.content
-    assert "whose card does not name" not in card.content
     assert card.data.license is None
-    assert "its card does not name" in card.content
+    assert "Its card names none" in card.content
 
 
 def test_what_came_from_outside_stays_text(finished: Path) -> None:
@@ -213,6 +225,19 @@ def test_what_came_from_outside_stays_text(finished: Path) -> None:
     fences = [line for line in card.content.splitlines() if line.startswith("```")]
     assert fences == ["```bibtex", "```", *(["```python", "```"] * 2), "```bash", "```"]
     assert "translated by.model" in prose
+
+
+def test_the_licence_of_a_hub_model_is_that_of_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = "0" * 40
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / CARD).write_text("---\nlicense: llama3\nlicense_link: javascript:alert(1)\n---\n")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(commit)
+    assert base_facts(ModelSource("owner/name")) == BaseFacts(name="owner/name", kind="hub", license="llama3")
+    assert base_facts(ModelSource("owner/other")) == BaseFacts(name="owner/other", kind="hub")
+    assert base_facts(ModelSource(str(tmp_path / "gone"))) == BaseFacts(name="gone", kind="folder")
 
 
 def test_a_licence_that_is_none_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,7 +116,7 @@ def _write_cards(folder: RunFolder, announce: Announce) -> None:
             if place.is_dir():
                 run = read_finished(place)
                 write_card(run, own_evaluation(run))
-        except CrosslignError as error:
+        except (CrosslignError, OSError) as error:
             announce(f"{place}: no model card was written: {error}")
 
 

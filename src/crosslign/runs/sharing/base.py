@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,6 @@ from typing import Any, Literal
 from huggingface_hub import hf_hub_download
 from pydantic import BaseModel, Field
 
-from crosslign.evaluation.tables import short_names
 from crosslign.models import ModelSource
 from crosslign.runs.folder import CARD
 from crosslign.types import CrosslignError
@@ -38,18 +38,23 @@ class BaseFacts(BaseModel):
 
 
 def base_facts(source: ModelSource) -> BaseFacts:
-    """The card of a hub model is fetched, and is taken for silent if that fails."""
-    name = source.path if source.kind == "hub" else short_names([source.path])[source.path]
-    said = _metadata(source)
+    """The card of a hub model is fetched. One that cannot be had, or whose folder is gone, says nothing."""
+    kind: Literal["hub", "folder", "gguf"] = "folder"
+    with contextlib.suppress(CrosslignError):
+        kind = source.kind
+    name = source.path if kind == "hub" else Path(source.path).absolute().name
+    said = _metadata(source, kind)
     patterns = {"license": LICENCE, "license_name": LICENCE_NAME, "license_link": LICENCE_LINK}
-    stated = {key: str(said[key]) for key, pattern in patterns.items() if re.match(pattern, str(said.get(key) or ""))}
-    return BaseFacts(name=name, kind=source.kind, **(stated if "license" in stated else {}))
+    stated = {
+        key: str(said[key]) for key, pattern in patterns.items() if re.fullmatch(pattern, str(said.get(key) or ""))
+    }
+    return BaseFacts(name=name, kind=kind, **(stated if "license" in stated else {}))
 
 
-def _metadata(source: ModelSource) -> dict[str, Any]:
+def _metadata(source: ModelSource, kind: str) -> dict[str, Any]:
     """The YAML at the head of the model's card; {} if there is none that can be read."""
     try:
-        if source.kind == "hub":
+        if kind == "hub":
             place = Path(hf_hub_download(source.path, CARD, revision=source.revision))
         else:
             place = Path(source.path) / CARD

@@ -203,7 +203,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _licence(base: BaseFacts) -> Any:
     if base.license is None:
-        return "the base model's, which its card does not name, or could not be read for. Look there before you use it"
+        return "the base model's. Its card names none, or was not there to be read: look before you use it"
     name = base.license_name or base.license
     link = base.license_link
     return Markup(f"[{_shown(name)}]({link}), the base model's") if link else f"{name}, the base model's"  # noqa: S704

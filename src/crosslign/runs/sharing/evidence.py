@@ -125,6 +125,8 @@ def unmeasured(view: View | None, trained: Sequence[str]) -> list[str]:
         if missing := [code for code in trained if code not in rated]:
             said.append(f"{words} was not measured, or on too few rows, in languages it was trained on: "
                         f"{', '.join(missing)}.")  # fmt: skip
+    if "endpoint" in view.manifests[-1]:
+        said.append("The numbers were measured through a server: nothing proves that this model was behind it.")
     if not view.compared:
         said.append("The base model was not measured in the same way, so what training has changed is not known.")
     if not view.utility:

@@ -15,7 +15,7 @@ from crosslign.runs.recipe import read_recipe
 
 # The folders of an absolute path, also within a sentence. Addresses (https://...) and hub ids (owner/name) stay.
 _FOLDERS = re.compile(r"(?<![\w./\\-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\",;]+[/\\])+(?=[^\s/\\])")
-_ADDRESSES = ("endpoint", "url", "api_key_env")  # keys whose values are a server's
+_SERVERS = ("url", "api_key_env")  # keys that say how a server is reached
 # Sections and keys of a recipe that say where a run took place, not what it was.
 _PLACES = ("output_dir", "cache_dir", "rollouts")
 _NOTE = "# The run's recipe. Files are named without their folders: put your own paths in.\n"
@@ -32,7 +32,8 @@ def without_folders(value: Any) -> Any:
     names = {key: _bare(key) for key in value}
     if len(set(names.values())) < len(names):
         names = short_names(value)
-    return {names[key]: without_folders(item) for key, item in value.items() if key not in _ADDRESSES}
+    shared = {names[key]: without_folders(item) for key, item in value.items() if key not in _SERVERS}
+    return {**shared, "endpoint": "a server"} if shared.get("endpoint") else shared
 
 
 def _bare(text: str) -> str:
