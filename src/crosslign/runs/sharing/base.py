@@ -45,9 +45,8 @@ def base_facts(source: ModelSource) -> BaseFacts:
     name = source.path if kind == "hub" else Path(source.path).absolute().name
     said = _metadata(source, kind)
     patterns = {"license": LICENCE, "license_name": LICENCE_NAME, "license_link": LICENCE_LINK}
-    stated = {
-        key: str(said[key]) for key, pattern in patterns.items() if re.fullmatch(pattern, str(said.get(key) or ""))
-    }
+    stated = {key: str(said.get(key) or "") for key in patterns}
+    stated = {key: value for key, value in stated.items() if re.fullmatch(patterns[key], value)}
     return BaseFacts(name=name, kind=kind, **(stated if "license" in stated else {}))
 
 
