@@ -65,8 +65,21 @@ class FakeServer:
                 self._send(fake.answer(self.path, None, self.headers))
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                body = fake.decoded(self.path, self._body())
                 self._send(fake.answer(self.path, body, self.headers))
+
+            def do_PUT(self) -> None:
+                self._send(fake.answer(self.path, self._body(), self.headers))
+
+            def _body(self) -> bytes:
+                if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+                    return self.rfile.read(int(self.headers["Content-Length"]))
+                parts = []
+                while size := int(self.rfile.readline(), 16):
+                    parts.append(self.rfile.read(size))
+                    self.rfile.readline()
+                self.rfile.readline()
+                return b"".join(parts)
 
             def _send(self, answer: Answer) -> None:
                 if answer.hang:
@@ -96,6 +109,10 @@ class FakeServer:
 
     def answer(self, path: str, body: Any, headers: Mapping[str, str]) -> Answer:
         raise NotImplementedError
+
+    def decoded(self, path: str, body: bytes) -> Any:
+        """What `answer` gets of a POST."""
+        return json.loads(body)
 
     @property
     def root(self) -> str:

@@ -41,6 +41,7 @@ NOT_RUN = (
     "python -m",
     "inspect eval",
     "--web",
+    "OWNER/",
 )
 
 
@@ -125,7 +126,9 @@ def test_the_python_of_the_readme_works(pasted: Path) -> None:
     assert second["result"].divergence.shape == (2, 8)
 
 
-@pytest.mark.parametrize("page", ["docs/training.md", "docs/probe.md", "docs/evaluation.md", "docs/chat.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/training.md", "docs/probe.md", "docs/evaluation.md", "docs/chat.md", "docs/sharing.md"]
+)
 def test_commands_and_python_of_the_docs_work_after_those_of_the_readme(pasted: Path, page: str) -> None:
     paste(page)
     for block in blocks(page, "python"):

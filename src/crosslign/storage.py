@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,6 +46,33 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     finally:
         with suppress(NotADirectoryError):
             temporary.unlink(missing_ok=True)
+
+
+def publish_folder(place: Path, save: Callable[[str], None]) -> None:
+    """Let `save(folder)` fill a new folder and put it in the place of `place`: the old one is there, or the new.
+
+    A crash between the two moves leaves the old one under another name, from where `restore_folder` brings it back.
+    """
+    restore_folder(place)
+    staging, old = (place.with_name(f".{place.name}.{state}") for state in ("incomplete", "old"))
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        save(str(staging))
+        if place.exists():
+            place.rename(old)
+        staging.rename(place)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_folder(place: Path) -> None:
+    """Finish or undo a `publish_folder` that was interrupted between its moves."""
+    old = place.with_name(f".{place.name}.old")
+    if old.exists() and not place.exists():
+        old.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def is_disk_full(error: BaseException) -> bool:

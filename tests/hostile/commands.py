@@ -11,10 +11,12 @@ Inputs = Mapping[str, Path]  # by kind
 
 @dataclass(frozen=True)
 class Command:
-    """`arguments` makes the command line from one good input of each kind in `takes`."""
+    """`arguments` makes the command line from one good input of each kind in `takes`; what is of the kinds in `writes`
+    it may change, though another input is hostile."""
 
     takes: tuple[str, ...]
     arguments: Callable[[Inputs], list[str]]
+    writes: tuple[str, ...] = ()
 
 
 def _recipe_flags(given: Inputs, **more: str) -> list[str]:
@@ -72,12 +74,26 @@ COMMANDS = {
     "report": Command(("evaluation",), lambda given: ["report", str(given["evaluation"])]),
     "report of a run": Command(("evaluated run",), lambda given: ["report", str(given["evaluated run"])]),
     "chat": Command(
-        ("finished run",),
+        ("run to chat with",),
         lambda given: [
-            *("chat", str(given["finished run"]), "--message", "s 1", "--english", "q 1"),
+            *("chat", str(given["run to chat with"]), "--message", "s 1", "--english", "q 1"),
             *("--max-completion-length", "4"),
         ],
     ),
+    "card": Command(("finished run",), lambda given: ["card", str(given["finished run"])]),
+    "card of an evaluation": Command(
+        ("evaluation",),
+        lambda given: ["card", str(given["finished run"]), "--evaluation", str(given["evaluation"])],
+        writes=("finished run",),
+    ),
+    "merge": Command(
+        ("finished run", "base", "output"),
+        lambda given: [
+            *("merge", str(given["finished run"]), "--base", str(given["base"])),
+            *("--out", str(given["output"]), "--overwrite"),
+        ],
+    ),
+    "push": Command(("finished run",), lambda given: ["push", str(given["finished run"]), "me/it", "--dry-run"]),
     "train by templates": Command(
         ("chat template", "teacher template"),
         lambda given: [

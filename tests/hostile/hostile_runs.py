@@ -179,7 +179,7 @@ RUNS = [
 
 # Runs that are finished, which are talked to
 
-FINISHED_RUNS = [
+CHAT_RUNS = [
     *(run for run in RUNS if run.says == ("holds no run of crosslign",)),
     Hostile("unfinished", saying("run.json", status="running"), ("is not finished",)),
     Hostile("no configuration", holding("config.yaml", None), ("config.yaml: cannot be read",)),

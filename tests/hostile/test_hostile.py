@@ -16,9 +16,10 @@ import yaml
 from commands import COMMANDS
 from conftest import CHATML, small_recipe, write_csv
 from hostile_evaluations import EVALUATIONS
+from hostile_finished import BASES, FINISHED_RUNS
 from hostile_models import ADAPTERS, CONFIGURATIONS, MODELS, saying
 from hostile_recipes import RECIPES
-from hostile_runs import CACHES, EVALUATED_RUNS, FINISHED_RUNS, OUTPUTS, RUNS
+from hostile_runs import CACHES, CHAT_RUNS, EVALUATED_RUNS, OUTPUTS, RUNS
 from hostile_tables import TABLES
 from hostile_templates import CHAT_TEMPLATES, TEACHER_TEMPLATES
 from inputs import Hostile
@@ -38,8 +39,10 @@ HOSTILE: dict[str, list[Hostile]] = {
     "adapter": ADAPTERS,
     "cache": CACHES,
     "run": RUNS,
-    "finished run": FINISHED_RUNS,
+    "run to chat with": CHAT_RUNS,
     "evaluated run": EVALUATED_RUNS,
+    "finished run": FINISHED_RUNS,
+    "base": BASES,
     "output": OUTPUTS,
 }
 SECONDS, BYTES = 20, 2 << 30  # that a command may take, and that it may add to the process
@@ -77,8 +80,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
     (folder / "chat.jinja").write_text(CHATML, encoding="utf-8")
     (folder / "teacher.yaml").write_text("messages:\n- {role: user, content: 'q {query} {source_query}'}\n")
     assert main(["train", str(folder / "recipe.yaml")]) == 0
-    for copy in ("adapter", "finished run"):
-        shutil.copytree(folder / "run", folder / copy, ignore=shutil.ignore_patterns("checkpoint-*"))
+    for name in ("adapter", "finished run", "run to chat with"):
+        shutil.copytree(folder / "run", folder / name, ignore=shutil.ignore_patterns("checkpoint-*"))
     given = {name: folder / name for name in ("model", "adapter")}
     assert main(COMMANDS["eval"].arguments({**given, "table": table, "output": folder / "evaluation"})) == 0
     (folder / "evaluation" / "report.html").unlink()
@@ -94,10 +97,11 @@ def made(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
 def good(tmp_path: Path, made: Path) -> dict[str, Path]:
     """A good input of every kind, each a copy that a test may spoil; of an output, the place where it may be made."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    written = ("recipe.yaml", "run/config.yaml", "run/run.json", "finished run/config.yaml")
-    for file in (tmp_path / name for name in written):
+    configurations = [f"{name}/config.yaml" for name in ("run", "finished run", "run to chat with")]
+    places = ("recipe.yaml", "run/run.json", *configurations)
+    for file in (tmp_path / place for place in places):
         file.write_text(file.read_text().replace(str(made), str(tmp_path)))
-    names = {"recipe": "recipe.yaml", "table": "table.csv", "output": "out"}
+    names = {"recipe": "recipe.yaml", "table": "table.csv", "output": "out", "base": "model"}
     names |= {"chat template": "chat.jinja", "teacher template": "teacher.yaml"}
     return {kind: tmp_path / names.get(kind, kind) for kind in HOSTILE}
 
@@ -159,4 +163,5 @@ def test_hostile_input_is_held(
     now = contents(tmp_path)
     # What a command goes on with, it may mend.
     lost = [name for name in before if now.get(name) != before[name]]
-    assert [name for name in lost if not (hostile.handled and name.startswith(f"{given[kind]}/"))] == []
+    mended = [f"{given[name]}/" for name in (kind, *COMMANDS[command].writes) if hostile.handled]
+    assert [name for name in lost if not name.startswith(tuple(mended))] == []

@@ -327,11 +327,10 @@ def test_the_minimum_itself_passes_and_a_language_with_little_to_flip_is_named(
     assert "fewer than 5 unsafe student answers: bn" in said[-1]
 
 
-def test_the_probe_leaves_run_folder_and_hub_alone(
+def test_the_probe_leaves_the_run_folder_alone(
     recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     scripted(monkeypatch, two_of_three)
-    recipe["training"] |= {"push_to_hub": True, "hub_model_id": "someone/something"}
     out = tmp_path / "out"
     report = probe(parse_config(scripted_recipe(recipe)), ProbeRequest(2, out=out))
     assert not Path(recipe["output_dir"]).exists()

@@ -225,6 +225,25 @@ def report(folder: Finished) -> Path:
 def compare(before: Finished, after: Finished, out: Path, seed: int = 0) -> dict[str, Any]:
     """Both evaluations' common tasks, paired by query; writes results and page into `out`.
 
+    Raises CrosslignError as `compared` does, or if `out` is one of the two or of another origin.
+    """
+    if out.resolve() in (before.path.resolve(), after.path.resolve()):
+        raise CrosslignError(f"{out}: is one of the two evaluations. Choose another --out.")
+    check_folder(out, "comparison")
+    results = compared(before, after, seed)
+    write_results(out, results)
+    transcripts = [
+        Transcript(name, (row, after.tasks[name][key]))
+        for name in results["tasks"]
+        for key, row in before.tasks[name].items()
+    ]
+    write_report(out / REPORT, results, transcripts)
+    return results
+
+
+def compared(before: Finished, after: Finished, seed: int = 0) -> dict[str, Any]:
+    """What `results.json` of the comparison holds.
+
     Raises CrosslignError if they have no task in common, were judged otherwise, or ask different queries.
     """
     common = [name for name in before.results["tasks"] if name in after.results["tasks"]]
@@ -242,9 +261,6 @@ def compare(before: Finished, after: Finished, out: Path, seed: int = 0) -> dict
                 "states of one judge. Judge both with the same one: crosslign eval with --judge does not generate "
                 "anew."
             )
-    if out.resolve() in (before.path.resolve(), after.path.resolve()):
-        raise CrosslignError(f"{out}: is one of the two evaluations. Choose another --out.")
-    check_folder(out, "comparison")
     groups = after.results["manifest"]["groups"]
     results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -265,11 +281,6 @@ def compare(before: Finished, after: Finished, out: Path, seed: int = 0) -> dict
     shared = _shared_utility(before.results.get("utility", {}), after.results.get("utility", {}))
     if shared:
         results["utility"] = shared
-    write_results(out, results)
-    transcripts = [
-        Transcript(name, (row, after.tasks[name][key])) for name in common for key, row in before.tasks[name].items()
-    ]
-    write_report(out / REPORT, results, transcripts)
     return results
 
 

@@ -137,7 +137,7 @@ def with_adapter(model: Any, folder: str) -> Any:
     Raises CrosslignError if it is none (`check_adapter`) or does not fit the model.
     """
     adapter = read_adapter(Path(folder))
-    _check_fit(model, adapter, folder)
+    check_fit(model, adapter, folder)
     try:
         found = PeftModel.from_pretrained(model, folder, config=adapter.config, local_files_only=True)
     except Exception as error:  # peft raises many kinds
@@ -147,7 +147,8 @@ def with_adapter(model: Any, folder: str) -> Any:
     return found.eval()
 
 
-def _check_fit(model: torch.nn.Module, adapter: Adapter, folder: str) -> None:
+def check_fit(model: torch.nn.Module, adapter: Adapter, folder: str) -> None:
+    """Raise CrosslignError unless the model, which may be a skeleton, has what the adapter changes."""
     modules = dict(model.named_modules())
     for name, sizes in adapter.modules.items():
         weight = getattr(modules.get(name), "weight", None)

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -18,6 +18,8 @@ from crosslign.models.sharding import as_forward, pieces, reshard, summed, whole
 from crosslign.types import CrosslignError
 
 _CHUNK = 1 << 22
+# Name, shape, type, and the two sums of `fingerprint`.
+Mark = tuple[str, tuple[int, ...], torch.dtype, int, int]
 _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -132,11 +134,23 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 def weights_fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
     """The same of named tensors."""
-    digest = hashlib.sha256()
-    names = sorted(tensors)
+    names = list(tensors)
     sums = summed(torch.tensor([_sums(*pieces(tensors[name])) for name in names]), list(tensors.values()))
-    for name, (first, second) in zip(names, sums.tolist(), strict=True):
-        shape, dtype = whole_shape(tensors[name]), tensors[name].dtype
+    return fingerprint_of(
+        (name, whole_shape(tensors[name]), tensors[name].dtype, first, second)
+        for name, (first, second) in zip(names, sums.tolist(), strict=True)
+    )
+
+
+def mark(name: str, tensor: torch.Tensor) -> Mark:
+    """What `fingerprint_of` takes of a whole tensor, so that not all of a model's need be in memory at once."""
+    return (name, tuple(tensor.shape), tensor.dtype, *_sums(tensor.reshape(-1), 0))
+
+
+def fingerprint_of(marks: Iterable[Mark]) -> str:
+    """`fingerprint` of the tensors with these marks, in any order."""
+    digest = hashlib.sha256()
+    for name, shape, dtype, first, second in sorted(marks, key=lambda found: found[0]):
         digest.update(f"{name}|{shape}|{dtype}|{first % 2**64}|{second % 2**64}\n".encode())
     return digest.hexdigest()[:16]
 

@@ -60,6 +60,7 @@ RESERVED = {
     "disable_tqdm": "progress is a bar on a terminal, and a line every half minute elsewhere",
     "train_sampling_strategy": "data.balance and the tables' weights decide the order",
     "resume_from_checkpoint": "use crosslign train --resume",
+    "push_to_hub": "it would send rollouts and judged answers too; use crosslign push when the run is finished",
 }
 
 

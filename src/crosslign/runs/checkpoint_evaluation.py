@@ -38,7 +38,7 @@ from crosslign.rollouts import Sampler
 from crosslign.runs.config import CheckpointEvaluationConfig
 from crosslign.runs.evaluate import checked_judges, checked_tasks, manifest, sampling_parameters
 from crosslign.runs.folder import BEST, EVALUATIONS, RunFolder
-from crosslign.storage import write_atomically
+from crosslign.storage import publish_folder, restore_folder, write_atomically
 from crosslign.types import Announce, CrosslignError, Query, silent
 
 BEST_RECORD = "best.json"
@@ -222,7 +222,7 @@ class CheckpointEvaluator:
             save(folder)
             write_atomically(Path(folder) / BEST_RECORD, json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
 
-        self.folder.publish_folder(BEST, fill)
+        publish_folder(self.folder.path / BEST, fill)
         self._record_best(read_best(self.folder))
 
     def _record_best(self, best: Candidate | None) -> None:
@@ -235,7 +235,7 @@ class CheckpointEvaluator:
 
 def read_best(folder: RunFolder) -> Candidate | None:
     """The best checkpoint so far; None if there is none."""
-    folder.restore_folder(BEST)
+    restore_folder(folder.path / BEST)
     try:
         kept = json.loads((folder.path / BEST / BEST_RECORD).read_text(encoding="utf-8"))
         return Candidate(**{f.name: kept[f.name] for f in dataclasses.fields(Candidate)})

@@ -27,11 +27,14 @@ EVALUATIONS = "evaluations"
 BEST = "best"
 SERVED = "served"
 GATE = "gate.jsonl"
+CARD = "README.md"
+NUMBERS = "evaluation.json"  # beside a card: the numbers that it shows, and the card's hash
 _STAGING = ".incomplete"
 # What --overwrite clears in a run's folder.
 _FOLDERS = ("checkpoint-*", EVALUATIONS, BEST, SERVED, f".{BEST}.*", _STAGING)
-_FILES = (RECORD, CONFIG, METRICS, ROLLOUTS, GATE, REPORT, "adapter_model.safetensors", "adapter_config.json",
-          "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json",
+_FILES = (RECORD, CONFIG, METRICS, ROLLOUTS, GATE, REPORT, CARD, NUMBERS,
+          "adapter_model.safetensors", "adapter_config.json", "model*.safetensors", "model.safetensors.index.json",
+          "config.json", "generation_config.json",
           "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
           "chat_template.jinja")  # fmt: skip
 _LOADED_BY = ("adapter_config.json", "config.json")  # without which no reader takes a folder for a model
@@ -174,31 +177,6 @@ class RunFolder:
                 file.replace(self.path / file.name)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-
-    def publish_folder(self, name: str, save: Callable[[str], None]) -> None:
-        """Let `save(folder)` fill a new folder and put it in the place of `name`: the old one is there, or the new.
-
-        A crash between the two moves leaves the old one under another name, from where `restore_folder` brings it back.
-        """
-        self.restore_folder(name)
-        place, staging, old = (self.path / n for n in (name, f".{name}.incomplete", f".{name}.old"))
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        try:
-            save(str(staging))
-            if place.exists():
-                place.rename(old)
-            staging.rename(place)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-    def restore_folder(self, name: str) -> None:
-        """Finish or undo a `publish_folder` that was interrupted between its moves."""
-        place, old = self.path / name, self.path / f".{name}.old"
-        if old.exists() and not place.exists():
-            old.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
 
     def forget_after(self, step: int) -> None:
         """Drop log lines and checkpoints later than `step`: a resumed run writes each step once, and a later

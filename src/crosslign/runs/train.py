@@ -17,10 +17,14 @@ from crosslign.models.sharding import loading_whole
 from crosslign.runs.arguments import has_engine
 from crosslign.runs.build import Distillation, assemble, make_trainer
 from crosslign.runs.callbacks import DivergenceCallback
-from crosslign.runs.folder import GATE, RunFolder
+from crosslign.runs.folder import BEST, GATE, RunFolder
 from crosslign.runs.gate.gate import Passed, gate
 from crosslign.runs.prepare import PreparedRun, describe_tables
 from crosslign.runs.recipe import dump
+from crosslign.runs.sharing.base import base_facts
+from crosslign.runs.sharing.card import write_card
+from crosslign.runs.sharing.evidence import own_evaluation
+from crosslign.runs.sharing.finished import read_finished
 from crosslign.runs.summary import write_page
 from crosslign.storage import is_disk_full, versions
 from crosslign.types import Announce, CrosslignError, Interrupted, silent
@@ -86,8 +90,6 @@ def _train(run: PreparedRun, made: Distillation, passed: Passed | None, announce
     divergence.measure("after")
     trainer.save_through(run.folder.publish)
     if run.is_main:
-        if run.arguments.push_to_hub:
-            trainer.push_to_hub()
         cache = made.collector.teacher.cache
         run.folder.update(
             {
@@ -103,13 +105,26 @@ def _train(run: PreparedRun, made: Distillation, passed: Passed | None, announce
         return {}
     if run.evaluation is not None:
         write_page(run.folder.path)
+    _write_cards(run.folder, announce)
     return run.folder.record()
+
+
+def _write_cards(folder: RunFolder, announce: Announce) -> None:
+    """The model cards of the run and of its best checkpoint. The run is finished, whatever becomes of them."""
+    for place in (folder.path, folder.path / BEST):
+        try:
+            if place.is_dir():
+                run = read_finished(place)
+                write_card(run, own_evaluation(run))
+        except (CrosslignError, OSError) as error:
+            announce(f"{place}: no model card was written: {error}")
 
 
 def _start(run: PreparedRun, made: Distillation, passed: Passed | None, announce: Announce) -> None:
     """Open the run's folder: a new record, or the one that a resumed run goes on with."""
     record = {
         "model": run.source.path,
+        "base": base_facts(run.source).model_dump(),
         "finetuning": run.config.model.finetuning,
         "languages": run.languages,
         "teacher_fingerprint": made.teacher.fingerprint,

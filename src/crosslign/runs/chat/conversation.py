@@ -29,9 +29,8 @@ from crosslign.models import (
 from crosslign.rollouts import SamplingParameters, TransformersSampler, derive_seed, sampler_of
 from crosslign.runs.config import RunConfig
 from crosslign.runs.evaluate import trained_languages
-from crosslign.runs.folder import CONFIG, RECORD, RunFolder
 from crosslign.runs.prepare import context_builder, model_source
-from crosslign.runs.recipe import parse_config, read_recipe
+from crosslign.runs.sharing.finished import read_finished
 from crosslign.types import Announce, CrosslignError, Message, Query, silent
 from crosslign.untrusted import is_blank
 
@@ -118,7 +117,7 @@ class Chat:
 
     def __init__(self, request: ChatRequest, announce: Announce = silent) -> None:
         """Load. Raises CrosslignError if the run is not finished, or what it names is not there or damaged."""
-        config = finished_run(request.run)
+        config = read_finished(request.run).config
         base, aligned = _sources(request, config)
         if request.language is not None:
             english_name(request.language)
@@ -242,19 +241,6 @@ class _Stream(BaseStreamer):
 
     def end(self) -> None:
         """Nothing is left to tell: the whole reply comes from the sampler."""
-
-
-def finished_run(folder: Path) -> RunConfig:
-    """The configuration of the run in this folder. Raises CrosslignError unless it is a finished one."""
-    status = RunFolder(folder).record().get("status")
-    if status == "running":
-        raise CrosslignError(
-            f"{folder}: this run is not finished. Let it end, or go on with an interrupted one by crosslign train "
-            "RECIPE --resume."
-        )
-    if status != "finished":
-        raise CrosslignError(f"{folder}: holds no run of crosslign ({RECORD}). Name the output_dir of a finished run.")
-    return parse_config(read_recipe(folder / CONFIG), str(folder / CONFIG))
 
 
 def _sources(request: ChatRequest, config: RunConfig) -> tuple[ModelSource, ModelSource | None]:
