@@ -160,8 +160,13 @@ def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> d
     raw = merged(read_recipe(RECIPE), {key: value for key, value in changes.items() if key not in own})
     harmful, shipped = raw["data"]["tables"]
     shipped = {**shipped, **changes.get("benign", {})}
-    mild = {**shipped, "path": str(plan.out / MILD), "weight": changes.get("mild", shipped["weight"])}
-    tables = [{**harmful, "path": str(plan.out / TRAIN)}, *(table for table in (shipped, mild) if table["weight"])]
+    benign = [shipped]
+    if plan.mild and changes.get("mild", True):  # they share the weight
+        benign = [
+            {**shipped, "weight": shipped["weight"] / 2, "path": path}
+            for path in (shipped["path"], str(plan.out / MILD))
+        ]
+    tables = [{**harmful, "path": str(plan.out / TRAIN)}, *(table for table in benign if table["weight"])]
     if "checkpoint" in changes:
         tasks = [f"table:{plan.out / VALIDATION}", "builtin:demo"]
         codes = [code for code in ("en", *plan.trained) if code in header(plan.out / VALIDATION)]

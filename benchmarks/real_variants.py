@@ -16,7 +16,8 @@ def tokens(number: int) -> dict[str, Any]:
     return {"sampling": {"max_completion_length": number}}
 
 
-# Changes to the recipe, one at a time. `benign` is about the table of harmless queries; `languages` are trained on too;
+# Changes to the recipe, one at a time. `benign` is about both tables of harmless queries, `mild` about the second;
+# `languages` are trained on too;
 # `checkpoint` is measured in place of the last: the run evaluates others while it trains.
 VARIANTS: dict[str, dict[str, Any]] = {
     BEST: {},
@@ -25,15 +26,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no row filter": {"gate": {"drop": []}},
     "nothing unchanged": {"teacher": {"unchanged": []}},
     "no benign rows": {"benign": {"weight": 0}},
-    "benign rows 20 %": {"benign": {"weight": 14.25}},
-    "benign rows 60 %": {"benign": {"weight": 85.5}},
-    "no look-alikes": {"benign": {"where": {"category": ["everyday"]}}},
-    "60 benign rows": {"benign": {"limit": 60}},
+    "benign rows 20 %": {"benign": {"weight": 7.5}},
+    "benign rows 43 %": {"benign": {"weight": 22.6}},
+    "no mild rows": {"mild": False},
+    "no look-alikes": {"benign": {"where": {"category": ["everyday", "mental_health", "ethics_and_morality"]}}},
     "no English": {"languages": []},
     "LoRA on q and v": {"model": {"lora": {"target_modules": ["q_proj", "v_proj"]}}},
     "uniform weights": {"objective": {"weighting": "uniform"}},
     "20 steps": steps(20),
     "40 steps": steps(40),
+    "80 steps": steps(80),
     "160 steps": steps(160),
     "16 tokens": tokens(16),
     "96 tokens": tokens(96),
