@@ -33,7 +33,7 @@ def plan(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> real.Plan:
         "watched": (),
         "category": "a",
         "other": "b",
-        "mild": (),
+        "mild": ("c",),
         "rows": 6,
         "held_out": 8,
         "completion": 8,
@@ -47,7 +47,7 @@ def plan(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> real.Plan:
 def table(number: int = 10) -> list[dict[str, Any]]:
     return [
         {"id": f"{c}{n}", "category": c, **{code: f'{code}, "{c}" {n}' for code in CODES}}
-        for c in "ab"
+        for c in "abc"
         for n in range(number)
     ]
 
@@ -66,6 +66,11 @@ def test_rows_are_split_by_their_ids_and_nothing_is_in_both(tmp_path: Path) -> N
     assert {row["id"] for row in train} | {row["id"] for row in held_out if row["category"] == "a"} == {
         f"a{n}" for n in range(10)
     }
+    mild = read(made.out / real.MILD)
+    assert {(row["category"], row["label"]) for row in mild} == {("c", "benign")}
+    assert {row["label"] for row in (*train, *held_out)} == {"harmful"}
+    validation = {row["id"] for row in read(made.out / real.VALIDATION)}
+    assert validation == {f"b{n}" for n in range(10)} - {row["id"] for row in held_out}
     texts = {row["id"]: row["ar"] for row in table()}
     assert all(row["ar"] == texts[row["id"]] for row in (*train, *held_out))
 
