@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,24 @@ def blocks(page: str, kind: str) -> list[str]:
 def commands(page: str) -> list[str]:
     text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
     return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def save_files(page: str) -> None:
+    """Write the files that the page shows under the names it gives them; a package counts as installed."""
+    for name, text in re.findall(r"`([\w./]+\.\w+)`[^`]*:\n\n```\w+\n(.*?)^```$", text_of(page), re.DOTALL | re.MULTILINE):
+        file = Path(name)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        if file.name == "pyproject.toml":
+            project = tomllib.loads(text)["project"]
+            info = file.parent / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+            info.mkdir(exist_ok=True)
+            (info / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
+            groups = [
+                "\n".join((f"[{group}]", *(f"{key} = {value}" for key, value in points.items())))
+                for group, points in project["entry-points"].items()
+            ]
+            (info / "entry_points.txt").write_text("\n".join(groups))
 
 
 def is_run(command: str) -> bool:
@@ -120,6 +139,17 @@ def test_commands_and_python_of_the_docs_work_after_those_of_the_readme(pasted: 
     paste(page)
     for block in blocks(page, "python"):
         execute(block)
+
+
+@pytest.mark.parametrize("page", ["docs/own_languages.md", "docs/own_judge.md", "docs/own_strategy.md"])
+def test_the_how_tos_work_with_the_files_that_they_show(
+    pasted: Path, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_files("docs/own_languages.md")  # its tables serve the others too
+    save_files(page)
+    for package in pasted.glob("*/pyproject.toml"):
+        monkeypatch.syspath_prepend(package.parent)
+    paste(page)
 
 
 def test_the_plug_ins_that_the_docs_show_keep_their_protocols() -> None:
