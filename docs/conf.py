@@ -16,7 +16,7 @@ import crosslign
 
 project, author = "crosslign", "the crosslign authors"
 version = release = crosslign.__version__
-copyright = author  # noqa: A001
+copyright = author
 
 # The source folder is the repository, so links between docs/, benchmarks/ and the README lead to the same place on
 # GitHub and on the site.
