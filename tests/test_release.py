@@ -55,7 +55,7 @@ def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = dist.glob("*.whl")
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*pip, str(wheel)], check=True)
-    # What a .pth file names comes after the wheel, and .pth files in there, such as an editable crosslign's, are not read.
+    # What a .pth file names comes after the wheel. It reads no .pth files in there, such as an editable crosslign's.
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     return folder
