@@ -55,9 +55,10 @@ gpu-check: .venv/dev  ## what only a GPU can show, in benchmarks/gpu.md; without
 	$(BIN)/python -m benchmarks.gpu
 
 # A warning is an error: a link inside the site that leads nowhere, a page that the navigation does not have, a docstring
-# that cannot be read. `-b linkcheck` in place of `-b html` asks the links to other sites too.
+# that cannot be read. Nothing is kept of an earlier build, which would hide warnings. `-b linkcheck` in place of
+# `-b html` asks the links to other sites too.
 docs: .venv/dev  ## the documentation site, in build/site
-	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs -b html . build/site
+	$(BIN)/python -m sphinx --fresh-env --write-all --quiet --fail-on-warning --keep-going -c docs -b html . build/site
 
 release: .venv/dev  ## wheel and source archive in dist/; the wheel runs a short demo in an environment of its own
 	HF_HUB_OFFLINE=1 CROSSLIGN_DIST=dist $(BIN)/python -m pytest -m '' tests/test_release.py
