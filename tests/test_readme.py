@@ -6,6 +6,7 @@ steps. Commands that need a network, a GPU or minutes are checked by their flags
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomllib
 import yaml
 from helpers import terse_model
 
@@ -26,23 +28,38 @@ from crosslign.untrusted import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 MODEL = "Qwen/Qwen2.5-7B-Instruct"
-PAGES = ["README.md", "CHANGELOG.md", "benchmarks/README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+PAGES = sorted(
+    p.relative_to(ROOT).as_posix() for folder in (".", "docs", "benchmarks") for p in (ROOT / folder).glob("*.md")
+)
 SMALL = {
     "model": {"path": "tiny", "dtype": "float32"},
     "training": {"max_steps": 2, "warmup_steps": 0, "bf16": False, "use_cpu": True},
 }
-NOT_RUN = (
-    "multijail",
-    "qwen3guard",
-    "http://",
-    "crosslign demo",
-    "make ",
-    "pip ",
-    "python -m",
-    "inspect eval",
-    "--web",
-    "OWNER/",
-)
+# Commands that are not pasted, by what stands in them, and where they are run or why they cannot be.
+NOT_PASTED = {
+    "crosslign demo": "minutes: `make demo` in .ci/run, tests/test_release.py",
+    "make ": ".ci/run, or it needs what its line in the Makefile says",
+    "pip ": "the environment of .ci/run is made so",
+    "python -m benchmarks": "minutes to hours: `make claims` in .ci/run, tests/test_benchmarks.py",
+    "scripts/fetch_smollm2.py": "a download",
+    "inspect eval": "tests/evaluation/test_inspect.py, in Python",
+    "multijail": "the hub; tests/contracts/test_tasks.py reads files of the same shape",
+    "qwen3guard": "the hub; tests/evaluation/judges/test_guard.py has tiny guards",
+    "http://": "a server; tests/evaluation/test_endpoint.py has a scripted one",
+    "--web": "a server; tests/runs/test_chat_page.py has it in a browser",
+    "OWNER/": "the hub; tests/runs/test_push.py has a stand-in",
+}
+NEEDS = re.compile(r"# needs (a GPU|\d+ GPUs|the server)")  # what a page says beside a command that cannot run anywhere
+# Pages whose commands are pasted, with what is put in the place of large models and long runs.
+TINY = {MODEL: "tiny"}
+PASTED = {
+    "README.md": TINY,
+    **{f"docs/{name}.md": TINY for name in ("training", "probe", "evaluation", "chat", "sharing")},
+    **{f"docs/own_{name}.md": TINY for name in ("languages", "judge", "strategy")},
+    "docs/scale.md": {"RECIPE": "recipes/qwen2.5_7b.yaml"},
+    "docs/rollouts.md": {"RECIPE": "recipes/served.yaml"},
+    "docs/tutorial.md": {".cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "tiny", "max_steps 50": "max_steps 2"},
+}
 
 
 def text_of(page: str) -> str:
@@ -58,13 +75,35 @@ def commands(page: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
+def save_files(page: str) -> None:
+    """Write the files that the page shows under the names it gives them; a package counts as installed."""
+    for name, text in re.findall(
+        r"`([\w./]+\.\w+)`[^`]*:\n\n```\w+\n(.*?)^```$", text_of(page), re.DOTALL | re.MULTILINE
+    ):
+        file = Path(name)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        if file.name == "pyproject.toml":
+            project = tomllib.loads(text)["project"]
+            info = file.parent / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+            info.mkdir(exist_ok=True)
+            (info / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
+            groups = [
+                "\n".join((f"[{group}]", *(f"{key} = {value}" for key, value in points.items())))
+                for group, points in project["entry-points"].items()
+            ]
+            (info / "entry_points.txt").write_text("\n".join(groups))
+
+
 def is_run(command: str) -> bool:
-    return not any(mark in command for mark in NOT_RUN)
+    return not NEEDS.search(command) and not any(mark in command for mark in NOT_PASTED)
 
 
 def paste(page: str) -> None:
     for command in filter(is_run, commands(page)):
-        words = shlex.split(command.replace(MODEL, "tiny"), comments=True)
+        for long, short in PASTED[page].items():
+            command = command.replace(long, short)
+        words = shlex.split(command, comments=True)
         if words[0] == "crosslign":
             assert main(words[1:]) == 0, command
         else:
@@ -85,6 +124,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "recipes").mkdir()
     for recipe in (ROOT / "recipes").glob("*.yaml"):
         (folder / "recipes" / recipe.name).write_text(yaml.safe_dump(merged(read_recipe(recipe), SMALL)))
+    served = {**SMALL, "rollouts": {"backend": "vllm", "url": "http://localhost:8000"}}
+    (folder / "recipes" / "served.yaml").write_text(
+        yaml.safe_dump(merged(read_recipe(ROOT / "recipes" / "qwen2.5_7b.yaml"), served))
+    )
     terse_model(folder / "tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -126,13 +169,28 @@ def test_the_python_of_the_readme_works(pasted: Path) -> None:
     assert second["result"].divergence.shape == (2, 8)
 
 
-@pytest.mark.parametrize(
-    "page", ["docs/training.md", "docs/probe.md", "docs/evaluation.md", "docs/chat.md", "docs/sharing.md"]
-)
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_is_pasted_or_says_what_it_needs(page: str) -> None:
+    unknown = [c for c in commands(page) if is_run(c) and page not in PASTED]
+    assert not unknown, "paste the page in a test, or say beside the command what it needs"
+
+
+@pytest.mark.parametrize("page", ["training", "probe", "evaluation", "chat", "sharing", "scale", "rollouts"])
 def test_commands_and_python_of_the_docs_work_after_those_of_the_readme(pasted: Path, page: str) -> None:
-    paste(page)
-    for block in blocks(page, "python"):
+    paste(f"docs/{page}.md")
+    for block in blocks(f"docs/{page}.md", "python"):
         execute(block)
+
+
+@pytest.mark.parametrize("page", ["docs/own_languages.md", "docs/own_judge.md", "docs/own_strategy.md"])
+def test_the_how_tos_work_with_the_files_that_they_show(
+    pasted: Path, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_files("docs/own_languages.md")  # its tables serve the others too
+    save_files(page)
+    for package in pasted.glob("*/pyproject.toml"):
+        monkeypatch.syspath_prepend(package.parent)
+    paste(page)
 
 
 def test_the_plug_ins_that_the_docs_show_keep_their_protocols() -> None:
@@ -150,15 +208,15 @@ def test_what_is_not_run_has_flags_modules_and_targets_that_exist(
 ) -> None:
     for command in commands(page):
         words = shlex.split(command, comments=True)
-        if is_run(command) or words[0] in ("pip", "inspect"):
+        if is_run(command) or words[0] in ("pip", "inspect", "accelerate", "torchrun"):
             continue
         if words[0] == "make":
             known = text_of("Makefile")
             words = [f"\n{word}:" for word in words[1:]]
         elif words[0] == "python":
-            known = text_of(f"{words[2].replace('.', '/')}.py")
+            known = text_of(f"{words[2].replace('.', '/')}.py" if words[1] == "-m" else words[1])
         else:
-            with pytest.raises(SystemExit, match="0"):
+            with contextlib.suppress(SystemExit):
                 main([words[1], "--help"])
             known = capsys.readouterr().out
         missing = [word for word in words if word.startswith(("--", "\n")) and word not in known]

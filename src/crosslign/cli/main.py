@@ -16,7 +16,7 @@ from crosslign.types import CrosslignError, Interrupted, cause
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0 fine, 1 an error that the message explains, 130 interrupted."""
-    parser = _parser()
+    parser = command_parser()
     arguments, rest = parser.parse_known_args(argv)
     if not sys.stderr.isatty():
         # tqdm reads this when it is first imported, so it also quiets the bars of the libraries.
@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of the command line, with all commands."""
     parser = Parser(
         prog="crosslign",
         description="Make an open LLM as safe in every language as it already is in English, by Multilingual "
