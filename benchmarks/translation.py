@@ -70,7 +70,7 @@ class Case:
     others: Sequence[Mapping[str, str]]  # of each pair: its translations into the other languages
 
 
-Corruption = Callable[[Case, int, random.Random], Pair]
+Corruption = Callable[[Case, int, int, random.Random], Pair]  # of one row, and another that stays as it is
 
 
 def _said(case: Case, index: int, text: str) -> Pair:
@@ -85,11 +85,11 @@ def _half(text: str, second: bool = False) -> str:
     return text[cut:].strip() if second else text[:cut].strip()
 
 
-def other_language(case: Case, index: int, rng: random.Random) -> Pair:
+def other_language(case: Case, index: int, other: int, rng: random.Random) -> Pair:
     return _said(case, index, rng.choice(sorted(case.others[index].values())))
 
 
-def other_script(case: Case, index: int, rng: random.Random) -> Pair:
+def other_script(case: Case, index: int, other: int, rng: random.Random) -> Pair:
     """Every letter in another script: Latin ones in Cyrillic, Han ones in Hangul, others by their Latin names."""
     return _said(case, index, "".join(map(_moved, case.pairs[index].translation.text)))
 
@@ -104,48 +104,43 @@ def _moved(character: str) -> str:
     return _CYRILLIC.get(base, "a") if name.startswith("LATIN") else name.rsplit(" ", 1)[-1].lower()
 
 
-def untranslated(case: Case, index: int, rng: random.Random) -> Pair:
+def untranslated(case: Case, index: int, other: int, rng: random.Random) -> Pair:
     return _said(case, index, case.pairs[index].source)
 
 
-def half_translated(case: Case, index: int, rng: random.Random) -> Pair:
+def half_translated(case: Case, index: int, other: int, rng: random.Random) -> Pair:
     pair = case.pairs[index]
     return _said(case, index, f"{_half(pair.translation.text)} {_half(pair.source, second=True)}")
 
 
-def cut(case: Case, index: int, rng: random.Random) -> Pair:
+def cut(case: Case, index: int, other: int, rng: random.Random) -> Pair:
     return _said(case, index, _half(case.pairs[index].translation.text))
 
 
-def repeated(case: Case, index: int, rng: random.Random) -> Pair:
+def repeated(case: Case, index: int, other: int, rng: random.Random) -> Pair:
     """The second half again and again, until it is three times as long."""
     text = case.pairs[index].translation.text
     return _said(case, index, f"{text} " + " ".join([_half(text, second=True)] * 4))
 
 
-def lost(case: Case, index: int, rng: random.Random) -> Pair:
+def lost(case: Case, index: int, other: int, rng: random.Random) -> Pair:
     """A number, name in quotes, placeholder, control token or address that only the source has; a number changed."""
     pair, thing = case.pairs[index], rng.choice(KEPT)
     said = f"{pair.translation.text} {int(thing) + 13}" if thing.isdigit() else pair.translation.text
     return replace(pair, source=f"{pair.source} {thing}", translation=Translation(said))
 
 
-def refused(case: Case, index: int, rng: random.Random) -> Pair:
+def refused(case: Case, index: int, other: int, rng: random.Random) -> Pair:
     return _said(case, index, rng.choice(REFUSALS[case.target]))
 
 
-def duplicate(case: Case, index: int, rng: random.Random) -> Pair:
-    return _said(case, index, case.pairs[_other(case, index, rng)].translation.text)
+def duplicate(case: Case, index: int, other: int, rng: random.Random) -> Pair:
+    return _said(case, index, case.pairs[other].translation.text)
 
 
-def merged(case: Case, index: int, rng: random.Random) -> Pair:
+def merged(case: Case, index: int, other: int, rng: random.Random) -> Pair:
     """Another row's translation behind its own."""
-    other = case.pairs[_other(case, index, rng)].translation.text
-    return _said(case, index, f"{case.pairs[index].translation.text} {other}")
-
-
-def _other(case: Case, index: int, rng: random.Random) -> int:
-    return (index + 1 + rng.randrange(len(case.pairs) - 1)) % len(case.pairs)
+    return _said(case, index, f"{case.pairs[index].translation.text} {case.pairs[other].translation.text}")
 
 
 KINDS: Mapping[str, Corruption] = {
@@ -170,9 +165,10 @@ def corrupted(case: Case, kind: str, seed: int) -> tuple[list[int], list[Pair]]:
     """The indices of a tenth of the pairs, and all pairs with those corrupted."""
     rng = random.Random(f"{seed} {case.target} {kind}")
     chosen = sorted(rng.sample(range(len(case.pairs)), len(case.pairs) // SHARE))
+    others = rng.sample([i for i in range(len(case.pairs)) if i not in set(chosen)], len(chosen))
     pairs = list(case.pairs)
-    for index in chosen:
-        pairs[index] = KINDS[kind](case, index, rng)
+    for index, other in zip(chosen, others, strict=True):
+        pairs[index] = KINDS[kind](case, index, other, rng)
     return chosen, pairs
 
 
@@ -228,9 +224,8 @@ def round_trips(case: Case, back: Translator, seed: int, rows: int) -> str:
     kept: dict[int, Translation] = {}
     back.check(case.target, case.source)
     back.translate(texts, case.target, case.source, kept.__setitem__)
-    rng = random.Random(seed)
     right = [replace(pair, back=kept[i]) for i, pair in enumerate(pairs)]
-    wrong = [replace(pair, back=kept[_other(replace(case, pairs=pairs), i, rng)]) for i, pair in enumerate(pairs)]
+    wrong = [replace(pair, back=kept[i - len(pairs) // 2]) for i, pair in enumerate(pairs)]
     table = [["chrF below", "real translations, %", "those of another row, %"]]
     scores = [[c.round_trip or 0.0 for c in check_translations(p, case.source, case.target)] for p in (right, wrong)]
     for threshold in (15, 20, 25, 30, 35, 40):

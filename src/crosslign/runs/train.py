@@ -19,7 +19,7 @@ from crosslign.runs.build import Distillation, assemble, make_trainer
 from crosslign.runs.callbacks import DivergenceCallback
 from crosslign.runs.folder import GATE, RunFolder
 from crosslign.runs.gate.gate import Passed, gate
-from crosslign.runs.prepare import PreparedRun, describe_tables
+from crosslign.runs.prepare import PreparedRun, describe_provenance, describe_tables
 from crosslign.runs.recipe import dump
 from crosslign.runs.summary import write_page
 from crosslign.storage import is_disk_full, versions
@@ -114,6 +114,7 @@ def _start(run: PreparedRun, made: Distillation, passed: Passed | None, announce
         "languages": run.languages,
         "teacher_fingerprint": made.teacher.fingerprint,
         "data": describe_tables(run.tables),
+        "provenance": describe_provenance(run.tables),
         "dropped": [
             {"query": o.query.id, "language": o.query.language, "context": o.role, "tokens": o.length}
             for o in run.dropped

@@ -37,17 +37,22 @@ MIN_ROWS = 20
 # A translation that ends without a full stop where its source has one may not fall so far below the median; where
 # neither has one, not so far. Only where most translations end with one: Thai has none.
 MIN_UNENDED, MIN_UNPUNCTUATED, MIN_ENDING = 0.8, 0.65, 0.5
+# With more sentences than its source it may not be so many times as long as the median, with fewer not so much shorter.
+MAX_ADDED, MIN_DROPPED = 1.3, 0.7
 # The longest run of words that is the source's, as a share of the translation, and its number of words.
 MAX_COPIED, MIN_WORDS = 0.3, 3
 # The share that was said before, beyond that of the source.
 MAX_REPEATED = 0.5
 # chrF, from 0 to 100, of a translation back into the source language.
 MIN_ROUND_TRIP = 25.0
-OPENING = 120  # normalised characters in which an answer announces itself
+OPENING = 5  # normalised characters within which an answer announces itself
 _COMPARED = 1000  # characters of which the longest common run is looked for
 _SHOWN = 80  # characters of untrusted text in a measure
 _SCRIPTS = {"Hans": "Hani", "Hant": "Hani", "Jpan": "Hani Hira Kana", "Kore": "Hang Hani"}
 _WORD = re.compile(f"[{UNSPACED}]|[^ ,.?'{UNSPACED}]+")
+_SENTENCE = regex.compile(
+    r"[\p{Sentence_Terminal}…]+(?=[\p{Final_Punctuation}\p{Close_Punctuation}\"']*(?:\s|$|\p{Lo}))"
+)
 _END = regex.compile(r"[\p{Sentence_Terminal}…:][\p{Final_Punctuation}\p{Close_Punctuation}\"'\s]*$")
 
 # Every check by the name that a rejected row gives as its reason.
@@ -58,7 +63,9 @@ CHECKS = {
     "length": f"{MAX_LENGTH} times as long or short as the median of the pair ({MAX_LENGTH_SHORT} for short sources)",
     "untranslated": f"a run of {MIN_WORDS} or more words of the source is {MAX_COPIED:.0%} or more of it",
     "repeated": f"{MAX_REPEATED:.0%} or more was said before, beyond the source's share",
-    "cut": f"a length limit, or no full stop and less than {MIN_UNENDED} of the median length",
+    "cut": f"a length limit; no full stop and under {MIN_UNENDED} of the median length; fewer sentences and under "
+    f"{MIN_DROPPED} of it",
+    "added": f"more sentences than the source, and more than {MAX_ADDED} times the median length",
     "lost": "a number, quotation, placeholder, address or control token is lost, or a control token added",
     "refused": "it sounds like a refusal, and its source does not",
     "answered": "it announces an answer, and its source does not",
@@ -66,10 +73,14 @@ CHECKS = {
     "round_trip": f"chrF of its translation back is below {MIN_ROUND_TRIP:g}",
 }
 
+# What is measured of each translation, by the names of the fields of `Checked`.
+MEASURES = ("language", "script", "length", "sentences", "copied", "repeated", "lost", "refused", "answered",
+            "duplicate_of", "round_trip")  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A source text and what became of it; `back` is its translation into the source language, if that was asked for."""
+    """A source text and what became of it; `back` is that translated into the source language, if it was asked for."""
 
     id: str
     source: str
@@ -85,6 +96,7 @@ class Checked:
         language, probability: what py3langid found, see `crosslign.evaluation.fidelity`.
         script: share of letters in the language's script.
         length: characters as a share of the source's, divided by the pair's median.
+        sentences: how many more it has than the source.
         copied: the longest run of words that is the source's, as a share of the translation.
         repeated: share that was said before, minus that of the source.
         lost: what had to be kept and was not.
@@ -99,6 +111,7 @@ class Checked:
     probability: float | None = None
     script: float | None = None
     length: float | None = None
+    sentences: int | None = None
     copied: float = 0.0
     repeated: float = 0.0
     lost: tuple[str, ...] = ()
@@ -114,10 +127,11 @@ class Checked:
         def number(value: float | None) -> str:
             return "" if value is None else f"{value:.2f}"
 
-        return {
+        values = {
             "language": f"{self.language} {self.probability:.2f}" if self.language and self.probability else "",
             "script": number(self.script),
             "length": number(self.length),
+            "sentences": "" if self.sentences is None else f"{self.sentences:+d}",
             "copied": number(self.copied),
             "repeated": number(self.repeated),
             "lost": _safe("; ".join(self.lost)),
@@ -126,6 +140,7 @@ class Checked:
             "duplicate_of": self.duplicate_of or "",
             "round_trip": number(self.round_trip),
         }
+        return {name: values[name] for name in MEASURES}
 
 
 def check_translations(pairs: Sequence[Pair], source: str, target: str) -> list[Checked]:
@@ -180,6 +195,7 @@ def _measured(found: Checked, fidelity: LanguageFidelity, target: str, scripts: 
         probability=spoken.probability,
         script=_script_share(text, scripts),
         length=None if usual.length is None else len(text) / len(source) / usual.length,
+        sentences=_sentences(text) - _sentences(source) if usual.ends else None,
         copied=_copied(theirs, ours),
         repeated=repeated_share(theirs) - repeated_share(ours),
         lost=tuple(lost(source, text)),
@@ -207,6 +223,8 @@ def _failed(found: Checked, target: str, usual: _Usual) -> Iterable[str]:
         yield "repeated"
     if translation.truncated or _cut(found, usual):
         yield "cut"
+    if found.length is not None and (found.sentences or 0) > 0 and found.length > MAX_ADDED:
+        yield "added"
     if found.lost:
         yield "lost"
     if found.refused:
@@ -220,7 +238,11 @@ def _failed(found: Checked, target: str, usual: _Usual) -> Iterable[str]:
 
 
 def _cut(found: Checked, usual: _Usual) -> bool:
-    if found.length is None or not usual.ends or _END.search(found.pair.translation.text):
+    if found.length is None or not usual.ends:
+        return False
+    if (found.sentences or 0) < 0 and found.length < MIN_DROPPED:
+        return True
+    if _END.search(found.pair.translation.text):
         return False
     return found.length < (MIN_UNENDED if _END.search(found.pair.source) else MIN_UNPUNCTUATED)
 
@@ -263,8 +285,13 @@ def _refusal(text: str) -> str:
 
 def _announcement(text: str) -> str:
     """The phrase that announces an answer at the beginning of a normalised text, "" if none does."""
-    found = builtin().find("answer", text[:OPENING])
-    return found[0].group() if found else ""
+    found = builtin().find("answer", text[:_COMPARED])
+    return next((match.group() for match in found if match.start() <= OPENING), "")
+
+
+def _sentences(text: str) -> int:
+    """How many sentences a text has; the last one may lack its full stop."""
+    return len(_SENTENCE.findall(text)) + (not _END.search(text))
 
 
 @cache
@@ -290,6 +317,8 @@ THRESHOLDS: Mapping[str, float] = {
     "max_length_short": MAX_LENGTH_SHORT,
     "min_unended": MIN_UNENDED,
     "min_unpunctuated": MIN_UNPUNCTUATED,
+    "min_dropped": MIN_DROPPED,
+    "max_added": MAX_ADDED,
     "max_copied": MAX_COPIED,
     "max_repeated": MAX_REPEATED,
     "min_round_trip": MIN_ROUND_TRIP,

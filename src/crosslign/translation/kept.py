@@ -24,7 +24,9 @@ _NUMBER = re.compile(
     r"(?<![\d.,])(?:\d{1,3}(?:[,.'’٬، \u00a0\u202f]\d{3})+(?!\d)|\d{1,2}(?:,\d\d)+,\d{3}(?!\d)|\d+)?(?:[.,٫]\d+)?(?!\d)"
 )
 _THOUSANDS = re.compile(r"[,.'’٬، \u00a0\u202f](?=\d{3}(?!\d)|\d\d,\d)")
-_TIME = re.compile(r"\d{1,2}[:.]\d\d(?=\s*(?:[ap]\.?m|uhr|h\b|น\.))|\d{1,2}:\d\d|\d{1,2}\s*(?:[ap]\.?m\b)", re.IGNORECASE)
+_TIME = re.compile(
+    r"\d{1,2}[:.]\d\d(?=\s*(?:[ap]\.?m|uhr|h\b|น\.))|\d{1,2}:\d\d|\d{1,2}\s*(?:[ap]\.?m\b)", re.IGNORECASE
+)
 # East Asian and Indian powers of ten, where they stand right behind digits: "8万" is 80,000.
 _POWERS = {"百": 2, "千": 3, "万": 4, "萬": 4, "만": 4, "億": 8, "亿": 8, "억": 8, "लाख": 5, "লাখ": 5, "লক্ষ": 5}
 _POWER = re.compile(rf"\s?({'|'.join(_POWERS)})")
