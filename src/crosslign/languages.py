@@ -95,12 +95,13 @@ def matching_code(code: str, codes: Iterable[str]) -> str | None:
     """The one of a model's own `codes` that means the language of `code`; None if there is none.
 
     Own codes may be written with "_" and hold a script or a region: `matching_code("sw", ["swh_Latn"]) == "swh_Latn"`,
-    and for `ar` it is `arb_Arab`, for `zh-TW` `zho_Hant`. A script that `code` names must be met. Of several the
-    nearest to it counts.
+    and for `ar` it is `arb_Arab`, for `zh-TW` `zho_Hant`. A script that `code` names, or that its region implies, must
+    be met. Of several the nearest to it counts.
 
     Raises CrosslignError if `code` is malformed.
     """
     wanted, script = _parse(code), likely_script(code)
+    must = script if wanted.script or wanted.territory else None
     found = []
     for own in codes:
         try:
@@ -111,10 +112,16 @@ def matching_code(code: str, codes: Iterable[str]) -> str | None:
         if same_language(code, [base]) is None and _MODEL_CODES.get(wanted.language or "") != base:
             continue
         theirs = likely_script(other.to_tag())
-        if wanted.script is not None and theirs not in (None, wanted.script):
+        if must is not None and not _same_script(theirs, must):
             continue
-        found.append((theirs != script, langcodes.tag_distance(wanted.to_tag(), other.to_tag()), len(own), own))
+        away = langcodes.tag_distance(wanted.to_tag(), other.to_tag())
+        found.append((not _same_script(theirs, script), base != wanted.language, away, len(own), own))
     return min(found)[-1] if found else None
+
+
+def _same_script(one: str | None, other: str | None) -> bool:
+    """Whether two scripts are the same, as far as they are known; Korean text may be called Hang or Kore."""
+    return one is None or other is None or one == other or {one, other} == {"Hang", "Kore"}
 
 
 def nearest_languages(code: str, codes: Iterable[str], most: int = 3) -> list[str]:

@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 from crosslign.types import CrosslignError, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
 
 
 class Registry:
@@ -81,7 +80,7 @@ class Registry:
         except (TypeError, ValueError) as error:
             raise CrosslignError(f"{self.kind} {name!r}: {error}") from error
 
-    def from_spec(self, spec: str, protocol: type[T], **settings: Any) -> T:
+    def from_spec(self, spec: str, protocol: Any, **settings: Any) -> Any:
         """What `NAME` or `NAME:ARGUMENT` names; what stands after the colon is the factory's `argument`.
 
         Raises CrosslignError as `make` does, if the factory fails in another way, or makes something else than

@@ -105,9 +105,7 @@ def _translate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     translated = translate_table(table, request, translator, say)
     show(translated.summary())
     rejected = sum(len(rows) - translated.passed(language) for language, rows in translated.languages.items())
-    say(
-        f"{arguments.out}: {len(table.rows)} rows. {request.rejected_file}: {rejected} translations that failed a check."
-    )
+    say(f"{arguments.out}: {len(table.rows)} rows. {request.rejected_file}: {rejected} translations that failed.")
     empty = [language for language in translated.languages if not translated.passed(language)]
     if empty:
         say(f"crosslign: no translation into {', '.join(empty)} passed. The reasons stand in {request.rejected_file}.")

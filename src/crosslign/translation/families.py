@@ -61,7 +61,9 @@ class Madlad(Family):
     """A token for the target before the text; the source is whatever it is."""
 
     def wrapping(self, source: str, target: str) -> Wrapping:
-        return Wrapping((self.token(self.code(target, source, target)),), self.end)
+        tag = self.codes[self.code(target, source, target)]
+        # As the tokenizer itself reads it before a text: it may put a space first.
+        return Wrapping(tuple(self.tokenizer(tag, add_special_tokens=False)["input_ids"]), self.end)
 
 
 class FromTo(Family):

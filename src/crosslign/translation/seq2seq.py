@@ -25,8 +25,9 @@ TOKENS_EACH, TOKENS_MORE = 4, 32
 class Seq2SeqTranslator:
     """MADLAD-400, NLLB-200, M2M100 or Opus-MT: a hub id, or a folder with safetensors.
 
-    It decodes by beam search, never by sampling. Texts are data: special tokens in them are split into letters. A text
-    that is too long for the model is not cut; it gets an error.
+    It decodes by beam search, never by sampling. Texts are data: special tokens in them are split into letters, or, where
+    the tokenizer takes them for words of its vocabulary, become unknown. A text that is too long for the model is not
+    cut; it gets an error.
     """
 
     name = "seq2seq"
@@ -66,7 +67,14 @@ class Seq2SeqTranslator:
 
     @cached_property
     def model(self) -> Any:
-        return load_seq2seq(self.source)
+        model = load_seq2seq(self.source)
+        model.generation_config.max_length = None  # each batch has its own limit
+        return model
+
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """Tokens that are no text: the tokenizer's own, and those of languages."""
+        return frozenset((*self.tokenizer.all_special_ids, *map(self.family.token, self.family.codes)))
 
     @cached_property
     def longest(self) -> int:
@@ -91,7 +99,8 @@ class Seq2SeqTranslator:
     def _ids(self, text: str, around: Wrapping) -> list[int]:
         plain = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         own = self.tokenizer(plain, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return [*around.before, *own, *around.after]
+        unknown = self.tokenizer.unk_token_id
+        return [*around.before, *(unknown if token in self.special else token for token in own), *around.after]
 
     def _generate(self, rows: Sequence[Sequence[int]], around: Wrapping) -> list[Translation]:
         """Translations of rows of token ids, by one call of `generate`."""
@@ -99,20 +108,24 @@ class Seq2SeqTranslator:
         ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=self.model.device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=self.model.device)
         forced = {} if around.forced is None else {"forced_bos_token_id": around.forced}
+        most = min(TOKENS_EACH * width + TOKENS_MORE, self.longest - 1)
         with torch.inference_mode():
             made = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 do_sample=False,
                 num_beams=self.beams,
-                max_new_tokens=min(TOKENS_EACH * width + TOKENS_MORE, self.longest - 1),
+                max_new_tokens=most,
                 **forced,
             )
+        return [self._read(row[1:], most) for row in made.tolist()]  # the first token starts the decoder
+
+    def _read(self, row: list[int], most: int) -> Translation:
+        """Generated ids as text. Some models are made to end at the limit, which is no end of their own."""
         end = int(self.tokenizer.eos_token_id)
-        return [
-            Translation(self.tokenizer.decode(row, skip_special_tokens=True).strip(), truncated=end not in row[1:])
-            for row in made.tolist()
-        ]
+        length = row.index(end) + 1 if end in row else most
+        text = self.tokenizer.decode([token for token in row[:length] if token not in self.special])
+        return Translation(text.strip(), truncated=length >= most)
 
 
 @translators.register("seq2seq")
