@@ -31,7 +31,17 @@ SMALL = {
     "model": {"path": "tiny", "dtype": "float32"},
     "training": {"max_steps": 2, "warmup_steps": 0, "bf16": False, "use_cpu": True},
 }
-NOT_RUN = ("multijail", "qwen3guard", "http://", "crosslign demo", "make ", "pip ", "python -m", "inspect eval")
+NOT_RUN = (
+    "seq2seq:",
+    "multijail",
+    "qwen3guard",
+    "http://",
+    "crosslign demo",
+    "make ",
+    "pip ",
+    "python -m",
+    "inspect eval",
+)
 
 
 def text_of(page: str) -> str:
@@ -115,7 +125,7 @@ def test_the_python_of_the_readme_works(pasted: Path) -> None:
     assert second["result"].divergence.shape == (2, 8)
 
 
-@pytest.mark.parametrize("page", ["docs/training.md", "docs/probe.md", "docs/evaluation.md"])
+@pytest.mark.parametrize("page", ["docs/training.md", "docs/probe.md", "docs/evaluation.md", "docs/translate.md"])
 def test_commands_and_python_of_the_docs_work_after_those_of_the_readme(pasted: Path, page: str) -> None:
     paste(page)
     for block in blocks(page, "python"):

@@ -82,7 +82,9 @@ def madlad(folder: Path) -> Path:
     return _save(T5ForConditionalGeneration(config), tokenizer, folder)
 
 
-def opus_mt(folder: Path, *, codes: tuple[str, ...] = ("swh", "xho"), languages: tuple[str, str] = ("en", "mul")) -> Path:
+def opus_mt(
+    folder: Path, *, codes: tuple[str, ...] = ("swh", "xho"), languages: tuple[str, str] = ("en", "mul")
+) -> Path:
     from transformers import MarianTokenizer
 
     vocabulary = _spm(folder, "source.spm")

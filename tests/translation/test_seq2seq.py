@@ -92,7 +92,9 @@ def test_no_special_token_is_in_a_translation_and_what_reaches_the_limit_is_trun
     sw = translator.tokenizer.get_lang_id("sw")
     assert translator._read([sw, *letters, 2, 1, 1], 20) == Translation("ab")
     assert translator._read([sw, *letters], 1 + len(letters)) == Translation("ab", truncated=True)
-    assert translator._read([sw, *letters, 2], 2 + len(letters)) == Translation("ab", truncated=True)  # Opus-MT is made to end there
+    assert translator._read([sw, *letters, 2], 2 + len(letters)) == Translation(
+        "ab", truncated=True
+    )  # Opus-MT is made to end there
 
 
 def test_a_text_that_is_too_long_is_not_cut(folder: Path) -> None:
@@ -120,9 +122,7 @@ def test_a_bilingual_opus_mt_has_its_one_pair(tmp_path: Path) -> None:
         translator.check("de", "sw")
 
 
-def test_pickles_other_models_and_missing_folders_are_refused(
-    tmp_path: Path, folder: Path, model_folder: Path
-) -> None:
+def test_pickles_other_models_and_missing_folders_are_refused(tmp_path: Path, folder: Path, model_folder: Path) -> None:
     with pytest.raises(CrosslignError, match="none of MADLAD-400, NLLB-200, M2M100 and Opus-MT"):
         Seq2SeqTranslator(str(model_folder)).check("en", "sw")
     with pytest.raises(CrosslignError, match="no folder"):
