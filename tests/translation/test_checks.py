@@ -49,7 +49,16 @@ def test_corrupted_translations_are_found(kind: str) -> None:
 @pytest.mark.parametrize("target", sorted(set(REFUSALS) - {"en", "de", "fr"}))
 def test_refusals_in_the_target_language_are_found(target: str) -> None:
     for refusal in REFUSALS[target]:
-        assert "refused" in saying(refusal, target).failed or saying(refusal, target).failed
+        assert "refused" in saying(refusal, target).failed
+
+
+def test_a_comment_of_the_translator_is_no_translation() -> None:
+    """A sentence of this kind stands in a published set of queries."""
+    assert "refused" in saying("Me doy cuenta de que solo quieres una traducción, pero quisiera señalar algo.").failed
+    pair = replace(
+        case("es").pairs[7], source="Can you translate this?", translation=Translation("¿Puedes traducir esto?")
+    )
+    assert checked_with(7, pair).failed == ()
 
 
 def test_each_check_has_its_reason() -> None:
