@@ -46,6 +46,7 @@ NOT_PASTED = {
     "multijail": "the hub; tests/contracts/test_tasks.py reads files of the same shape",
     "qwen3guard": "the hub; tests/evaluation/judges/test_guard.py has tiny guards",
     "http://": "a server; tests/evaluation/test_endpoint.py has a scripted one",
+    "seq2seq:": "a translation model; tests/translation/test_seq2seq.py has tiny ones",
     "--web": "a server; tests/runs/test_chat_page.py has it in a browser",
     "OWNER/": "the hub; tests/runs/test_push.py has a stand-in",
 }
@@ -54,7 +55,7 @@ NEEDS = re.compile(r"# needs (a GPU|\d+ GPUs|the server)")  # what a page says b
 TINY = {MODEL: "tiny"}
 PASTED = {
     "README.md": TINY,
-    **{f"docs/{name}.md": TINY for name in ("training", "probe", "evaluation", "chat", "sharing")},
+    **{f"docs/{name}.md": TINY for name in ("training", "probe", "evaluation", "chat", "sharing", "translate")},
     **{f"docs/own_{name}.md": TINY for name in ("languages", "judge", "strategy")},
     "docs/scale.md": {"RECIPE": "recipes/qwen2.5_7b.yaml"},
     "docs/rollouts.md": {"RECIPE": "recipes/served.yaml"},
@@ -175,7 +176,9 @@ def test_every_command_is_pasted_or_says_what_it_needs(page: str) -> None:
     assert not unknown, "paste the page in a test, or say beside the command what it needs"
 
 
-@pytest.mark.parametrize("page", ["training", "probe", "evaluation", "chat", "sharing", "scale", "rollouts"])
+@pytest.mark.parametrize(
+    "page", ["training", "probe", "evaluation", "chat", "sharing", "translate", "scale", "rollouts"]
+)
 def test_commands_and_python_of_the_docs_work_after_those_of_the_readme(pasted: Path, page: str) -> None:
     paste(f"docs/{page}.md")
     for block in blocks(f"docs/{page}.md", "python"):
