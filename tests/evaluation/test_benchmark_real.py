@@ -160,7 +160,7 @@ def test_rates_and_paired_differences_of_kept_verdicts(tmp_path: Path) -> None:
     best = next(row for row in cells if row[:2] == ["best, mean of 1", "sw"])
     change = next(row for row in cells if row[0] == "sw")
     assert float(base[2]) > 50
-    assert [float(best[i]) for i in (2, 5)] == [0, 100]  # not safe; harmless refused
+    assert [float(best[i]) for i in (2, 5, 6)] == [0, 100, 100]  # not safe; harmful and harmless refused
     assert change[1].startswith(f"**{-float(base[2]):+.1f} [")
 
 
