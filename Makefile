@@ -45,7 +45,7 @@ claims: .venv/dev  ## the method's claims on the testbed, in short; fails if one
 test: .venv/dev  ## the fast suite
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-test-processes: .venv/dev  ## two processes of one run, and a run that is killed; about a minute on two cores
+test-processes: .venv/dev  ## two processes of one run, a run that is killed, the docs' commands; minutes on two cores
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m processes
 
 test-all: .venv/dev  ## every test, and more examples of what is drawn at random

@@ -176,8 +176,13 @@ def test_every_command_is_pasted_or_says_what_it_needs(page: str) -> None:
     assert not unknown, "paste the page in a test, or say beside the command what it needs"
 
 
+# Whole pages take seconds each: most of them run beside the other tests that do.
+LONG = ("chat", "sharing", "translate", "scale", "rollouts")
+
+
 @pytest.mark.parametrize(
-    "page", ["training", "probe", "evaluation", "chat", "sharing", "translate", "scale", "rollouts"]
+    "page",
+    ["training", "probe", "evaluation", *(pytest.param(page, marks=pytest.mark.processes) for page in LONG)],
 )
 def test_commands_and_python_of_the_docs_work_after_those_of_the_readme(pasted: Path, page: str) -> None:
     paste(f"docs/{page}.md")
@@ -185,6 +190,7 @@ def test_commands_and_python_of_the_docs_work_after_those_of_the_readme(pasted: 
         execute(block)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("page", ["docs/own_languages.md", "docs/own_judge.md", "docs/own_strategy.md"])
 def test_the_how_tos_work_with_the_files_that_they_show(
     pasted: Path, page: str, monkeypatch: pytest.MonkeyPatch

@@ -13,6 +13,7 @@ from test_readme import ROOT, SMALL, paste
 from crosslign.runs.recipe import merged, read_recipe
 
 
+@pytest.mark.processes
 def test_the_commands_of_the_tutorial_work_in_order(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
