@@ -31,7 +31,17 @@ SMALL = {
     "model": {"path": "tiny", "dtype": "float32"},
     "training": {"max_steps": 2, "warmup_steps": 0, "bf16": False, "use_cpu": True},
 }
-NOT_RUN = ("multijail", "qwen3guard", "http://", "crosslign demo", "make ", "pip ", "python -m", "inspect eval")
+NOT_RUN = (
+    "seq2seq:",
+    "multijail",
+    "qwen3guard",
+    "http://",
+    "crosslign demo",
+    "make ",
+    "pip ",
+    "python -m",
+    "inspect eval",
+)
 NOT_RUN += ("OWNER/",)
 
 
@@ -116,7 +126,10 @@ def test_the_python_of_the_readme_works(pasted: Path) -> None:
     assert second["result"].divergence.shape == (2, 8)
 
 
-@pytest.mark.parametrize("page", ["docs/training.md", "docs/probe.md", "docs/evaluation.md", "docs/sharing.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["docs/training.md", "docs/probe.md", "docs/evaluation.md", "docs/sharing.md", "docs/translate.md"],
+)
 def test_commands_and_python_of_the_docs_work_after_those_of_the_readme(pasted: Path, page: str) -> None:
     paste(page)
     for block in blocks(page, "python"):

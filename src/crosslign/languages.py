@@ -72,6 +72,65 @@ def likely_form(code: str) -> str:
     return str(langcodes.Language.get(langcodes.standardize_tag(code, macro=True)).maximize().to_tag())
 
 
+def likely_script(code: str) -> str | None:
+    """The ISO 15924 code of the script of a language, such as "Beng" for `bn`; None where nothing is known of it.
+
+    Raises CrosslignError if `code` is malformed.
+    """
+    given = _parse(code)
+    if given.script is not None:
+        return given.script
+    likely = langcodes.Language.get(likely_form(code))
+    # CLDR takes what it does not know for text in Latin letters from the USA.
+    unknown = likely.language != "en" and likely.script == "Latn" and likely.territory in ("US", "ZZ")
+    return None if unknown else likely.script
+
+
+# Macrolanguages whose codes in translation models langcodes does not relate to theirs: Pashto, Quechua, Fula, and
+# M2M100's own name of Northern Sotho.
+_MODEL_CODES = {"ps": "pbt", "qu": "quy", "ff": "fuv", "nso": "ns"}
+
+
+def matching_code(code: str, codes: Iterable[str]) -> str | None:
+    """The one of a model's own `codes` that means the language of `code`; None if there is none.
+
+    Own codes may be written with "_" and hold a script or a region: `matching_code("sw", ["swh_Latn"]) == "swh_Latn"`,
+    and for `ar` it is `arb_Arab`, for `zh-TW` `zho_Hant`. A script that `code` names, or that its region implies, must
+    be met. Of several the nearest to it counts.
+
+    Raises CrosslignError if `code` is malformed.
+    """
+    wanted, script = _parse(code), likely_script(code)
+    must = script if wanted.script or wanted.territory else None
+    found = []
+    for own in codes:
+        try:
+            other = _parse(own.replace("_", "-"))
+        except CrosslignError:
+            continue  # a name that is no language code, as some of Opus-MT's are
+        base = other.language or "und"
+        if same_language(code, [base]) is None and _MODEL_CODES.get(wanted.language or "") != base:
+            continue
+        theirs = likely_script(other.to_tag())
+        if must is not None and not _same_script(theirs, must):
+            continue
+        away = langcodes.tag_distance(wanted.to_tag(), other.to_tag())
+        found.append((not _same_script(theirs, script), base != wanted.language, away, len(own), own))
+    return min(found)[-1] if found else None
+
+
+def _same_script(one: str | None, other: str | None) -> bool:
+    """Whether two scripts are the same, as far as they are known; Korean text may be called Hang or Kore."""
+    return one is None or other is None or one == other or {one, other} == {"Hang", "Kore"}
+
+
+def nearest_languages(code: str, codes: Iterable[str], most: int = 3) -> list[str]:
+    """Those of `codes` whose languages are nearest to that of `code` (CLDR's distance), the nearest first."""
+    wanted = _parse(code).to_tag()
+    known = [own for own in codes if is_language(own.replace("_", "-"))]
+    return sorted(known, key=lambda own: (langcodes.tag_distance(wanted, own.replace("_", "-")), own))[:most]
+
+
 @lru_cache(maxsize=2048)
 def _parse(code: str) -> langcodes.Language:
     try:

@@ -47,6 +47,25 @@ def check_output_file(file: Path, ours: bool, flag: str = "--out") -> None:
         )
 
 
+def check_cache_file(file: Path, flag: str) -> None:
+    """Raise CrosslignError unless this file is one of rows that begin with their `key`, or can be made.
+
+    What an interruption left of such a row counts as one.
+    """
+    check_output_file(file, ours=file.is_file() and _begins_with_key(file), flag=flag)
+
+
+def _begins_with_key(path: Path) -> bool:
+    """Whether a row, or the beginning of one, stands at the beginning of one of the first lines."""
+    begin = b'{"key": '
+    try:
+        with path.open("rb") as file:
+            head = file.read(65536)
+    except OSError:
+        return False
+    return not head or any(begin.startswith(line[: len(begin)]) for line in head.split(b"\n") if line)
+
+
 def check_no_link(*paths: Path) -> None:
     """Raise CrosslignError if one of these is a link, which crosslign does not make."""
     for path in paths:

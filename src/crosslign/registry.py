@@ -1,9 +1,11 @@
 """One way to plug in: our own classes and functions by name, and those of installed packages through entry points.
 
-A package adds its own so, for a strategy (`crosslign.tasks` and `crosslign.judges` work the same way):
+A package adds its own so, for a strategy (`crosslign.tasks`, `crosslign.judges` and `crosslign.translators` work the same way):
 
     [project.entry-points."crosslign.strategies"]
     my_strategy = "my_package:MyStrategy"
+
+`from_spec` makes what a user names as `NAME` or `NAME:ARGUMENT`.
 """
 
 from __future__ import annotations
@@ -77,3 +79,22 @@ class Registry:
             return factory(**values)
         except (TypeError, ValueError) as error:
             raise CrosslignError(f"{self.kind} {name!r}: {error}") from error
+
+    def from_spec(self, spec: str, protocol: Any, **settings: Any) -> Any:
+        """What `NAME` or `NAME:ARGUMENT` names; what stands after the colon is the factory's `argument`.
+
+        Raises CrosslignError as `make` does, if the factory fails in another way, or makes something else than
+        `protocol`.
+        """
+        name, _, argument = spec.partition(":")
+        try:
+            made = self.make(name, {"argument": argument} if argument else {}, **settings)
+        except CrosslignError:
+            raise
+        except Exception as error:  # a user's package may fail in any way
+            raise CrosslignError(f"{self.kind} {spec!r} could not be made: {type(error).__name__}: {error}") from error
+        if not isinstance(made, protocol):
+            raise CrosslignError(
+                f"{self.kind} {name!r}: its package makes a {type(made).__name__}, which is no {self.kind}."
+            )
+        return made

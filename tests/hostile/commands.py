@@ -38,8 +38,23 @@ def _compare(given: Inputs) -> list[str]:
     return ["compare", *[str(given["evaluation"])] * 2, "--out", str(given["output"])]
 
 
+def _people(given: Inputs) -> Path:
+    """Translations of the good table, for the translator `scripted`."""
+    path = given["recipe"].with_name("people.csv")
+    path.write_text("en,es\n" + "".join(f"q {n},p {n}\n" for n in range(8)))
+    return path
+
+
 COMMANDS = {
     "validate": Command(("table",), lambda given: ["validate", str(given["table"])]),
+    # Where it may write has tests of its own: its output is a file.
+    "translate": Command(
+        ("table",),
+        lambda given: [
+            *("translate", str(given["table"]), "--to", "es", "--translator", f"scripted:{_people(given)}"),
+            *("--out", str(given["recipe"].with_name("translated.csv")), "--cache-dir", str(given["cache"])),
+        ],
+    ),
     "train": Command(("recipe", "table", "model", "cache", "output"), lambda given: _train(given, "output")),
     "dry run": Command(
         ("configuration",),

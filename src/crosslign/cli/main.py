@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from crosslign import __version__
-from crosslign.cli import demo, evaluate, share, tables, train
+from crosslign.cli import demo, evaluate, share, tables, train, translate
 from crosslign.cli.common import Parser, log_to_terminal, say
 from crosslign.types import CrosslignError, Interrupted, cause
 
@@ -51,6 +51,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"crosslign {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for family in (demo, tables, train, evaluate, share):
+    for family in (demo, tables, translate, train, evaluate, share):
         family.add_commands(commands)
     return parser

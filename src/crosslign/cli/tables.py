@@ -55,7 +55,8 @@ def add_commands(commands: Any) -> None:
     validate.add_argument(
         "table", help="CSV, TSV, JSONL or Parquet file, hub dataset id, or a table that ships (builtin:demo)"
     )
-    _table_arguments(validate)
+    _languages_argument(validate)
+    table_arguments(validate)
     validate.add_argument("--strict", action="store_true", help="count warnings as errors")
     validate.set_defaults(run=_validate)
 
@@ -69,7 +70,8 @@ def add_commands(commands: Any) -> None:
     generate.add_argument("--model", required=True, help="hub id, folder or .gguf file")
     generate.add_argument("--adapter", help="folder of a finished LoRA run")
     generate.add_argument("--table", required=True, help="query table, as for validate")
-    _table_arguments(generate)
+    _languages_argument(generate)
+    table_arguments(generate)
     generate.add_argument("--out", required=True, type=Path, help="JSONL file to write")
     generate.add_argument("--overwrite", action="store_true", help="replace the file instead of continuing it")
     generate.add_argument(
@@ -85,10 +87,14 @@ def add_commands(commands: Any) -> None:
     generate.set_defaults(run=_generate)
 
 
-def _table_arguments(parser: argparse.ArgumentParser) -> None:
+def _languages_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--languages", type=comma_list, metavar="en,zh,...", help="languages to read (default: all columns)"
     )
+
+
+def table_arguments(parser: Any) -> None:
+    """Which rows and columns of the table `arguments.table` are read; `table_spec` reads them."""
     parser.add_argument("--source-language", default="en", help="the language safety is judged in (default: en)")
     parser.add_argument("--columns", type=pairs, default={}, metavar="en=prompt,...", help="columns of other names")
     parser.add_argument("--where", type=pairs, default={}, metavar="column=value", help="only rows with this value")
@@ -98,7 +104,8 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="hub datasets: revision")
 
 
-def _table_spec(arguments: argparse.Namespace) -> Any:
+def table_spec(arguments: argparse.Namespace) -> Any:
+    """`TableSpec` of `arguments.table` and of `table_arguments`."""
     from crosslign.data.load import TableSpec
 
     same = {name: getattr(arguments, name) for name in ("columns", "skip", "limit", "split", "revision")}
@@ -107,9 +114,10 @@ def _table_spec(arguments: argparse.Namespace) -> Any:
 
 def _validate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from crosslign.data.load import load_table, summarise
+    from crosslign.data.provenance import describe
     from crosslign.languages import english_name
 
-    spec = _table_spec(arguments)
+    spec = table_spec(arguments)
     table, problems = load_table(spec, arguments.source_language, arguments.languages)
     most = 50
     for problem in problems[:most]:
@@ -127,6 +135,8 @@ def _validate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         for code, row in summary["languages"].items():
             name = f"{code} ({english_name(code)})"
             show(f"{name:<26}{row['texts']:>7}{'':>15}{row['p5']:>5}{row['p50']:>8}{row['p95']:>7}{row['max']:>7}")
+        if table.provenance is not None:
+            show("\nprovenance:\n" + "\n".join(shown(line, one_line=True) for line in describe(table.provenance)))
         show()
     show(f"{errors} errors, {warnings} warnings")
     return 1 if errors or (arguments.strict and warnings) else 0
@@ -139,7 +149,7 @@ def _generate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
     quiet_libraries(arguments.verbose)
     load_teacher_template(arguments.template)
-    table = require_table(_table_spec(arguments), arguments.source_language, arguments.languages)
+    table = require_table(table_spec(arguments), arguments.source_language, arguments.languages)
     request = GenerateRequest(
         model_source(arguments),
         arguments.out,

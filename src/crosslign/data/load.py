@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from crosslign.data.files import READERS, Record, Records, check_columns, check_rows, read_delimited, read_file
+from crosslign.data.provenance import read_provenance
 from crosslign.data.schema import DataError, Problem, QueryTable, build_table, column_warnings
 from crosslign.languages import english_name, is_language
 from crosslign.types import CrosslignError, Label, cause
@@ -82,7 +83,19 @@ def load_table(
     )
     named = {source_language, *spec.columns, *(languages or ())}
     odd = column_warnings(spec.path, {code: columns[code] for code in wanted}, named)
-    return table and replace(table, warnings=(*odd, *table.warnings)), [*odd, *problems]
+    provenance, unread = _provenance(spec.path)
+    odd += unread
+    return table and replace(table, warnings=(*odd, *table.warnings), provenance=provenance), [*odd, *problems]
+
+
+def _provenance(path: str) -> tuple[Mapping[str, Any] | None, list[Problem]]:
+    """What stands beside a table that is a file, and a warning if that cannot be read."""
+    if path in BUILTIN or not Path(path).is_file():
+        return None, []
+    try:
+        return read_provenance(Path(path)), []
+    except CrosslignError as error:
+        return None, [Problem("warning", path, None, None, f"its provenance is not known. {error}")]
 
 
 def require_table(

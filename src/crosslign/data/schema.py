@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from crosslign.languages import english_name, likely_form
 from crosslign.types import LABELS, CrosslignError, Label, Query
@@ -68,7 +68,11 @@ class Row:
 
 @dataclass(frozen=True)
 class QueryTable:
-    """The checked rows of one file or hub dataset. `excluded` holds the keys of queries that are left out."""
+    """The checked rows of one file or hub dataset.
+
+    `excluded` holds the keys of queries that are left out, `provenance` what the file beside a table says of where its
+    texts come from (`crosslign.data.provenance`).
+    """
 
     name: str
     source_language: str
@@ -77,6 +81,7 @@ class QueryTable:
     warnings: tuple[Problem, ...] = ()
     weight: float = 1.0
     excluded: frozenset[str] = frozenset()
+    provenance: Mapping[str, Any] | None = None
 
     def queries(self, languages: Sequence[str] | None = None) -> Iterator[Query]:
         """Every (row, language) that has a text, languages in the given order within each row."""

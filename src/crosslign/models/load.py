@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isfinite
@@ -122,7 +122,7 @@ def load_tokenizer(source: ModelSource) -> Any:
 
     Raises CrosslignError if it cannot be loaded or has no chat template and none is given.
     """
-    where, kwargs = _location(source)
+    where, kwargs = location(source)
     if source.tokenizer is not None:
         where, kwargs = source.tokenizer, {"trust_remote_code": source.trust_remote_code}
         if looks_local(where):
@@ -148,8 +148,8 @@ def load_model(source: ModelSource, *, stay: bool = False) -> Any:
 
     `stay`: in the host's memory, for what moves each device's part there.
     """
-    where, kwargs = _location(source)
-    device = _best_device()
+    where, kwargs = location(source)
+    device = best_device()
     dtype: Any = source.dtype
     if dtype == "auto" and source.quantization is not None:
         dtype = "bfloat16"
@@ -183,19 +183,29 @@ def load_model(source: ModelSource, *, stay: bool = False) -> Any:
         for module in model.modules():
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False  # or its first call would write its weights in another order
-    if missing := sorted(found["missing_keys"]):  # transformers fills them with random numbers
-        raise CrosslignError(
-            f"model.path: the weights of {source.path} lack {len(missing)} tensors, first {missing[0]}. Get them again."
-        )
+    check_whole(found, source.path)
     if source.kind == "gguf":
         _forget_quantisation(model)
         # peft looks for the base model when it saves; by an absolute path it asks nobody.
         model.name_or_path = str(Path(source.path).absolute())
     disable_dropout(model)
-    model = (model if stay else model.to(device)).eval()
+    return ready(model if stay else model.to(device), source.path)
+
+
+def check_whole(found: Mapping[str, Any], path: str) -> None:
+    """Raise CrosslignError if weights are missing, by the loading info of `from_pretrained`."""
+    if missing := sorted(found["missing_keys"]):  # transformers fills them with random numbers
+        raise CrosslignError(
+            f"model.path: the weights of {path} lack {len(missing)} tensors, first {missing[0]}. Get them again."
+        )
+
+
+def ready(model: Any, path: str) -> Any:
+    """The loaded model in evaluation mode. Raises NotFiniteError if a weight is no number."""
+    model.eval()
     if (name := not_finite(stored_tensors(model))) is not None:
         raise NotFiniteError(
-            f"model.path: the weights of {source.path} hold inf or NaN as {model.dtype} (the first are in {name}). The "
+            f"model.path: the weights of {path} hold inf or NaN as {model.dtype} (the first are in {name}). The "
             "file is damaged, a training went wrong, or model.dtype is too narrow."
         )
     return model
@@ -211,8 +221,8 @@ def evaluation_source(source: ModelSource) -> ModelSource:
         return source
     if source.quantization is not None:
         return replace(source, dtype="bfloat16")
-    own = None if source.kind == "gguf" else _configuration(source).dtype
-    if _best_device() == "cpu" and not (own == torch.bfloat16 and multiplies_bfloat16()):
+    own = None if source.kind == "gguf" else configuration(source).dtype
+    if best_device() == "cpu" and not (own == torch.bfloat16 and multiplies_bfloat16()):
         return replace(source, dtype="float32")
     known = isinstance(own, torch.dtype) and own in _NAMES
     return replace(source, dtype=_NAMES[own]) if known else source
@@ -224,7 +234,7 @@ def multiplies_bfloat16() -> bool:
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
-def _best_device() -> Literal["cuda", "mps", "cpu"]:
+def best_device() -> Literal["cuda", "mps", "cpu"]:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
@@ -241,7 +251,7 @@ def load_skeleton(source: ModelSource) -> Any:
 
     Its type is the checkpoint's own. Raises CrosslignError for a configuration of which no model can be made.
     """
-    config = _configuration(source)
+    config = configuration(source)
     try:
         check_counts(config.to_dict(), source.path)
         with torch.device("meta"):
@@ -255,8 +265,8 @@ def load_skeleton(source: ModelSource) -> Any:
     return model
 
 
-def _configuration(source: ModelSource) -> Any:
-    where, kwargs = _location(source)
+def configuration(source: ModelSource) -> Any:
+    where, kwargs = location(source)
     try:
         return AutoConfig.from_pretrained(where, **kwargs)
     except Exception as error:  # see load_tokenizer
@@ -277,7 +287,7 @@ def not_finite(parameters: Iterable[tuple[str, torch.Tensor]]) -> str | None:
     return next((name for (name, _), value in zip(found, largest.tolist(), strict=True) if not isfinite(value)), None)
 
 
-def _location(source: ModelSource) -> tuple[str, dict[str, Any]]:
+def location(source: ModelSource) -> tuple[str, dict[str, Any]]:
     kwargs: dict[str, Any] = {"trust_remote_code": source.trust_remote_code}
     if source.kind == "gguf":
         path = Path(source.path)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from crosslign.ownership import check_output_file
+from crosslign.ownership import check_cache_file
 from crosslign.rollouts.base import Sampler, SamplingParameters, derive_seed
 from crosslign.storage import Row, append_rows, locked, read_rows
 from crosslign.types import Completion, Query
@@ -42,7 +42,7 @@ class CompletionCache:
     """
 
     def __init__(self, path: Path, *, shared: bool = False) -> None:
-        check_output_file(path, ours=path.is_file() and _is_ours(path), flag="cache_dir or --out")
+        check_cache_file(path, flag="cache_dir or --out")
         self.path = path
         self._lock = path.with_name(f"{path.name}.lock")
         self.hits = 0
@@ -120,17 +120,6 @@ class CompletionCache:
             sampled = zip(missing.items(), sample(list(missing.values())), strict=True)
             self._put([(key, completion, query_keys[index]) for (key, index), completion in sampled])
         return [self._entries[key] for key in keys]
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether an entry, or the beginning of one, stands at the beginning of one of the first lines."""
-    begin = b'{"key": '
-    try:
-        with path.open("rb") as file:
-            head = file.read(65536)
-    except OSError:
-        return False
-    return not head or any(begin.startswith(line[: len(begin)]) for line in head.split(b"\n") if line)
 
 
 def _is_entry(row: Row) -> bool:

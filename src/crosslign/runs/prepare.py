@@ -223,6 +223,11 @@ def describe_tables(tables: Sequence[QueryTable]) -> list[dict[str, Any]]:
     return [{"table": t.name, "rows": len(t.rows), "fingerprint": t.fingerprint()} for t in tables]
 
 
+def describe_provenance(tables: Sequence[QueryTable]) -> dict[str, Any]:
+    """What records say of where the texts of translated tables come from, by table."""
+    return {t.name: dict(t.provenance) for t in tables if t.provenance is not None}
+
+
 def _load_tables(config: RunConfig) -> list[QueryTable]:
     """Read and check all tables. A language that was asked for must be in at least one of them."""
     data = config.data

@@ -19,7 +19,7 @@ from crosslign.runs.build import Distillation, assemble, make_trainer
 from crosslign.runs.callbacks import DivergenceCallback
 from crosslign.runs.folder import BEST, GATE, RunFolder
 from crosslign.runs.gate.gate import Passed, gate
-from crosslign.runs.prepare import PreparedRun, describe_tables
+from crosslign.runs.prepare import PreparedRun, describe_provenance, describe_tables
 from crosslign.runs.recipe import dump
 from crosslign.runs.sharing.base import base_facts
 from crosslign.runs.sharing.card import write_card
@@ -129,6 +129,7 @@ def _start(run: PreparedRun, made: Distillation, passed: Passed | None, announce
         "languages": run.languages,
         "teacher_fingerprint": made.teacher.fingerprint,
         "data": describe_tables(run.tables),
+        "provenance": describe_provenance(run.tables),
         "dropped": [
             {"query": o.query.id, "language": o.query.language, "context": o.role, "tokens": o.length}
             for o in run.dropped

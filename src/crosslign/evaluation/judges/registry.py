@@ -62,7 +62,7 @@ def make_judges(
                 f"judge {spec!r} is the model under test: a model must not grade itself. Use another judge, or "
                 "--allow-self-judge if that is what you want to know."
             )
-    judges = [_make(spec, settings) for spec in specs]
+    judges = [registry.from_spec(spec, Judge, settings=settings) for spec in specs]
     names = [judge.name for judge in judges]
     for name in names:
         if names.count(name) > 1:
@@ -79,19 +79,6 @@ def judges_itself(spec: str, tested: Sequence[str]) -> bool:
     if name not in ("guard", "llm", *FORMATS):
         return False
     return _place(argument or _usual(name)) in {_place(t) for t in tested}
-
-
-def _make(spec: str, settings: JudgeSettings) -> Judge:
-    name, _, argument = spec.partition(":")
-    try:
-        made = registry.make(name, {"argument": argument} if argument else {}, settings=settings)
-    except CrosslignError:
-        raise
-    except Exception as error:  # a user's package may fail in any way
-        raise CrosslignError(f"judge {spec!r} could not be made: {type(error).__name__}: {error}") from error
-    if not isinstance(made, Judge):
-        raise CrosslignError(f"judge {name!r}: its package makes a {type(made).__name__}, which is no judge.")
-    return made
 
 
 registry.register("lexicon")(LexiconJudge)
