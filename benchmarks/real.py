@@ -1,15 +1,19 @@
 """A real model made safer: base, teacher and one change at a time, measured on the same held-out queries.
 
-    python -m benchmarks.real --model FOLDER --queries TABLE.csv --out runs/real --plan
-    python -m benchmarks.real --model FOLDER --queries TABLE.csv --out runs/real --seeds 0 1
+    python -m benchmarks.real --model FOLDER --queries xsafety.csv benchmarks/xsafety_ind.csv --out runs/real --plan
+    python -m benchmarks.real --model FOLDER --queries xsafety.csv benchmarks/xsafety_ind.csv --out runs/real
 
-TABLE has the columns `id`, `category` and a language each, all of its rows being harmful (XSafety's, for example). Of
-one category a part is trained on; the rest of it and a part of another are held out. Harmless queries are those that
-ship with the package: `builtin:benign` is trained on, `builtin:benign-heldout` is not.
+The first table has the columns `id`, `category` and a language each, all of its rows being harmful (XSafety's, for
+example); another one may add languages to it (`id` and a language each). Of one category a part is trained on; the rest
+of it and a part of another are held out. Harmless queries are those that ship with the package: `builtin:benign` is
+trained on, `builtin:benign-heldout` is not.
 
 `--plan` says what would be made, and in how many hours. Everything lies in one folder, a folder a cell (a change and a
 seed), and is made by `crosslign train` and `crosslign eval`. An interrupted call goes on where it stopped; several
-calls may work on different cells (`--only`, `--seeds`). `--report` counts what is there and writes `real.md`.
+calls may work on different cells (`--only`, `--seeds`).
+
+The verdicts, without the replies, are kept in one file (`--verdicts`). A cell that it holds with the same settings is
+not made again; `python -m benchmarks.real_tables FILE` makes the tables of it, and needs no model.
 """
 
 from __future__ import annotations
@@ -29,51 +33,31 @@ from typing import Any
 
 import yaml
 
-from benchmarks.real_tables import EVALUATION, folder_name, report
+from benchmarks.real_tables import report
+from benchmarks.real_variants import CONTEXTS, VARIANTS, folder_name
+from benchmarks.real_verdicts import Cell, Verdicts, of_evaluation
+from benchmarks.summary import machine
+from crosslign.data.load import TableSpec, require_table
+from crosslign.evaluation.folder import read_folder
+from crosslign.evaluation.judges.lexicon import RULES_VERSION
 from crosslign.evaluation.stages import RESULTS
 from crosslign.storage import digest, write_atomically
 from crosslign.types import CrosslignError
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
-BEST = "best"
-TRAIN, HELD_OUT = "train.csv", "heldout.csv"
+TRAIN, HELD_OUT, VALIDATION = "train.csv", "heldout.csv", "validation.csv"
 BENIGN = "builtin:benign-heldout"
-SECONDS = "seconds.json"
+EVALUATION, LOSSES, SECONDS = "evaluation", "losses.json", "seconds.json"
 ASSUMED = 1500  # seconds of a training, before one was measured
-
-
-def steps(number: int) -> dict[str, Any]:
-    return {"training": {"max_steps": number}}
-
-
-def tokens(number: int) -> dict[str, Any]:
-    return {"sampling": {"max_completion_length": number}}
-
-
-# Changes to the recipe, one at a time but for the last. `benign` is about the table of harmless queries; `languages`
-# are trained on too.
-VARIANTS: dict[str, dict[str, Any]] = {
-    BEST: {},
-    "on-policy": {"strategy": {"name": "on_policy"}},
-    "mixed": {"strategy": {"name": "mixed"}},
-    "no row filter": {"gate": {"drop": []}},
-    "no benign rows": {"benign": {"weight": 0}},
-    "benign rows 20 %": {"benign": {"weight": 14.25}},
-    "no look-alikes": {"benign": {"where": {"category": ["everyday"]}}},
-    "LoRA on q and v": {"model": {"lora": {"target_modules": ["q_proj", "v_proj"]}}},
-    "uniform weights": {"objective": {"weighting": "uniform"}},
-    "20 steps": steps(20),
-    "40 steps": steps(40),
-    "160 steps": steps(160),
-    "16 tokens": tokens(16),
-    "96 tokens": tokens(96),
-    "SFT": {"supervised": True},
-    "English too": {"languages": ["en"]},
-    "benign rows 60 %": {"benign": {"weight": 85.5}},
-    "English too, benign rows 60 %": {"languages": ["en"], "benign": {"weight": 85.5}},
+# While training: the recipe's `evaluation` of the variant that keeps the best checkpoint.
+WATCH = {
+    "limit": 60,
+    "max_completion_length": 40,
+    "batch_size": 60,
+    "every_steps": 20,
+    "best": {"max_over_refusal": 25},
 }
-# Not trained: the model itself, in other contexts.
-CONTEXTS = ("base", "teacher", "system prompt")
+VALIDATED = 60  # rows that are evaluated while training
 
 
 @dataclass(frozen=True)
@@ -81,7 +65,7 @@ class Plan:
     """What is measured, with what, and where it goes."""
 
     model: str
-    queries: Path
+    queries: Sequence[Path]
     out: Path
     trained: tuple[str, ...]
     watched: tuple[str, ...]
@@ -91,6 +75,7 @@ class Plan:
     held_out: int
     completion: int
     batch: int
+    verdicts: Path
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -104,30 +89,47 @@ class Plan:
 
 
 def split(plan: Plan) -> None:
-    """Write the rows to train on and those held out; which is which depends on ids alone.
+    """Write the rows to train on, those held out, and those of the second category to choose a checkpoint by; which is
+    which depends on ids alone.
 
-    Raises CrosslignError if a text, in any language, would be in both.
+    Raises CrosslignError if a text, in any language, would be both trained on and held out.
     """
-    with plan.queries.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = ["id", "label", "category", *plan.languages]
-    missing = {"id", "category", *plan.languages} - set(rows[0] if rows else ())
+    first, *others = map(read_table, plan.queries)
+    rows = [{**row, **{key: v for more in others for key, v in more.get(id, {}).items()}} for id, row in first.items()]
+    missing = {"id", "category", *plan.languages} - {key for row in rows for key in row}
     if missing:
-        raise CrosslignError(f"{plan.queries}: the columns {sorted(missing)} are missing.")
+        raise CrosslignError(f"{', '.join(map(str, plan.queries))}: the columns {sorted(missing)} are missing.")
 
     def of(category: str) -> list[dict[str, str]]:
         found = [{**row, "label": "harmful"} for row in rows if row["category"] == category]
         return sorted(found, key=lambda row: digest(row["id"]))
 
-    train, rest = of(plan.category)[: plan.rows], of(plan.category)[plan.rows :]
-    held_out = rest + of(plan.other)[: max(plan.held_out - len(rest), 0)]
+    own, other = ([row for row in of(c) if all(map(row.get, plan.languages))] for c in (plan.category, plan.other))
+    train, held_out = own[: plan.rows], own[plan.rows :]
+    held_out += other[: max(plan.held_out - len(held_out), 0)]
     check_apart(train, held_out, plan.languages)
-    for name, found in ((TRAIN, train), (HELD_OUT, held_out)):
+    ids = {row["id"] for row in held_out}
+    watched = [row for row in of(plan.other) if row["id"] not in ids][:VALIDATED]
+    codes = [code for code in ("en", *plan.trained) if watched and all(row.get(code) for row in watched)]
+    for name, found, columns in (
+        (TRAIN, train, plan.languages),
+        (HELD_OUT, held_out, plan.languages),
+        (VALIDATION, watched, codes),
+    ):
         text = io.StringIO()
-        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(text, ["id", "label", "category", *columns], extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(found)
         write_atomically(plan.out / name, text.getvalue())
+
+
+def header(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").partition("\n")[0].split(",")
+
+
+def read_table(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
 
 
 def check_apart(
@@ -147,19 +149,39 @@ def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> d
     """The shipped recipe with the plan's model, tables and languages, and a variant's changes."""
     from crosslign.runs.recipe import merged, read_recipe
 
-    own = ("benign", "languages", "supervised")
+    own = ("benign", "languages", "supervised", "checkpoint")
     raw = merged(read_recipe(RECIPE), {key: value for key, value in changes.items() if key not in own})
     harmful, benign = raw["data"]["tables"]
     benign = {**benign, **changes.get("benign", {})}
     tables = [{**harmful, "path": str(plan.out / TRAIN)}, *([benign] if benign["weight"] else [])]
+    if "checkpoint" in changes:
+        tasks = [f"table:{plan.out / VALIDATION}", "builtin:demo"]
+        codes = [code for code in ("en", *plan.trained) if code in header(plan.out / VALIDATION)]
+        raw["evaluation"] = {**WATCH, "tasks": tasks, "languages": codes}
     return {
         **raw,
         "model": {**raw["model"], "path": plan.model},
-        "data": {**raw["data"], "tables": tables, "languages": [*plan.trained, *changes.get("languages", [])]},
+        "data": {**raw["data"], "tables": tables, "languages": [*plan.trained, *changes.get("languages", ["en"])]},
         "seed": seed,
         "output_dir": str(folder / "run"),
         "cache_dir": str(plan.out / "cache"),
     }
+
+
+def settings(plan: Plan, name: str) -> str:
+    """A digest of all that decides a cell's numbers but its seed, the model and the versions of libraries."""
+    raw = recipe(plan, VARIANTS.get(name, {}), 0, Path())
+    raw["data"]["tables"] = [{**table, "path": Path(table["path"]).name} for table in raw["data"]["tables"]]
+    raw["model"] = {**raw["model"], "path": ""}
+    raw = {key: value for key, value in raw.items() if key not in ("output_dir", "cache_dir")}
+    if "evaluation" in raw:
+        raw["evaluation"] = {**raw["evaluation"], "tasks": []}
+    texts = [(plan.out / part).read_text(encoding="utf-8") for part in (TRAIN, HELD_OUT)]
+    texts += [require_table(TableSpec(table), "en", None).fingerprint() for table in ("builtin:benign", BENIGN)]
+    supervised = VARIANTS.get(name, {}).get("supervised", False)
+    # A plain model has learned nothing, and answers whatever the recipe says.
+    what = texts[1::2] if name == "base" else [name in CONTEXTS and name, raw, supervised, *texts]
+    return digest([what, plan.languages, plan.completion, RULES_VERSION])[:16]
 
 
 def train(plan: Plan, name: str, seed: int) -> Path:
@@ -182,18 +204,19 @@ def is_finished(run: Path) -> bool:
     return record.exists() and json.loads(record.read_text(encoding="utf-8")).get("status") == "finished"
 
 
-def evaluate(plan: Plan, out: Path, *more: str) -> None:
-    """Complete, judge and count the held-out queries."""
-    if (out / RESULTS).exists():
-        return
-    flags = ["--model", plan.model, "--dtype", "bfloat16", "--out", str(out)]
-    flags += ["--tasks", f"table:{plan.out / HELD_OUT},{BENIGN}"]
-    flags += ["--languages", ",".join(plan.languages), "--trained-languages", ",".join(plan.trained)]
-    flags += ["--max-completion-length", str(plan.completion), "--batch-size", str(plan.batch)]
-    start = time.perf_counter()
-    call("crosslign.cli", "eval", *flags, *more)
-    if not (out / SECONDS).exists():  # judging again takes none
-        write_atomically(out / SECONDS, json.dumps(round(time.perf_counter() - start)))
+def evaluate(plan: Plan, out: Path, adapter: str = "") -> None:
+    """Complete, judge and count the held-out queries; measure how likely ordinary text is."""
+    if not (out / RESULTS).exists():
+        flags = ["--model", plan.model, "--dtype", "bfloat16", "--out", str(out)]
+        flags += ["--tasks", f"table:{plan.out / HELD_OUT},{BENIGN}"]
+        flags += ["--languages", ",".join(plan.languages), "--trained-languages", ",".join(plan.trained)]
+        flags += ["--max-completion-length", str(plan.completion), "--batch-size", str(plan.batch)]
+        start = time.perf_counter()
+        call("crosslign.cli", "eval", *flags, *(["--adapter", adapter] if adapter else []))
+        if not (out / SECONDS).exists():  # judging again takes none
+            write_atomically(out / SECONDS, json.dumps(round(time.perf_counter() - start)))
+    if not (out / LOSSES).exists():
+        call("benchmarks.real_workers", "losses", plan.model, adapter, str(out / LOSSES), ",".join(plan.languages))
 
 
 def measure_context(plan: Plan, name: str) -> None:
@@ -205,6 +228,25 @@ def measure_context(plan: Plan, name: str) -> None:
         call("benchmarks.real_workers", name, str(path), str(plan.out), ",".join(plan.languages), *numbers)
 
 
+def keep(plan: Plan, name: str, seed: int | None, evaluation: Path) -> None:
+    """Put a cell's verdicts into the file of all."""
+    seconds, gate = {}, {}
+    if (evaluation / SECONDS).exists():
+        seconds["evaluating"] = json.loads((evaluation / SECONDS).read_text(encoding="utf-8"))
+    if seed is not None:
+        record = json.loads((plan.cell(name, seed) / "run" / "run.json").read_text(encoding="utf-8"))
+        gate = record.get("gate", {}).get("rows", {})
+        seconds["training"] = record.get("seconds")
+    rows, letters = of_evaluation(read_folder(evaluation))
+    losses = {}
+    if (evaluation / LOSSES).exists():
+        found = json.loads((evaluation / LOSSES).read_text(encoding="utf-8"))
+        losses = {code: [by_id[id] for id, _ in rows["benign"]] for code, by_id in found.items()}
+    cell = Cell(name, seed, settings(plan, name), **letters, losses=losses, seconds=seconds, gate=gate)
+    about = {"trained": list(plan.trained), "model": Path(plan.model).name, "machine": machine()}
+    Verdicts.read(plan.verdicts).keep(cell, rows, about)
+
+
 def call(module: str, *arguments: str) -> None:
     """Run a Python module on one core; its messages go where ours go."""
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
@@ -213,24 +255,25 @@ def call(module: str, *arguments: str) -> None:
 
 
 def hours(plan: Plan, cells: int) -> str:
-    """What so many cells take, by what was measured so far in this folder."""
-    measured = plan.evaluation("base") / SECONDS
-    if not measured.exists():
+    """What so many cells take, by what was measured so far."""
+    made = [cell.seconds for cell in Verdicts.read(plan.verdicts).cells]
+    evaluating = [seconds["evaluating"] for seconds in made if "evaluating" in seconds]
+    if not evaluating:
         return f"{cells} cells; their hours are known once the base model is measured, which is the first thing."
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in plan.out.glob("*-seed*/run/run.json")]
-    finished = [run["seconds"] for run in runs if run.get("status") == "finished"]
-    training = sum(finished) / len(finished) if finished else ASSUMED
-    one = (training + json.loads(measured.read_text())) / 3600
+    training = [seconds["training"] for seconds in made if seconds.get("training")] or [ASSUMED]
+    one = (sum(training) / len(training) + sum(evaluating) / len(evaluating)) / 3600
     return f"{cells} cells of about {one:.1f} hours on one core: {cells * one:.1f} hours."
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of the model")
-    parser.add_argument("--queries", required=True, type=Path, help="CSV: id, category, and a language each")
+    parser.add_argument(
+        "--queries", required=True, nargs="+", type=Path, help="CSV: id, category, and a language each; more languages"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
-    parser.add_argument("--trained", nargs="+", default=["ar", "ru"], help="languages that are trained on")
-    parser.add_argument("--watched", nargs="+", default=["hi", "zh"], help="others that are measured, beside English")
+    parser.add_argument("--trained", nargs="+", default=["ar", "ind"], help="languages that are trained on")
+    parser.add_argument("--watched", nargs="+", default=["ru", "zh"], help="others that are measured, beside English")
     parser.add_argument("--category", default="crimes_and_illegal_activities", help="of the rows that are trained on")
     parser.add_argument("--other", default="unsafe_instruction_topic", help="category of which held-out rows are added")
     parser.add_argument("--rows", type=int, default=110, help="rows to train on")
@@ -240,42 +283,44 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[*VARIANTS, *CONTEXTS], help="cells: %(default)s")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--plan", action="store_true", help="say what would be made, and stop")
-    parser.add_argument("--report", action="store_true", help="count what is there, and stop")
+    parser.add_argument("--verdicts", type=Path, help="the file of all verdicts (default: OUT/verdicts.jsonl)")
     arguments = vars(parser.parse_args())
-    only, seeds, plan_only, report_only = (arguments.pop(name) for name in ("only", "seeds", "plan", "report"))
+    only, seeds, plan_only = (arguments.pop(name) for name in ("only", "seeds", "plan"))
     if unknown := set(only) - {*VARIANTS, *CONTEXTS}:
         parser.error(f"unknown cells: {', '.join(sorted(unknown))}")
     arguments["trained"], arguments["watched"] = tuple(arguments["trained"]), tuple(arguments["watched"])
-    plan = Plan(**{**arguments, "out": arguments["out"].absolute()})
+    out = arguments["out"].absolute()
+    plan = Plan(**{**arguments, "out": out, "verdicts": (arguments["verdicts"] or out / "verdicts.jsonl").absolute()})
     try:
-        if not report_only:
-            split(plan)
-            make(plan, [n for n in CONTEXTS if n in only], [n for n in VARIANTS if n in only], seeds, plan_only)
+        split(plan)
+        make(plan, [n for n in CONTEXTS if n in only], [n for n in VARIANTS if n in only], seeds, plan_only)
         if not plan_only:
-            text = report(plan.out, plan.languages, plan.trained, {name: folder_name(name) for name in VARIANTS})
-            write_atomically(plan.out / "real.md", text)
-            print(plan.out / "real.md")
+            write_atomically(out / "real.md", report(Verdicts.read(plan.verdicts)))
+            print(out / "real.md")
     except CrosslignError as error:
         raise SystemExit(f"benchmarks.real: {error}") from None
     return 0
 
 
 def make(plan: Plan, contexts: Sequence[str], variants: Sequence[str], seeds: Sequence[int], only_say: bool) -> None:
-    """Every cell that is not there yet, the best recipe first."""
-    if "base" in contexts and not only_say:
-        evaluate(plan, plan.evaluation("base"))
-    cells = [(name, seed) for name in variants for seed in seeds]
-    missing = [(n, s) for n, s in cells if not (plan.cell(n, s) / EVALUATION / RESULTS).exists()]
+    """Every cell whose verdicts are not kept yet: first the model itself, then the best recipe."""
+    cells = [*((name, None) for name in contexts), *((name, seed) for name in variants for seed in seeds)]
+    kept = Verdicts.read(plan.verdicts)
+    missing = [(name, seed) for name, seed in cells if kept.find(name, seed, settings(plan, name)) is None]
     print(f"{len(cells) - len(missing)} cells are there. To make: {hours(plan, len(missing))}", flush=True)
     if only_say:
-        print("\n".join(f"  {name}, seed {seed}" for name, seed in missing))
+        print("\n".join(f"  {name}" + ("" if seed is None else f", seed {seed}") for name, seed in missing))
         return
-    for name in contexts:
-        if name != "base":
-            measure_context(plan, name)
     for name, seed in missing:
-        print(f"{name}, seed {seed}", flush=True)
-        evaluate(plan, plan.cell(name, seed) / EVALUATION, "--adapter", str(train(plan, name, seed)))
+        print(name if seed is None else f"{name}, seed {seed}", flush=True)
+        evaluation = plan.evaluation(name) if seed is None else plan.cell(name, seed) / EVALUATION
+        if seed is not None:
+            evaluate(plan, evaluation, str(train(plan, name, seed) / VARIANTS[name].get("checkpoint", "")))
+        elif name == "base":
+            evaluate(plan, evaluation)
+        else:
+            measure_context(plan, name)
+        keep(plan, name, seed, evaluation)
 
 
 if __name__ == "__main__":

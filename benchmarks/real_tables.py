@@ -1,8 +1,11 @@
-"""From evaluations of a real model to tables: rates a language, and paired differences over seeds."""
+"""From verdicts on a real model to tables: rates a language, and paired differences over seeds.
+
+python -m benchmarks.real_tables benchmarks/real_verdicts.jsonl
+"""
 
 from __future__ import annotations
 
-import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.judge import Values as Helping
-from benchmarks.judge import corrected_table, held_out_labels, helping
-from benchmarks.summary import interval, machine
-from crosslign.evaluation.folder import read_folder
-from crosslign.evaluation.rates import METRICS, JudgedRow, Kind
-from crosslign.evaluation.stages import RESULTS
+from benchmarks.judge import corrected_table, held_out_labels, helps
+from benchmarks.real_variants import BEST, CONTEXTS, VARIANTS
+from benchmarks.real_verdicts import Cell, Rows, Verdicts
+from benchmarks.summary import interval
+from crosslign.evaluation.rates import METRICS, Kind
 from crosslign.evaluation.tables import markdown
 
-EVALUATION, LOOK_ALIKE = "evaluation", "look_alike"
 # Title -> which queries, and what of METRICS is counted.
 RATES: Mapping[str, tuple[str, Kind, str]] = {
     "not safe": ("harmful", "harmful", "asr_strict"),
@@ -29,14 +31,7 @@ RATES: Mapping[str, tuple[str, Kind, str]] = {
     "right language": ("benign", "benign", "fidelity"),
 }
 DIFFERENCES = ("not safe", "malformed", "harmless refused", "look-alikes refused", "right language")
-Rows = Mapping[str, Mapping[str, JudgedRow]]  # which queries -> query key -> row
 Values = NDArray[np.float64]
-
-
-def rows_of(folder: Path) -> Rows:
-    found = read_folder(folder)
-    named = {found.results["tasks"][name]["kind"]: rows for name, rows in found.tasks.items()}
-    return {**named, "look-alikes": {k: row for k, row in named["benign"].items() if row.query.category == LOOK_ALIKE}}
 
 
 def values(rows: Rows, title: str, codes: Sequence[str]) -> dict[str, float]:
@@ -69,41 +64,53 @@ def difference(pairs: Sequence[tuple[Rows, Rows]], title: str, codes: Sequence[s
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
-def report(out: Path, languages: Sequence[str], trained: Sequence[str], variants: Mapping[str, str]) -> str:
-    """Markdown of what is there. `variants`: the beginning of a cell's folder by the variant's name, the first one the
-    recipe that the others change."""
-    first, *_ = variants
-    contexts = {name: rows_of(out / name) for name in ("base", "teacher", "system_prompt") if _there(out / name)}
-    cells = {
-        name: [rows_of(path / EVALUATION) for path in sorted(out.glob(f"{prefix}-seed*")) if _there(path / EVALUATION)]
-        for name, prefix in variants.items()
-    }
-    groups = {code: [code] for code in languages} | {"trained": list(trained)}
-    parts = [f"{machine()}."]
-    best = cells[first]
+def perplexities(before: Cell, after: Sequence[Cell]) -> str:
+    """Of ordinary text: exp of the mean negative log-likelihood a token, and the ratio with an interval over seeds and
+    texts."""
+    lines = [["language", "before", "after", "ratio"]]
+    for code, losses in before.losses.items():
+        one = np.array(losses)
+        changes = [np.array(cell.losses[code]) - one for cell in after if code in cell.losses]
+        if changes:
+            mean, low, high = np.exp(interval(changes))
+            two = np.exp(one.mean()) * mean
+            lines.append([code, f"{np.exp(one.mean()):.1f}", f"{two:.1f}", f"{mean:.3f} [{low:.3f}, {high:.3f}]"])
+    return markdown(lines)
+
+
+def report(verdicts: Verdicts) -> str:
+    """Markdown of what is there."""
+    cells: dict[str, list[Cell]] = {}
+    for cell in sorted(verdicts.cells, key=lambda cell: cell.seed or 0):
+        cells.setdefault(cell.name, []).append(cell)
+    found = {name: [verdicts.rows_of(cell) for cell in own] for name, own in cells.items()}
+    best, languages = found.get(BEST, []), list(verdicts.cells[0].verdicts["harmful"])
     lines = [["", "language", *RATES]]
-    for name, rows in contexts.items():
-        for code in languages:
-            lines.append([name.replace("_", " "), code, *(rate([rows], title, [code]) for title in RATES)])
-    for code in languages if best else ():
-        lines.append([f"{first}, mean of {len(best)}", code, *(rate(best, title, [code]) for title in RATES)])
-    parts.append(markdown(lines))
-    if "base" in contexts and best:
+    for name in (*CONTEXTS, BEST):
+        for code in languages if name in found else ():
+            title = name if name in CONTEXTS else f"{name}, mean of {len(best)}"
+            lines.append([title, code, *(rate(found[name], title, [code]) for title in RATES)])
+    parts = [f"{verdicts.model}, {verdicts.machine}.", markdown(lines)]
+    if "base" in found and best:
+        base = found["base"][0]
+        groups = {code: [code] for code in languages} | {"trained": verdicts.trained}
         lines = [["language", *DIFFERENCES]]
         for group, codes in groups.items():
-            pairs = [(contexts["base"], rows) for rows in best]
+            pairs = [(base, rows) for rows in best]
             lines.append([group, *(difference(pairs, title, codes) for title in DIFFERENCES)])
-        parts.append(f"`{first}` less the base model, points, {len(best)} seeds:\n\n{markdown(lines)}")
-        sides = [helping(contexts["base"]["harmful"].values()), _mean([helping(r["harmful"].values()) for r in best])]
+        parts.append(f"`{BEST}` less the base model, points, {len(best)} seeds:\n\n{markdown(lines)}")
+        sides = [helps(base["harmful"].values()), _mean([helps(rows["harmful"].values()) for rows in best])]
         table = corrected_table(sides, held_out_labels())
         whose = "corrected for the judge's errors on Qwen2.5-Coder-0.5B's replies (judge.md)"
         parts.append(f"Replies that help with harm, {whose}, %:\n\n{table}")
+        parts.append(f"Perplexity of the harmless texts:\n\n{perplexities(cells['base'][0], cells[BEST])}")
+    for group, codes in (("trained languages", verdicts.trained), ("English", ["en"])) if best else ():
         lines = [["change", "seeds", *DIFFERENCES]]
-        for name, found in cells.items():
-            if found and name != first:
-                pairs = list(zip(best, found, strict=False))
-                lines.append([name, str(len(pairs)), *(difference(pairs, t, list(trained)) for t in DIFFERENCES)])
-        parts.append(f"One change at a time, less `{first}` of the same seed, trained languages:\n\n{markdown(lines)}")
+        for name in VARIANTS:
+            if name in found and name != BEST:
+                pairs = list(zip(best, found[name], strict=False))
+                lines.append([name, str(len(pairs)), *(difference(pairs, t, codes) for t in DIFFERENCES)])
+        parts.append(f"One change at a time, less `{BEST}` of the same seed, {group}:\n\n{markdown(lines)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -113,9 +120,9 @@ def _mean(seeds: Sequence[Helping]) -> Helping:
     return {c: {id: float(np.mean([s[c][id] for s in seeds if id in s[c]])) for id in first[c]} for c in first}
 
 
-def _there(folder: Path) -> bool:
-    return (folder / RESULTS).exists()
+def main() -> None:
+    print(report(Verdicts.read(Path(sys.argv[1]))))
 
 
-def folder_name(variant: str) -> str:
-    return re.sub(r"\W+", "_", variant.replace("%", "percent")).strip("_")
+if __name__ == "__main__":
+    main()

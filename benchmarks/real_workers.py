@@ -1,18 +1,23 @@
-"""Parts of `benchmarks.real` that no command has: a model in another context, and SFT on the teacher's answers."""
+"""Parts of `benchmarks.real` that no command has: a model in another context, the likelihood of ordinary text, and SFT
+on the teacher's answers."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.methods import supervised
-from benchmarks.real_tables import folder_name
+from benchmarks.real_variants import folder_name
 from crosslign.distillation.collector import write_judgements
 from crosslign.evaluation.completions import SamplerCompleter
 from crosslign.evaluation.stages import Evaluation, run
-from crosslign.models import load_model
+from crosslign.evaluation.tasks import get_task
+from crosslign.models import ModelSource, load_model, load_tokenizer, load_with_adapter
 from crosslign.rollouts import SamplingParameters
 from crosslign.runs.build import assemble, make_trainer
 from crosslign.runs.config import EvaluationConfig, JudgeConfig
@@ -20,6 +25,7 @@ from crosslign.runs.evaluate import checked_judges, checked_tasks, manifest
 from crosslign.runs.gate.gate import gate
 from crosslign.runs.prepare import PreparedRun, prepare
 from crosslign.runs.recipe import parse_config, read_recipe
+from crosslign.storage import write_atomically
 from crosslign.types import Context, Query
 
 # The instruction of the template `instruct`, without the English version: what a user tries first.
@@ -70,6 +76,20 @@ def measure(name: str, recipe: str, out: Path, languages: Sequence[str], complet
     run(evaluation, completer, print)
 
 
+@torch.no_grad()
+def measure_losses(model: str, adapter: str, out: Path, languages: Sequence[str]) -> None:
+    """Mean negative log-likelihood a token, in nats, of each harmless held-out text, without a chat template."""
+    from benchmarks.real import BENIGN
+
+    source = ModelSource(model, dtype="bfloat16")
+    tokenizer, loaded = load_tokenizer(source), load_with_adapter(source, adapter or None)
+    found: dict[str, dict[str, float]] = {}
+    for query in get_task(BENIGN).load(languages).queries:
+        ids = torch.tensor([tokenizer(query.text)["input_ids"]])
+        found.setdefault(query.language, {})[query.id] = round(loaded(ids, labels=ids).loss.item(), 4)
+    write_atomically(out, json.dumps(found))
+
+
 def train_supervised(recipe: str) -> None:
     """SFT on the answers that the gate has let through: the same rows, steps and rate as the recipe's."""
     prepared = prepare(parse_config(read_recipe(Path(recipe))), overwrite=True)
@@ -86,6 +106,9 @@ def main() -> int:
     name, recipe, *rest = sys.argv[1:]
     if name == "supervised":
         train_supervised(recipe)
+    elif name == "losses":
+        adapter, out, languages = rest
+        measure_losses(recipe, adapter, Path(out), languages.split(","))
     else:
         out, languages, completion, batch = rest
         measure(name, recipe, Path(out), languages.split(","), int(completion), int(batch))

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 Role = Literal["student", "teacher"]
 Label = Literal["harmful", "benign", "unlabelled"]
+Unchanged = Literal["benign", "source"]  # queries that the model goes on answering as it does: of this label, language
 LABELS: tuple[Label, ...] = ("harmful", "benign", "unlabelled")
 Outcome = Literal["refused", "safe_complied", "refused_then_answered", "unsafe", "invalid"]
 OUTCOMES: tuple[Outcome, ...] = ("refused", "safe_complied", "refused_then_answered", "unsafe", "invalid")

@@ -26,7 +26,7 @@ from crosslign.contexts import (
     student_messages,
     template_fields,
 )
-from crosslign.types import CrosslignError, Message, Query
+from crosslign.types import CrosslignError, Message, Query, Unchanged
 
 CHAT_TEMPLATES = Path(__file__).parents[1] / "chat_templates"
 QUERY = Query("q1", "sw", "Habari gani?", "en", "How are you?")
@@ -131,7 +131,7 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
 def builder(
     name: str = "smollm2-instruct", teacher: str | dict[str, Any] = "instruct", *, student_length: int = 5000,
     teacher_length: int = 5000, student_options: dict[str, Any] = THINKING_OFF,
-    teacher_options: dict[str, Any] = THINKING_OFF, judgement_length: int = 50,
+    teacher_options: dict[str, Any] = THINKING_OFF, judgement_length: int = 50, unchanged: Sequence[Unchanged] = (),
 ) -> ContextBuilder:  # fmt: skip
     template = load_teacher_template(teacher)
     return ContextBuilder(
@@ -140,6 +140,7 @@ def builder(
         RoleContext(template.messages, teacher_length, teacher_options),
         template,
         judgement_length,
+        unchanged,
     )
 
 
@@ -178,14 +179,14 @@ def test_student_context_is_the_query_in_the_models_format(name: str) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_shipped_teacher_is_written_in_every_format(name: str, teacher: str) -> None:
     contexts = builder(name, teacher)
-    judgement = "It is harmless; answer it." if contexts.needs_judgement else None
+    judgement = "It is harmless; answer it." if contexts.needs_judgement(QUERY) else None
     context = contexts.teacher(QUERY, judgement)
     text = text_of(name, context.token_ids)
     assert text == FORMATS[name].write(fill(load_teacher_template(teacher).messages, QUERY, judgement))
     for part in ("How are you?", "Habari gani?", judgement or ""):
         assert text.count(part) == 1 or not part
     assert text.index("How are you?") < text.index("Habari gani?")
-    if contexts.needs_judgement:
+    if contexts.needs_judgement(QUERY):
         inner = contexts.judgement(QUERY)
         assert inner.role == "judgement"
         assert text_of(name, inner.token_ids) == FORMATS[name].write(inner.messages)
@@ -197,7 +198,7 @@ def test_begin_of_sequence_is_written_once(name: str, teacher: str) -> None:
     tokenizer, contexts = tokenizer_of(name), builder(name, teacher)
     bos = tokenizer.bos_token_id
     assert tokenizer("x")["input_ids"][0] == bos, "the tokenizer must add BOS, or this test shows nothing"
-    judgement = "Fine." if contexts.needs_judgement else None
+    judgement = "Fine." if contexts.needs_judgement(QUERY) else None
     for context in (contexts.student(QUERY), contexts.teacher(QUERY, judgement)):
         ids = context.token_ids
         assert ids[0] == bos
@@ -210,7 +211,7 @@ def test_begin_of_sequence_is_written_once(name: str, teacher: str) -> None:
 def test_braces_in_queries_and_judgements_stay_as_they_are(teacher: str) -> None:
     query = Query("q", "sw", "andika {query} na {{x}} {0} %s", "en", "write {judgement} and {nope!r} }{")
     contexts = builder(teacher=teacher)
-    judgement = "{source_query} {unknown}" if contexts.needs_judgement else None
+    judgement = "{source_query} {unknown}" if contexts.needs_judgement(QUERY) else None
     text = text_of("smollm2-instruct", contexts.teacher(query, judgement).token_ids)
     for part in (query.text, query.source_text, judgement or ""):
         assert part in text
@@ -230,6 +231,29 @@ def test_doubled_braces_of_a_template_are_literal_braces() -> None:
     assert contexts.teacher(QUERY).messages[0].content == '{"request": "Habari gani?"}'
 
 
+@pytest.mark.parametrize("teacher", BUILTIN_TEACHERS)
+@pytest.mark.parametrize("unchanged", [["benign"], ["source"], ["benign", "source"]])
+def test_the_teacher_sees_what_the_student_sees_where_nothing_is_to_change(
+    teacher: str, unchanged: list[Unchanged]
+) -> None:
+    contexts = builder(teacher=teacher, teacher_length=8, unchanged=unchanged)
+    for kind, query in (
+        ("benign", replace(QUERY, label="benign")),
+        ("source", replace(QUERY, language="en", text=QUERY.source_text)),
+        ("neither", QUERY),
+    ):
+        if kind in unchanged:
+            assert not contexts.needs_judgement(query)
+            contexts.check(query)  # by the student's limit
+            assert contexts.teacher(query).token_ids == contexts.student(query).token_ids
+            assert contexts.teacher(query).role == "teacher"
+            with pytest.raises(ValueError, match="judgement is needed if"):
+                contexts.teacher(query, "Safe.")
+        else:
+            with pytest.raises(ContextOverflow, match=r"Raise teacher.max_length"):
+                contexts.check(query)
+
+
 def test_languages_stand_in_templates_by_their_english_names() -> None:
     contexts = builder(teacher=custom("{language} {source_language} {query}"))
     query = Query("q", "zu", "x", "pt-BR", "y")
@@ -240,7 +264,7 @@ def test_languages_stand_in_templates_by_their_english_names() -> None:
 def test_instruction_comes_first_and_is_the_same_for_all_queries_of_a_language(teacher: str) -> None:
     """A constant prefix can be cached by the model's server."""
     contexts = builder(teacher=teacher)
-    judgement = "Safe." if contexts.needs_judgement else None
+    judgement = "Safe." if contexts.needs_judgement(QUERY) else None
     other = Query("q2", "sw", "Kwaheri", "en", "Goodbye")
     first, second = (contexts.teacher(q, judgement).messages for q in (QUERY, other))
     assert first[0].role == "system"
@@ -249,14 +273,14 @@ def test_instruction_comes_first_and_is_the_same_for_all_queries_of_a_language(t
     template = load_teacher_template(teacher)
     for message in (template.messages[0], *template.judgement_messages[:1]):
         assert template_fields([message], "") <= {"language", "source_language"}
-    if contexts.needs_judgement:
+    if contexts.needs_judgement(QUERY):
         assert contexts.judgement(QUERY).messages[0] == contexts.judgement(other).messages[0]
 
 
 @pytest.mark.parametrize("teacher", ["instruct", "judged"])
 def test_instructions_name_the_target_language_last_so_that_all_languages_share_them(teacher: str) -> None:
     contexts = builder(teacher=teacher)
-    judgement = "Safe." if contexts.needs_judgement else None
+    judgement = "Safe." if contexts.needs_judgement(QUERY) else None
     queries = (QUERY, Query("q2", "bn", "\u09aa\u09cd\u09b0\u09b6\u09cd\u09a8", "en", "Goodbye"))
     first, second = (contexts.teacher(q, judgement).messages[0].content for q in queries)
     assert first.removesuffix("Swahili.") == second.removesuffix("Bangla.") != first

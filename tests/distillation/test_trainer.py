@@ -179,6 +179,18 @@ def test_the_judgement_stands_in_the_teacher_context_only(recipe: dict[str, Any]
     assert all(judgement not in m.content for m in rollout.student_context.messages)
 
 
+def test_benign_queries_have_no_judgement_where_the_teacher_sees_what_the_student_sees(recipe: dict[str, Any]) -> None:
+    recipe["teacher"]["unchanged"] = ["benign"]
+    trainer = trainer_of(recipe)
+    queries = [trainer.mixture.draw(0, i) for i in range(24)]
+    assert {query.label for query in queries} == {"harmful", "benign"}
+    judgements = write_judgements(trainer.collector.contexts, trainer.collector.teacher, queries)
+    assert [judgement is None for judgement in judgements] == [query.label == "benign" for query in queries]
+    for rollout in trainer.collector.collect(queries, step=0):
+        same = rollout.teacher_context.token_ids == rollout.student_context.token_ids
+        assert same == (rollout.query.label == "benign")
+
+
 def test_off_policy_rollouts_are_sampled_once_and_again_for_another_template(
     recipe: dict[str, Any], tmp_path: Path, sampled: list[int]
 ) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from benchmarks import real, real_tables
+from benchmarks.real_variants import BEST, CONTEXTS, VARIANTS
+from benchmarks.real_verdicts import Cell, Verdicts
 from conftest import write_csv
 from evaluations import Table, task
 
+from crosslign.evaluation.folder import read_folder
 from crosslign.evaluation.judges.lexicon import LexiconJudge
 from crosslign.evaluation.stages import Evaluation, run
 from crosslign.runs.recipe import parse_config
@@ -23,7 +27,7 @@ CODES = ("en", "ar", "hi")
 def plan(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> real.Plan:
     settings: dict[str, Any] = {
         "model": "model",
-        "queries": write_csv(folder / "queries.csv", rows),
+        "queries": [write_csv(folder / "queries.csv", rows)],
         "out": folder / "out",
         "trained": ("ar", "hi"),
         "watched": (),
@@ -33,8 +37,9 @@ def plan(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> real.Plan:
         "held_out": 8,
         "completion": 8,
         "batch": 4,
+        "verdicts": folder / "verdicts.jsonl",
     }
-    (folder / "out").mkdir()
+    (folder / "out").mkdir(exist_ok=True)
     return real.Plan(**{**settings, **changes})
 
 
@@ -64,6 +69,15 @@ def test_rows_are_split_by_their_ids_and_nothing_is_in_both(tmp_path: Path) -> N
     assert all(row["ar"] == texts[row["id"]] for row in (*train, *held_out))
 
 
+def test_a_second_table_adds_a_language_and_rows_without_it_are_left_out(tmp_path: Path) -> None:
+    made = plan(tmp_path, table(), trained=("ar", "ind"))
+    more = [{"id": row["id"], "ind": f"ind {row['id']}"} for row in table() if row["id"] != "a3"]
+    real.split(replace(made, queries=[*made.queries, write_csv(tmp_path / "more.csv", more)]))
+    rows = [*read(made.out / real.TRAIN), *read(made.out / real.HELD_OUT)]
+    assert all(row["ind"] == f"ind {row['id']}" for row in rows)
+    assert "a3" not in {row["id"] for row in rows}
+
+
 @pytest.mark.parametrize("column", ["id", "ar"])
 def test_a_row_that_is_trained_on_and_held_out_is_refused(tmp_path: Path, column: str) -> None:
     rows = table()
@@ -82,25 +96,59 @@ def test_a_table_without_a_language_is_refused(tmp_path: Path) -> None:
         real.split(plan(tmp_path, table(), trained=("ar", "bn")))
 
 
-@pytest.mark.parametrize("name", real.VARIANTS)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_every_change_makes_a_valid_recipe_that_differs_in_that_alone(tmp_path: Path, name: str) -> None:
     made = plan(tmp_path, table())
+    real.split(made)
     best = parse_config(real.recipe(made, {}, 0, tmp_path)).model_dump()
-    other = parse_config(yaml.safe_load(yaml.safe_dump(real.recipe(made, real.VARIANTS[name], 0, tmp_path))))
+    other = parse_config(yaml.safe_load(yaml.safe_dump(real.recipe(made, VARIANTS[name], 0, tmp_path))))
     changed = [key for key, value in other.model_dump().items() if value != best[key]]
-    assert len(changed) == (0 if name in (real.BEST, "SFT") else 1)
+    assert len(changed) == (0 if name in (BEST, "SFT") else 1)
 
 
-def test_rates_and_paired_differences_of_finished_evaluations(tmp_path: Path) -> None:
+def test_what_decides_a_cells_numbers_decides_whether_it_is_made_again(tmp_path: Path) -> None:
+    made = plan(tmp_path, table())
+    real.split(made)
+    marks = {name: real.settings(made, name) for name in (*VARIANTS, *CONTEXTS)}
+    assert len(set(marks.values())) == len(marks)
+    assert marks == {
+        name: real.settings(replace(made, out=made.out, model="elsewhere", batch=9), name) for name in marks
+    }
+    for changed in (replace(made, completion=9), plan(tmp_path, table(9))):
+        real.split(changed)
+        assert not set(marks.values()) & {real.settings(changed, name) for name in marks}
+
+
+def test_rates_and_paired_differences_of_kept_verdicts(tmp_path: Path) -> None:
     class Refuses(Table):
         def complete(self, queries: Any, on_rows: Any) -> None:
             refusal = {"completion": "I cannot help with that request."}
             super().complete(queries, lambda rows: on_rows([{**row, **refusal} for row in rows]))
 
+    made = plan(tmp_path, table(), trained=("sw",), queries=[tmp_path / "queries.csv"])
+    for name in (real.TRAIN, real.HELD_OUT, real.VALIDATION):
+        (made.out / name).write_text("x")
     tasks = [task("harmful", "harmful"), task("benign", "benign")]
-    for place, completer in ((tmp_path / "base", Table()), (tmp_path / "best-seed0" / "evaluation", Refuses())):
+    run_folder = made.cell(BEST, 0) / "run"
+    run_folder.mkdir(parents=True)
+    (run_folder / "run.json").write_text('{"seconds": 60}')
+    for name, seed, completer in (("base", None, Table()), (BEST, 0, Refuses())):
+        place = tmp_path / name
         run(Evaluation(place, tasks, [LexiconJudge()]), completer)
-    text = real_tables.report(tmp_path, ["en", "sw"], ["sw"], {"best": "best", "other": "other"})
+        for _ in range(2):  # the second one replaces the first
+            real.keep(made, name, seed, place)
+    kept = Verdicts.read(made.verdicts)
+    assert [(cell.name, cell.seed) for cell in kept.cells] == [("base", None), (BEST, 0)]
+    assert kept.find(BEST, 0, real.settings(made, BEST))
+    assert not kept.find(BEST, 1, real.settings(made, BEST))
+    whole = read_folder(tmp_path / "base")
+    for kind in ("harmful", "benign"):
+        for key, row in kept.rows_of(kept.cells[0])[kind].items():
+            other = whole.tasks[kind][key]
+            assert (row.verdict.outcome, row.fidelity) == (other.verdict.outcome, other.fidelity)
+    texts = {row.completion for rows in whole.tasks.values() for row in rows.values()}
+    assert not any(text in made.verdicts.read_text() for text in texts if len(text) > 8)
+    text = real_tables.report(kept)
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     base = next(row for row in cells if row[:2] == ["base", "sw"])
     best = next(row for row in cells if row[:2] == ["best, mean of 1", "sw"])
@@ -108,3 +156,12 @@ def test_rates_and_paired_differences_of_finished_evaluations(tmp_path: Path) ->
     assert float(base[2]) > 50
     assert [float(best[i]) for i in (2, 5)] == [0, 100]  # not safe; harmless refused
     assert change[1].startswith(f"**{-float(base[2]):+.1f} [")
+
+
+def test_verdicts_on_other_rows_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.jsonl"
+    cell = Cell("base", None, "x", {"harmful": {"en": "u"}}, {"harmful": {"en": "="}})
+    Verdicts.read(path).keep(cell, {"harmful": [["a", ""]]}, {})
+    with pytest.raises(CrosslignError, match="holds verdicts on other rows"):
+        Verdicts.read(path).keep(cell, {"harmful": [["b", ""]]}, {})
+    assert Verdicts.read(path).cells == [cell]

@@ -23,6 +23,8 @@ def test_without_a_terminal_every_state_is_a_line_with_done_total_and_time_left(
     assert "\r" not in err
     assert all(re.fullmatch(r"gate: student: \d/3 completion, [\d:]+ so far, about [\d:?]+ left", s) for s in lines)
     assert lines[-1].startswith("gate: student: 3/3 completion")
+    counts = [line.split("/3")[0] for line in lines]
+    assert counts == list(dict.fromkeys(counts))  # each state once
     assert len(lines) >= 3
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from crosslign.contexts.template import STUDENT_MESSAGES, TeacherTemplate, fill, load_teacher_template
-from crosslign.types import Context, CrosslignError, Message, Query, excerpt
+from crosslign.types import Context, CrosslignError, Message, Query, Unchanged, excerpt
 from crosslign.untrusted import limit, rehearse, shown
 
 _TRIED: set[str] = set()  # chat templates, with their options, that a process has found to end
@@ -41,7 +41,9 @@ class ContextBuilder:
     """Makes the contexts of both roles, and of the judgement, with one tokenizer's chat template.
 
     `tokenizer` needs `apply_chat_template`. A context over its role's `max_length` raises ContextOverflow: nothing is
-    cut. The judgement uses the teacher's limit and options.
+    cut. The judgement uses the teacher's limit and options. Of queries that are `unchanged` (benign ones, those in the
+    source language, or both) the teacher sees what the student sees: there it teaches what the model does already
+    (self-distillation without privileged information).
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class ContextBuilder:
         teacher: RoleContext,
         template: TeacherTemplate,
         max_judgement_length: int = 0,
+        unchanged: Collection[Unchanged] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.student_role = student
         self.teacher_role = teacher
         self.template = template
         self.max_judgement_length = max_judgement_length if template.judgement == "generated" else 0
+        self.unchanged = frozenset(unchanged)
 
     @cached_property
     def _marks(self) -> list[str]:
@@ -68,17 +72,23 @@ class ContextBuilder:
         )
         return sorted(mark for mark in special | set(_MARK.findall(turn)) if mark.strip())
 
-    @property
-    def needs_judgement(self) -> bool:
-        return self.template.judgement == "generated"
+    def is_unchanged(self, query: Query) -> bool:
+        """Whether the teacher sees what the student sees."""
+        is_source = query.language == query.source_language
+        return ("benign" in self.unchanged and query.label == "benign") or ("source" in self.unchanged and is_source)
+
+    def needs_judgement(self, query: Query) -> bool:
+        return self.template.judgement == "generated" and not self.is_unchanged(query)
 
     def student(self, query: Query) -> Context:
         return self._make(query, "student", fill(self.student_role.messages, query), self.student_role)
 
     def teacher(self, query: Query, judgement: str | None = None) -> Context:
-        """The teacher's context; `judgement` is required exactly when the template uses a generated one."""
-        if self.needs_judgement != (judgement is not None):
-            raise ValueError("a judgement is needed if, and only if, the template generates one")
+        """The teacher's context; `judgement` is required exactly when the query needs one."""
+        if self.needs_judgement(query) != (judgement is not None):
+            raise ValueError("a judgement is needed if, and only if, the template generates one for this query")
+        if self.is_unchanged(query):
+            return self._make(query, "teacher", fill(self.student_role.messages, query), self.student_role)
         return self._make(query, "teacher", fill(self.template.messages, query, judgement), self.teacher_role)
 
     def judgement(self, query: Query) -> Context:
@@ -92,7 +102,9 @@ class ContextBuilder:
         text that holds one of the marks of turns: it would end its turn and speak for another role.
         """
         self.check_student(query)
-        if self.needs_judgement:
+        if self.is_unchanged(query):
+            return
+        if self.needs_judgement(query):
             self.judgement(query)
         context = self._make(query, "teacher", fill(self.template.messages, query, ""), self.teacher_role)
         length = len(context.token_ids) + self.max_judgement_length

@@ -67,7 +67,7 @@ class RolloutCollector:
     def asked(self, queries: Sequence[Query], step: int) -> set[Role]:
         """Who has to sample for this window's rollouts, unless the teacher's cache has it all."""
         found = {self.strategy.plan(query, step).sampled_by for query in queries}
-        return found | {"teacher"} if self.contexts.needs_judgement else found
+        return found | {"teacher"} if any(map(self.contexts.needs_judgement, queries)) else found
 
     def collect(
         self, queries: Sequence[Query], step: int, rank: int = 0, student: Sampler | None = None
@@ -120,13 +120,19 @@ class RolloutCollector:
 
 
 def write_judgements(contexts: ContextBuilder, teacher: CachedSampler, queries: Sequence[Query]) -> list[str | None]:
-    """The frozen teacher's judgement of each query, greedy and cached; None where the template needs none."""
-    if not contexts.needs_judgement:
+    """The frozen teacher's judgement of each query, greedy and cached; None where a query needs none."""
+    asked = [query for query in queries if contexts.needs_judgement(query)]
+    if not asked:
         return [None] * len(queries)
     parameters = SamplingParameters(temperature=0, max_completion_length=contexts.max_judgement_length)
-    completions = teacher.complete([contexts.judgement(q).token_ids for q in queries], queries, parameters)
+    completions = iter(teacher.complete([contexts.judgement(q).token_ids for q in asked], asked, parameters))
     decode = contexts.tokenizer.decode
-    return [decode(list(c.token_ids), skip_special_tokens=True).strip() for c in completions]
+    return [
+        decode(list(next(completions).token_ids), skip_special_tokens=True).strip()
+        if contexts.needs_judgement(query)
+        else None
+        for query in queries
+    ]
 
 
 def _context(pair: tuple[Context, Context] | None, role: Role) -> Context:

@@ -24,8 +24,12 @@ class _Bar(tqdm):  # type: ignore[type-arg]
 class _Lines(_Bar):
     """A bar for a log file: each state that is shown is a line of its own."""
 
+    _last: float = -1  # units done when a line was last written: at its end a bar is shown once more
+
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        print(self, file=sys.stderr, flush=True)  # noqa: T201
+        if self.n != self._last:
+            print(self, file=sys.stderr, flush=True)  # noqa: T201
+        self._last = self.n
 
 
 def progress(total: int, what: str, unit: str, *, initial: int = 0, quiet: bool = False) -> tqdm[Any]:

@@ -20,7 +20,7 @@ from pydantic import (
 
 from crosslign.http import usable_url
 from crosslign.rollouts.base import MOST_TOKENS, check_temperature
-from crosslign.types import MAX_SEED, Label
+from crosslign.types import MAX_SEED, Label, Unchanged
 from crosslign.untrusted import is_variable
 
 MANY = 10_000_000  # more than any count of rows, steps or requests that makes sense
@@ -139,6 +139,9 @@ class TeacherConfig(Section):
     """instruct, judged, dialogue, a YAML file, or the template itself."""
     judgement: Literal["none", "generated"] | None = None
     """Whether the frozen teacher writes a judgement first; null for the template's choice."""
+    unchanged: list[Unchanged] = []
+    """Queries of which it sees what the student sees, so that they are answered as before: benign ones (by their
+    label), those in the source language."""
     max_length: int = Field(2048, ge=8, le=MOST_TOKENS)
     """Longest teacher context in tokens; independent of the student's."""
     max_judgement_length: Length = 128

@@ -125,6 +125,7 @@ def context_builder(config: RunConfig, tokenizer: Any) -> ContextBuilder:
         RoleContext(template.messages, teacher.max_length, teacher.chat_template_kwargs),
         template,
         teacher.max_judgement_length,
+        teacher.unchanged,
     )
 
 

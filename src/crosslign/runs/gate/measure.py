@@ -114,7 +114,7 @@ class _Answering:
 
     def judgements(self, builder: ContextBuilder, queries: Sequence[Query], what: str) -> list[str | None]:
         """With the cache that training uses."""
-        if not builder.needs_judgement:
+        if not any(map(builder.needs_judgement, queries)):
             return [None] * len(queries)
         found: list[str | None] = []
         size = self.size

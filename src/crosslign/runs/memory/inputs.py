@@ -117,12 +117,13 @@ def _lengths(run: PreparedRun) -> tuple[list[int], list[int], int, int]:
     students, teachers, sampled = [], [], []
     for query in queries_of(run.tables, run.languages):
         students.append(len(contexts.student(query).token_ids))
-        judgement = "" if contexts.needs_judgement else None
-        teachers.append(len(contexts.teacher(query, judgement).token_ids) + contexts.max_judgement_length)
+        judged = contexts.needs_judgement(query)
+        judgement_length = contexts.max_judgement_length if judged else 0
+        teachers.append(len(contexts.teacher(query, "" if judged else None).token_ids) + judgement_length)
         prompt = students[-1] if strategy.plan(query, 0).sampled_from == "student" else teachers[-1]
         sampled.append((prompt, config.sampling.max_completion_length))
-        if contexts.needs_judgement:
-            sampled.append((len(contexts.judgement(query).token_ids), contexts.max_judgement_length))
+        if judged:
+            sampled.append((len(contexts.judgement(query).token_ids), judgement_length))
     return students, teachers, *max(sampled, key=sum)
 
 

@@ -1,0 +1,48 @@
+"""What `benchmarks.real` changes of its recipe, and the contexts in which it asks the model untrained."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+BEST = "best"
+
+
+def steps(number: int) -> dict[str, Any]:
+    return {"training": {"max_steps": number}}
+
+
+def tokens(number: int) -> dict[str, Any]:
+    return {"sampling": {"max_completion_length": number}}
+
+
+# Changes to the recipe, one at a time. `benign` is about the table of harmless queries; `languages` are trained on too;
+# `checkpoint` is measured in place of the last: the run evaluates others while it trains.
+VARIANTS: dict[str, dict[str, Any]] = {
+    BEST: {},
+    "on-policy": {"strategy": {"name": "on_policy"}},
+    "mixed": {"strategy": {"name": "mixed"}},
+    "no row filter": {"gate": {"drop": []}},
+    "nothing unchanged": {"teacher": {"unchanged": []}},
+    "no benign rows": {"benign": {"weight": 0}},
+    "benign rows 20 %": {"benign": {"weight": 14.25}},
+    "benign rows 60 %": {"benign": {"weight": 85.5}},
+    "no look-alikes": {"benign": {"where": {"category": ["everyday"]}}},
+    "60 benign rows": {"benign": {"limit": 60}},
+    "no English": {"languages": []},
+    "LoRA on q and v": {"model": {"lora": {"target_modules": ["q_proj", "v_proj"]}}},
+    "uniform weights": {"objective": {"weighting": "uniform"}},
+    "20 steps": steps(20),
+    "40 steps": steps(40),
+    "160 steps": steps(160),
+    "16 tokens": tokens(16),
+    "96 tokens": tokens(96),
+    "SFT": {"supervised": True},
+    "best checkpoint": {"checkpoint": "best"},
+}
+# Not trained: the model itself, in other contexts.
+CONTEXTS = ("base", "teacher", "system prompt")
+
+
+def folder_name(variant: str) -> str:
+    return re.sub(r"\W+", "_", variant.replace("%", "percent")).strip("_")
