@@ -305,7 +305,8 @@ def test_a_change_is_offered_for_what_it_saves() -> None:
     # What is offered can be laid over the recipe, but for what wants another device.
     assert {"training": {"gradient_checkpointing": True}} in [one.keys for one in found]
     alone = fitting(needs, before // 3)
-    assert alone and all(one.keys for one in alone)
+    assert alone
+    assert all(one.keys for one in alone)
     assert alone[-1].total <= before // 3
     assert fitting(needs, before) == []
     assert fitting(needs, 1000) is None
