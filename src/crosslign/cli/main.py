@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="crosslign",
         description="Make an open LLM as safe in every language as it already is in English, by Multilingual "
         "Self-Distillation: queries in, no responses needed.",
-        epilog="Start with `crosslign demo`, then `crosslign align`. Step by step: validate, probe, train, eval, compare.",
+        epilog="Start with `crosslign demo`, then `crosslign align`. By steps: validate, probe, train, eval, compare.",
     )
     parser.add_argument("--version", action="version", version=f"crosslign {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")

@@ -172,16 +172,14 @@ def by_chance(rows: Sequence[Row]) -> list[Row]:
 
 
 def split(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
-    """Rows to train on, and harmful ones to measure with, both in the order of a hash of their ids.
+    """Rows to train on, the harmful ones first, and harmful ones to measure with; both in the order of `by_chance`.
 
     Held out is `share` of the harmful rows, or `MIN_HELD_OUT` if that is more and no more than half of them.
     """
     ordered = by_chance(rows)
     harmful = [row for row in ordered if row.label == "harmful"]
     count = max(round(share * len(harmful)), min(MIN_HELD_OUT, len(harmful) // 2))
-    held_out = harmful[:count]
-    gone = {row.id for row in held_out}
-    return [row for row in ordered if row.id not in gone], held_out
+    return harmful[count:] + [row for row in ordered if row.label != "harmful"], harmful[:count]
 
 
 def _check_counts(kept: Sequence[Row], held_out: Sequence[Row], languages: Sequence[str], wanted: Wanted) -> None:
@@ -189,7 +187,7 @@ def _check_counts(kept: Sequence[Row], held_out: Sequence[Row], languages: Seque
         number = sum(code in row.texts for row in held_out)
         if number < MIN_JUDGED:
             raise CrosslignError(
-                f"{wanted.queries}: {number} harmful rows in {code} are held out, and a rate needs {MIN_JUDGED}. Give a "
+                f"{wanted.queries}: {number} harmful rows in {code} are held out; a rate needs {MIN_JUDGED}. Give a "
                 "table with more harmful rows (--queries), hold out a larger share (--holdout), or leave the language "
                 "out of --languages."
             )

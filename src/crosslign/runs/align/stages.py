@@ -207,9 +207,9 @@ class _Alignment:
 
     # The recipe
 
-    def _config(self, **changes: Any) -> RunConfig:
-        """The recipe so far with changes, and the user's flags over all."""
-        config = parse_config(override(merged(self.raw, changes), self.request.flags), "the recipe")
+    def _config(self) -> RunConfig:
+        """The recipe so far, and the user's flags over all."""
+        config = parse_config(override(self.raw, self.request.flags), "the recipe")
         for (section, key), instead in FIXED.items():
             now = getattr(config, section) if not key else getattr(getattr(config, section), key, None)
             was = self.raw[section] if not key else self.raw[section][key]
@@ -233,7 +233,7 @@ class _Alignment:
         self.raw = plan.first_recipe(
             request.model, tables, request.wanted.languages, request.judge, str(self.out / "train")
         )
-        prepare(self._config(gate=None), check_folder=False)  # model, templates and lengths, before anything is sampled
+        prepare(self._config(), check_folder=False)  # all that can be checked before anything is sampled
         languages = self._before(list(request.wanted.languages))
         languages = self._teacher(languages)
         self._plan(languages)
@@ -283,7 +283,7 @@ class _Alignment:
         )
 
     def _before(self, languages: list[str]) -> list[str]:
-        config, least = self._config(gate=None), self.request.min_gap
+        config, least = self._config(), self.request.min_gap
         inputs = [config.model.model_dump(), config.student.model_dump(), _asks(config), config.seed, least]
 
         def make() -> Made:
@@ -303,7 +303,7 @@ class _Alignment:
 
     def _teacher(self, languages: list[str]) -> list[str]:
         self._use(languages)
-        config, number = self._config(gate=None), self.request.probe_queries
+        config, number = self._config(), self.request.probe_queries
         own = self._asked("teacher", "template")
         sections = ("model", "data", "student", "teacher", "sampling", "seed")
         inputs = [config.model_dump(mode="json", include=set(sections)), number, dict(self.request.judge)]
