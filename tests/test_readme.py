@@ -32,6 +32,7 @@ SMALL = {
     "training": {"max_steps": 2, "warmup_steps": 0, "bf16": False, "use_cpu": True},
 }
 NOT_RUN = (
+    "crosslign align",
     "seq2seq:",
     "multijail",
     "qwen3guard",
