@@ -33,7 +33,7 @@ def saying(text: str, target: str = "es", index: int = 7, **more: object) -> Che
     return checked_with(index, replace(pair, translation=Translation(text, **more)), target)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("target", ["ar", "bn", "es", "hi", "ja", "ru", "sw", "zh"])
+@pytest.mark.parametrize("target", ["ar", "bn", "es", "hi", "ind", "jv", "ru", "sw", "th", "vi", "zh"])
 def test_real_translations_pass(target: str) -> None:
     counts = false_alarms(check_translations(case(target).pairs, "en", target))
     assert counts["all"] <= 2, counts  # of 60
@@ -42,14 +42,23 @@ def test_real_translations_pass(target: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_corrupted_translations_are_found(kind: str) -> None:
-    found = [found_share(case(target), kind, seed) for target in ("ar", "es", "ja", "zh") for seed in range(5)]
+    found = [found_share(case(target), kind, seed) for target in ("ar", "es", "hi", "zh") for seed in range(5)]
     assert sum(good for good, _ in found) >= (0.75 if kind == "merged" else 0.9) * sum(number for _, number in found)
 
 
-@pytest.mark.parametrize("target", sorted(set(REFUSALS) - {"en", "de", "fr"}))
+@pytest.mark.parametrize("target", ["ar", "bn", "es", "hi", "ru", "zh"])
 def test_refusals_in_the_target_language_are_found(target: str) -> None:
     for refusal in REFUSALS[target]:
-        assert "refused" in saying(refusal, target).failed or saying(refusal, target).failed
+        assert "refused" in saying(refusal, target).failed
+
+
+def test_a_comment_of_the_translator_is_no_translation() -> None:
+    """A sentence of this kind stands in a published set of queries."""
+    assert "refused" in saying("Me doy cuenta de que solo quieres una traducción, pero quisiera señalar algo.").failed
+    pair = replace(
+        case("es").pairs[7], source="Can you translate this?", translation=Translation("¿Puedes traducir esto?")
+    )
+    assert checked_with(7, pair).failed == ()
 
 
 def test_each_check_has_its_reason() -> None:

@@ -19,7 +19,7 @@ from crosslign.data.load import TableSpec, require_table
 from crosslign.data.provenance import read_provenance, side_file
 from crosslign.data.schema import QueryTable
 from crosslign.translation import Keep, ScriptedTranslator, Translation
-from crosslign.translation.output import TranslateRequest, Translated
+from crosslign.translation.output import Translated, TranslateRequest
 from crosslign.translation.translate import translate_table
 from crosslign.types import CrosslignError, Interrupted
 
@@ -232,9 +232,10 @@ def test_what_a_side_file_says_cannot_command_a_terminal(source: Path, capsys: C
     ],
 )
 def test_languages_that_cannot_be_translated_to(source: Path, languages: list[str], message: str) -> None:
+    request = TranslateRequest(languages, source.with_name("table.csv"), cache=str(source.parent / "cache"))
+    table = require_table(TableSpec(str(source)), "en", None)
     with pytest.raises(CrosslignError, match=message):
-        request = TranslateRequest(languages, source.with_name("table.csv"), cache=str(source.parent / "cache"))
-        translate_table(require_table(TableSpec(str(source)), "en", None), request, Counting())
+        translate_table(table, request, Counting())
     assert [p.name for p in source.parent.iterdir()] == ["queries.csv"]
 
 

@@ -50,6 +50,13 @@ _COMPARED = 1000  # characters of which the longest common run is looked for
 _SHOWN = 80  # characters of untrusted text in a measure
 _SCRIPTS = {"Hans": "Hani", "Hant": "Hani", "Jpan": "Hani Hira Kana", "Kore": "Hang Hani"}
 _WORD = re.compile(f"[{UNSPACED}]|[^ ,.?'{UNSPACED}]+")
+# A translator's own words: "translate", where that means nothing else. What talks of translating, and whose source does
+# not, is a comment, an excuse or a refusal. In Russian the word also means to transfer money.
+_TRANSLATING = regex.compile(
+    r"translat|übersetz|tradu[cçiz]|traduir|翻译|翻譯|翻訳|अनुवाद|অনুবাদ|ترجم|tafsiri|terjemah|번역"
+    r"|не (?:могу|буду|стану) (?:\w+ )?перев",
+    regex.IGNORECASE,
+)
 _SENTENCE = regex.compile(
     r"[\p{Sentence_Terminal}…]+(?=[\p{Final_Punctuation}\p{Close_Punctuation}\"']*(?:\s|$|\p{Lo}))"
 )
@@ -67,7 +74,7 @@ CHECKS = {
     f"{MIN_DROPPED} of it",
     "added": f"more sentences than the source, and more than {MAX_ADDED} times the median length",
     "lost": "a number, quotation, placeholder, address or control token is lost, or a control token added",
-    "refused": "it sounds like a refusal, and its source does not",
+    "refused": "it sounds like a refusal or talks of translating, and its source does not",
     "answered": "it announces an answer, and its source does not",
     "duplicate": "another row with another source has the same translation",
     "round_trip": f"chrF of its translation back is below {MIN_ROUND_TRIP:g}",
@@ -277,10 +284,13 @@ def _copied(text: str, source: str) -> float:
 
 
 def _refusal(text: str) -> str:
-    """What the `lexicon` judge takes for a refusal in a text, "" if nothing."""
+    """What the `lexicon` judge takes for a refusal in a text, or where it talks of translating; "" if nothing."""
     verdict = _lexicon().judge([JudgeItem(Query("", "en", "", "en", ""), text)])[0]
     refuses = verdict.outcome in ("refused", "refused_then_answered")
-    return verdict.reason.removeprefix("phrase: ") if refuses else ""
+    if refuses:
+        return verdict.reason.removeprefix("phrase: ")
+    talk = _TRANSLATING.search(text)
+    return talk.group() if talk else ""
 
 
 def _announcement(text: str) -> str:

@@ -25,9 +25,9 @@ TOKENS_EACH, TOKENS_MORE = 4, 32
 class Seq2SeqTranslator:
     """MADLAD-400, NLLB-200, M2M100 or Opus-MT: a hub id, or a folder with safetensors.
 
-    It decodes by beam search, never by sampling. Texts are data: special tokens in them are split into letters, or, where
-    the tokenizer takes them for words of its vocabulary, become unknown. A text that is too long for the model is not
-    cut; it gets an error.
+    It decodes by beam search, never by sampling. Texts are data: special tokens in them are split into letters, or
+    become unknown where the tokenizer takes them for words of its vocabulary. A text that is too long for the model is
+    not cut; it gets an error.
     """
 
     name = "seq2seq"
