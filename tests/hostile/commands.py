@@ -68,7 +68,14 @@ COMMANDS = {
         lambda given: [
             *("align", str(given["model"]), "--languages", "sw", "--queries", str(_enough(given))),
             *("--benign", str(given["table"]), "--out", str(given["output"]), "--skip", "teacher,plan,train"),
-            *("--evaluation.limit", "10", "--evaluation.max_completion_length", "2", "--cache_dir", str(given["cache"])),
+            *(
+                "--evaluation.limit",
+                "10",
+                "--evaluation.max_completion_length",
+                "2",
+                "--cache_dir",
+                str(given["cache"]),
+            ),
             *("--student.max_length", "4000", "--teacher.max_length", "8000"),
         ],
     ),

@@ -19,7 +19,7 @@ from crosslign.evaluation.folder import compare, read_folder
 from crosslign.models import ModelSource
 from crosslign.ownership import check_no_link, check_output_folder, read_mark
 from crosslign.runs.align import plan, text
-from crosslign.runs.align.queries import SOURCE, Tables, Wanted, make_tables, read_sources
+from crosslign.runs.align.queries import HELD_OUT, SOURCE, Tables, Wanted, make_tables, read_sources
 from crosslign.runs.config import CheckpointEvaluationConfig, JudgeConfig, RunConfig
 from crosslign.runs.evaluate import EvaluationRequest, evaluate
 from crosslign.runs.folder import BEST, CONFIG, RunFolder
@@ -153,7 +153,7 @@ class _Alignment:
         self.request, self.announce, self.out = request, announce, request.out
         self.record = self._read()
         self.raw: dict[str, Any] = {}
-        self.marks: list[str] = []
+        self.tables = ""  # what stands in the tables; every later stage depends on it
 
     def run(self) -> Outcome:
         try:
@@ -183,8 +183,7 @@ class _Alignment:
         if name in self.request.skip:
             self.announce(f"{head} skipped (--skip {name})")
             return None
-        mark = digest([name, inputs, self.marks])
-        self.marks.append(mark)
+        mark = digest([name, inputs, self.tables])
         found = self.record.stages.get(name)
         if found is not None and found.inputs != mark and not self.request.overwrite:
             raise CrosslignError(
@@ -257,10 +256,10 @@ class _Alignment:
             if before is None or not before.finished:
                 raise CrosslignError(f"--skip queries: {folder} holds no tables of an earlier call. Leave it out.")
             decided = before.decided
-        files = [Path(decided[name]) for name in ("train", "harmless")]
+        files = [Path(decided["train"]), Path(decided["harmless"]), folder / HELD_OUT]
         if missing := [str(file) for file in files if not file.is_file()]:
             raise CrosslignError(f"{missing[0]}: is gone. Use --overwrite to make the tables anew.")
-        self.marks.append(digest([file_sha256(file) for file in files]))
+        self.tables = digest([file_sha256(file) for file in files])
         return Tables(decided["train"], decided["harmless"], list(decided["tasks"]), [])
 
     def _evaluate(self, config: RunConfig, out: str, source: ModelSource, adapter: str | None) -> Mapping[str, Any]:
