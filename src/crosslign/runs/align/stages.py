@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from crosslign.contexts import BUILTIN_TEACHERS
 from crosslign.data.load import BUILTIN
@@ -19,6 +16,7 @@ from crosslign.evaluation.folder import compare, read_folder
 from crosslign.models import ModelSource
 from crosslign.ownership import check_no_link, check_output_folder, read_mark
 from crosslign.runs.align import plan, text
+from crosslign.runs.align.kept import RECORD, STAGES, Kept, Made
 from crosslign.runs.align.queries import HELD_OUT, SOURCE, Tables, Wanted, make_tables, read_sources
 from crosslign.runs.config import CheckpointEvaluationConfig, JudgeConfig, RunConfig
 from crosslign.runs.evaluate import EvaluationRequest, evaluate
@@ -36,8 +34,7 @@ from crosslign.runs.train import train
 from crosslign.storage import LOCK, digest, file_sha256, is_empty, locked, write_atomically
 from crosslign.types import Announce, CrosslignError, silent
 
-STAGES = ("queries", "before", "teacher", "plan", "train", "after", "card")
-RECORD, RECIPE, SUMMARY = "align.json", "recipe.yaml", "summary.md"
+RECIPE, SUMMARY = "recipe.yaml", "summary.md"
 ROOM = 0.9  # of the device's memory
 # Keys of the recipe that the stages decide, and what a user can say instead.
 _LANGUAGES = "Name the languages by --languages."
@@ -88,20 +85,6 @@ class Outcome:
     results: Mapping[str, Any] | None = None
 
 
-class _Stage(BaseModel):
-    inputs: str
-    finished: bool
-    decided: dict[str, Any] = {}
-    said: list[str] = []
-    seconds: float = 0.0
-
-
-class _Record(BaseModel):
-    kind: Literal["alignment"] = "alignment"
-    schema_version: Literal[1] = 1
-    stages: dict[str, _Stage] = {}
-
-
 def align(request: AlignRequest, announce: Announce = silent) -> Outcome:
     """From a model and languages to an adapter and its evidence. An interrupted call goes on where it stopped.
 
@@ -143,17 +126,13 @@ class _Ended(Exception):
         self.outcome = Outcome(code, said)
 
 
-Made = tuple[dict[str, Any], list[str]]  # what a stage has decided, and lines for a person
-
-
 class _Alignment:
     """One call: the recipe so far, and the record of finished stages."""
 
     def __init__(self, request: AlignRequest, announce: Announce) -> None:
         self.request, self.announce, self.out = request, announce, request.out
-        self.record = self._read()
+        self.kept = Kept(request.out, request.skip, request.overwrite, announce)
         self.raw: dict[str, Any] = {}
-        self.tables = ""  # what stands in the tables; every later stage depends on it
 
     def run(self) -> Outcome:
         try:
@@ -161,48 +140,6 @@ class _Alignment:
         except _Ended as ended:
             self._summary(ended.outcome.said, None, None)
             return ended.outcome
-
-    # The record of stages
-
-    def _read(self) -> _Record:
-        place = self.out / RECORD
-        if not place.exists():
-            return _Record()
-        try:
-            return _Record.model_validate(read_mark(place))
-        except ValidationError as error:
-            raise CrosslignError(f"{place}: is damaged. Remove it and use --overwrite, or another --out.") from error
-
-    def _keep(self, name: str, stage: _Stage) -> None:
-        self.record.stages[name] = stage
-        write_atomically(self.out / RECORD, self.record.model_dump_json(indent=1) + "\n")
-
-    def _stage(self, name: str, inputs: Any, make: Callable[[], Made]) -> dict[str, Any] | None:
-        """What the stage has decided, now or before; None if it is skipped."""
-        head = f"[{STAGES.index(name) + 1}/{len(STAGES)} {name}]"
-        if name in self.request.skip:
-            self.announce(f"{head} skipped (--skip {name})")
-            return None
-        mark = digest([name, inputs, self.tables])
-        found = self.record.stages.get(name)
-        if found is not None and found.inputs != mark and not self.request.overwrite:
-            raise CrosslignError(
-                f"{self.out}: its stage {name!r} was made with other settings. Use --overwrite to make it and what "
-                "follows anew, or another --out."
-            )
-        if found is not None and found.inputs == mark and found.finished:
-            self.announce(f"{head} is there already")
-        else:
-            self._keep(name, _Stage(inputs=mark, finished=False))
-            self.announce(f"{head} begins")
-            start = time.perf_counter()
-            decided, said = make()
-            seconds = round(time.perf_counter() - start, 1)
-            found = _Stage(inputs=mark, finished=True, decided=decided, said=said, seconds=seconds)
-            self._keep(name, found)
-        for line in found.said:
-            self.announce(f"{head} {line}")
-        return found.decided
 
     # The recipe
 
@@ -250,16 +187,16 @@ class _Alignment:
             made = make_tables(wanted, sources, folder, self.announce)
             return {"train": made.train, "harmless": made.harmless, "tasks": made.tasks}, made.said
 
-        decided = self._stage("queries", inputs, make)
+        decided = self.kept.stage("queries", inputs, make)
         if decided is None:
-            before = self.record.stages.get("queries")
+            before = self.kept.stages.get("queries")
             if before is None or not before.finished:
                 raise CrosslignError(f"--skip queries: {folder} holds no tables of an earlier call. Leave it out.")
             decided = before.decided
         files = [Path(decided["train"]), Path(decided["harmless"]), folder / HELD_OUT]
         if missing := [str(file) for file in files if not file.is_file()]:
             raise CrosslignError(f"{missing[0]}: is gone. Use --overwrite to make the tables anew.")
-        self.tables = digest([file_sha256(file) for file in files])
+        self.kept.tables = digest([file_sha256(file) for file in files])
         return Tables(decided["train"], decided["harmless"], list(decided["tasks"]), [])
 
     def _evaluate(self, config: RunConfig, out: str, source: ModelSource, adapter: str | None) -> Mapping[str, Any]:
@@ -275,7 +212,7 @@ class _Alignment:
                 max_length=config.student.max_length,
                 thinking=bool(config.student.chat_template_kwargs.get("enable_thinking")),
                 seed=config.seed,
-                overwrite=True,  # what was made with other settings; `_stage` has asked for it
+                overwrite=True,  # what was made with other settings; `Kept` has asked for it
                 trained=config.data.languages,
             ),
             self.announce,
@@ -292,7 +229,7 @@ class _Alignment:
             best = plan.best_section(base, self.request.max_rise)
             return {"languages": chosen, "best": best}, [said, text.limits(base, best)]
 
-        decided = self._stage("before", [*inputs, self.request.max_rise], make)
+        decided = self.kept.stage("before", [*inputs, self.request.max_rise], make)
         if decided is None:
             return languages
         self.raw = merged(self.raw, {"evaluation": {"best": decided["best"]}})
@@ -320,7 +257,7 @@ class _Alignment:
             name = chosen if chosen is None or not own else config.teacher.template
             return {"template": name, "languages": kept}, [f"{said} Another: --teacher.template FILE."]
 
-        decided = self._stage("teacher", inputs, make)
+        decided = self.kept.stage("teacher", inputs, make)
         if decided is None:
             return languages
         if not decided["languages"]:
@@ -351,7 +288,7 @@ class _Alignment:
             write_atomically(self.out / RECIPE, dump(self._config()))
             return {"raw": self.raw}, [said, why, text.recipe(self._config(), self.out / RECIPE)]
 
-        decided = self._stage("plan", inputs, make)
+        decided = self.kept.stage("plan", inputs, make)
         if decided is None:
             write_atomically(self.out / RECIPE, dump(self._config()))
         else:
@@ -387,13 +324,13 @@ class _Alignment:
             why = "as in the run that was measured (benchmarks/real.md). --hours or --training.max_steps overrules."
             return plan.length_of(plan.STEPS), f"Length: {plan.STEPS} steps, {why}"
         trial = str(self.out / "trial")
-        training = {**config.training, "max_steps": plan.TRIAL_STEPS, "save_steps": plan.ALL_ROWS}
+        training = {**config.training, "max_steps": plan.TRIAL_STEPS, "save_steps": plan.ALL_ROWS, "logging_steps": 1}
         short = {"gate": None, "evaluation": None, "divergence_queries": 0, "output_dir": trial, "training": training}
         self.announce(f"a trial of {plan.TRIAL_STEPS} steps, to time them")
         train(prepare(config.model_copy(update=short), overwrite=True), self.announce)
         seconds = [sum(v for k, v in row.items() if k.startswith("seconds_")) for row in read_metrics(trial)][1:]
         shutil.rmtree(trial)
-        step, before = sum(seconds) / len(seconds), self.record.stages.get("before")
+        step, before = sum(seconds) / len(seconds), self.kept.stages.get("before")
         evaluation = 0.0 if before is None else before.seconds
         length = plan.length_for(3600 * hours, step, evaluation)
         return length, text.length(length, hours, step, evaluation)
@@ -411,7 +348,7 @@ class _Alignment:
                 train(prepare(config, overwrite=not resume, resume=resume), self.announce)
             return {}, [text.kept(folder.record(), folder.path)]
 
-        if self._stage("train", config.model_dump(mode="json"), make) is None and not folder.is_ours():
+        if self.kept.stage("train", config.model_dump(mode="json"), make) is None and not folder.is_ours():
             raise _Ended(0, f"Nothing was trained (--skip train). {self.out / RECIPE} is the recipe.")
         return folder.path / BEST if (folder.path / BEST).is_dir() else folder.path
 
@@ -427,11 +364,11 @@ class _Alignment:
             found = candidate(run.step, results, limits)
             return {"objection": objection(found, limits)}, []
 
-        decided = self._stage("after", [run.identity(), _asks(config)], make)
+        decided = self.kept.stage("after", [run.identity(), _asks(config)], make)
         if decided is None:
             return 0, f"Not measured (--skip after). The model: {place}.", None
         results = None
-        if "before" in self.record.stages and "before" not in self.request.skip:
+        if "before" in self.kept.stages and "before" not in self.request.skip:
             results = compare(
                 read_folder(self.out / "before"), read_folder(self.out / "after"), self.out / "compared", config.seed
             )
@@ -444,17 +381,15 @@ class _Alignment:
         def make() -> Made:
             if results is not None:
                 run = read_finished(place)
-                write_card(run, given_evaluation(run, self.out / "compared", self.announce), overwrite=True)
-            lines = {name: stage.said for name, stage in self.record.stages.items()}
-            write_atomically(
-                self.out / SUMMARY, text.summary(self.request.model, said, lines, results, self.out, place)
-            )
+                shown = given_evaluation(run, self.out / "compared", self.announce)
+                write_card(run, shown, overwrite=self.request.overwrite)
+            self._summary(said, results, place)
             return {}, [f"{place / 'README.md'} is the card, {self.out / SUMMARY} says it all."]
 
-        self._stage("card", digest([said, json.dumps(results, sort_keys=True, default=str)]), make)
+        self.kept.stage("card", digest([said, json.dumps(results, sort_keys=True, default=str)]), make)
 
     def _summary(self, said: str, results: Mapping[str, Any] | None, place: Path | None) -> None:
-        lines = {name: self.record.stages[name].said for name in STAGES if name in self.record.stages}
+        lines = {name: self.kept.stages[name].said for name in STAGES if name in self.kept.stages}
         content = text.summary(self.request.model, said, lines, results, self.out, place)
         write_atomically(self.out / SUMMARY, content)
 
