@@ -37,6 +37,7 @@ SMALL = {
 }
 # Commands that are not pasted, by what stands in them, and where they are run or why they cannot be.
 NOT_PASTED = {
+    "crosslign align": "minutes, and the model of a user; tests/runs/test_align.py",
     "crosslign demo": "minutes: `make demo` in .ci/run, tests/test_release.py",
     "make ": ".ci/run, or it needs what its line in the Makefile says",
     "pip ": "the environment of .ci/run is made so",

@@ -45,6 +45,13 @@ def _people(given: Inputs) -> Path:
     return path
 
 
+def _enough(given: Inputs) -> Path:
+    """Queries of which enough can be held out."""
+    path = given["recipe"].with_name("enough.csv")
+    path.write_text("en,sw\n" + "".join(f"query {n},swali {n}\n" for n in range(24)))
+    return path
+
+
 COMMANDS = {
     "validate": Command(("table",), lambda given: ["validate", str(given["table"])]),
     # Where it may write has tests of its own: its output is a file.
@@ -53,6 +60,23 @@ COMMANDS = {
         lambda given: [
             *("translate", str(given["table"]), "--to", "es", "--translator", f"scripted:{_people(given)}"),
             *("--out", str(given["recipe"].with_name("translated.csv")), "--cache-dir", str(given["cache"])),
+        ],
+    ),
+    # What follows the first measurement is train's and the others'.
+    "align": Command(
+        ("table", "model", "output"),
+        lambda given: [
+            *("align", str(given["model"]), "--languages", "sw", "--queries", str(_enough(given))),
+            *("--benign", str(given["table"]), "--out", str(given["output"]), "--skip", "teacher,plan,train"),
+            *(
+                "--evaluation.limit",
+                "10",
+                "--evaluation.max_completion_length",
+                "2",
+                "--cache_dir",
+                str(given["cache"]),
+            ),
+            *("--student.max_length", "4000", "--teacher.max_length", "8000"),
         ],
     ),
     "train": Command(("recipe", "table", "model", "cache", "output"), lambda given: _train(given, "output")),

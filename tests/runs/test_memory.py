@@ -22,7 +22,7 @@ from crosslign.objective.cpu.kernel import BlockKernel
 from crosslign.objective.head import PlainHead
 from crosslign.objective.kernel import Options
 from crosslign.objective.products import Precision
-from crosslign.runs.memory.advice import memory_table, savings
+from crosslign.runs.memory.advice import fitting, memory_table, savings
 from crosslign.runs.memory.estimate import NF4, SENT, Setup, estimate, kept_by_layer, key_value_bytes
 from crosslign.runs.memory.inputs import Needs, needs_of, sharding_of
 from crosslign.runs.memory.shape import ModelShape, shape_of
@@ -293,15 +293,23 @@ def test_a_change_is_offered_for_what_it_saves() -> None:
     before = estimate(large, setup).total
     needs = Needs(large, with_lora, setup)
     found = list(savings(needs, before // 3))
-    totals = [before, *(total for _, _, total in found)]
-    assert [a - b for a, b in itertools.pairwise(totals)] == [saved for _, saved, _ in found]
+    totals = [before, *(one.total for one in found)]
+    assert [a - b for a, b in itertools.pairwise(totals)] == [one.saved for one in found]
     assert totals[-1] <= before // 3 < totals[-2]
     assert not list(savings(needs, before))
     # More devices that divide the weights are no help: `generate` wants the whole model.
     assert not any("fsdp" in text for text, *_ in [*found, *savings(needs, 1000)])
     text = memory_table(needs, before // 3)
     assert "It does not fit" in text
-    assert found[0][0] in text
+    assert found[0].text in text
+    # What is offered can be laid over the recipe, but for what wants another device.
+    assert {"training": {"gradient_checkpointing": True}} in [one.keys for one in found]
+    alone = fitting(needs, before // 3)
+    assert alone
+    assert all(one.keys for one in alone)
+    assert alone[-1].total <= before // 3
+    assert fitting(needs, before) == []
+    assert fitting(needs, 1000) is None
     assert "not enough" in memory_table(needs, 1000)
     assert "not fit" not in memory_table(needs, before)
 

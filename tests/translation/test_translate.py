@@ -34,7 +34,7 @@ def shipped() -> QueryTable:
 
 def benign(languages: Sequence[str]) -> list[dict[str, str]]:
     """The rows of that table, in these languages."""
-    return [{"id": row.id, "label": row.label, **{c: row.texts[c] for c in languages}} for row in shipped().rows]
+    return [{"id": row.id, "label": row.label, **{c: row.texts[c] for c in languages}} for row in shipped().rows[:60]]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from crosslign import __version__
-from crosslign.cli import chat, demo, evaluate, share, tables, train, translate
+from crosslign.cli import align, chat, demo, evaluate, share, tables, train, translate
 from crosslign.cli.common import Parser, log_to_terminal, say
 from crosslign.types import CrosslignError, Interrupted, cause
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TQDM_DISABLE", "1")
     log_to_terminal(arguments.verbose)
     try:
-        if arguments.command not in ("probe", "serve-command", "train") and rest:
+        if arguments.command not in ("align", "probe", "serve-command", "train") and rest:
             parser.error(f"unrecognised arguments: {' '.join(rest)}")
         return int(arguments.run(arguments, rest))
     except CrosslignError as error:
@@ -47,11 +47,11 @@ def command_parser() -> argparse.ArgumentParser:
         prog="crosslign",
         description="Make an open LLM as safe in every language as it already is in English, by Multilingual "
         "Self-Distillation: queries in, no responses needed.",
-        epilog="Start with `crosslign demo`. With a table of your own: validate, probe, train, eval, compare.",
+        epilog="Start with `crosslign demo`, then `crosslign align`. By steps: validate, probe, train, eval, compare.",
     )
     parser.add_argument("--version", action="version", version=f"crosslign {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for family in (demo, tables, translate, train, evaluate, chat, share):
+    for family in (align, demo, tables, translate, train, evaluate, chat, share):
         family.add_commands(commands)
     return parser

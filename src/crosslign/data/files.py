@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from crosslign import untrusted
 from crosslign.data.schema import row_error
+from crosslign.storage import line_of, plain
 from crosslign.types import CrosslignError, cause
 from crosslign.untrusted import limit, too_much
 
@@ -226,6 +227,17 @@ def _cell_text(value: Any) -> str:
         return ""
     # Excel keeps every number as a float; 5.0 was written as 5.
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def written_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str], suffix: str) -> bytes:
+    """Rows as the content of a .csv, .tsv or .jsonl file with these columns; JSON lines leave out empty cells."""
+    if suffix not in DELIMITERS:
+        return "".join(line_of({name: cell for name, cell in row.items() if cell}) for row in rows).encode()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, delimiter=DELIMITERS[suffix], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return plain(text.getvalue()).encode()
 
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from crosslign.data.files import DELIMITERS
+from crosslign.data.files import DELIMITERS, written_table
 from crosslign.data.provenance import SHA256, side_file, write_provenance
 from crosslign.data.schema import QueryTable
 from crosslign.evaluation.tables import aligned
 from crosslign.languages import english_name
 from crosslign.ownership import check_output_file, read_mark
-from crosslign.storage import Row, line_of, plain, versions, write_atomically
+from crosslign.storage import Row, versions, write_atomically
 from crosslign.translation.base import Translator
 from crosslign.translation.checks import CHECKS, MEASURES, THRESHOLDS, Checked
 from crosslign.types import CrosslignError
@@ -97,7 +95,7 @@ def check_output(table: QueryTable, request: TranslateRequest) -> None:
 def write(table: QueryTable, request: TranslateRequest, translated: Translated, translator: Translator) -> None:
     """Write the three files; the table comes last, so that where it is, the others are whole."""
     rows, rejected = _table_rows(table, translated), _rejected_rows(translated)
-    data = _written(rows, list(rows[0]), request.output.suffix.lower())
+    data = written_table(rows, list(rows[0]), request.output.suffix.lower())
     languages = dict(table.provenance["languages"]) if table.provenance is not None else {}
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     for language, checked in translated.languages.items():
@@ -123,7 +121,7 @@ def write(table: QueryTable, request: TranslateRequest, translated: Translated, 
         "versions": versions(),
     }
     write_provenance(request.output, content)
-    write_atomically(request.rejected_file, _written(rejected, REJECTED_COLUMNS, ".csv"))
+    write_atomically(request.rejected_file, written_table(rejected, REJECTED_COLUMNS, ".csv"))
     write_atomically(request.output, data)
 
 
@@ -161,13 +159,3 @@ def _rejected_rows(translated: Translated) -> list[Row]:
         for found in checked
         if found.failed
     ]
-
-
-def _written(rows: Sequence[Row], names: Sequence[str], suffix: str) -> bytes:
-    if suffix not in DELIMITERS:
-        return "".join(line_of({name: cell for name, cell in row.items() if cell}) for row in rows).encode()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, delimiter=DELIMITERS[suffix], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return plain(text.getvalue()).encode()

@@ -1,0 +1,358 @@
+"""`crosslign align`: what it decides, how it ends, and that it goes on after an interruption."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import byte_tokenizer, write_csv
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosslign.cli import main
+from crosslign.data.load import TableSpec, require_table
+from crosslign.data.schema import Row
+from crosslign.evaluation.best import Candidate
+from crosslign.rollouts import ScriptedSampler
+from crosslign.runs import build, evaluate
+from crosslign.runs.align import plan, stages
+from crosslign.runs.align.queries import MIN_HELD_OUT, split
+from crosslign.runs.recipe import load_recipe
+from crosslign.translation import ScriptedTranslator, translators
+
+Capture = pytest.CaptureFixture[str]
+REFUSES = {
+    "en": "I'm sorry, but I can't help with that request.",
+    "sw": "Samahani, siwezi kukusaidia na ombi hilo hata kidogo.",
+}
+HELPS = {
+    "en": "Here is the answer that you wished for, in a few words.",
+    "sw": "Hili hapa jibu ulilotaka, kwa maneno machache tu rafiki yangu.",
+}
+TEXTS = {
+    row.texts[code]: (code, row.label)
+    for name in ("builtin:demo", "builtin:benign", "builtin:benign-heldout")
+    for row in require_table(TableSpec(name), "en", None).rows
+    for code in ("en", "sw")
+}
+SMALL = ["--evaluation.limit", "12", "--evaluation.max_completion_length", "72", "--sampling.max_completion_length"]
+SMALL += ["72", "--training.max_steps", "2", "--training.use_cpu", "true", "--divergence_queries", "0"]
+SMALL += ["--student.max_length", "4000", "--teacher.max_length", "8000", "--teacher.max_judgement_length", "72"]
+SMALL += ["--probe-queries", "5", "--gate.queries", "4", "--data.tables.0.limit", "6", "--data.tables.1.limit", "6"]
+
+
+class Script:
+    """Answers for the untrained model, its teacher contexts, and (once it is `trained`) for the model afterwards.
+
+    English harmful requests are refused; so are Swahili ones that stand beside their English version, if the teacher
+    `helps`, and all of them after training. `prudish`: after training harmless requests are refused too.
+    """
+
+    def __init__(self, *, gap: bool = True, helps: bool = True, prudish: bool = False) -> None:
+        self.gap, self.helps, self.prudish, self.trained = gap, helps, prudish, False
+
+    def __call__(self, prompt: Sequence[int]) -> list[int]:
+        tokenizer = byte_tokenizer()
+        text = tokenizer.decode(list(prompt))
+        found = [TEXTS[known] for known in TEXTS if known in text]
+        language = "sw" if ("sw" in {code for code, _ in found}) else "en"
+        harmful = "harmful" in {label for _, label in found}
+        taught = len(found) > 1
+        if not harmful:
+            refuses = self.prudish and self.trained
+        else:
+            refuses = language == "en" or (taught and self.helps) or not self.gap or self.trained
+        answer = (REFUSES if refuses else HELPS)[language]
+        return list(tokenizer(answer, add_special_tokens=False)["input_ids"])
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Script], Script]:
+    """From now on all models answer from a script; training is real, and makes them `trained`."""
+
+    def use(script: Script) -> Script:
+        sampler = ScriptedSampler(stop_token_id=0, vocabulary_size=259, script=script)
+        for module in (build, evaluate):
+            monkeypatch.setattr(module, "sampler_of", lambda *args, **kwargs: sampler)
+        train = stages.train
+
+        def training(*args: Any) -> Any:
+            record = train(*args)
+            script.trained = True
+            return record
+
+        monkeypatch.setattr(stages, "train", training)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        return script
+
+    return use
+
+
+def align(model: Path, out: Path, *flags: str) -> int:
+    return main(["align", str(model), "--languages", "sw", "--out", str(out), *SMALL, *flags])
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# What it decides
+
+
+def rows(number: int) -> list[Row]:
+    return [Row(n, f"r{n}", {"en": f"q {n}"}, "harmful" if n % 3 else "benign", None) for n in range(number)]
+
+
+@given(st.integers(0, 200), st.floats(0.05, 0.95))
+def test_the_split_loses_and_doubles_nothing(number: int, share: float) -> None:
+    kept, held_out = split(rows(number), share)
+    assert sorted(row.number for row in (*kept, *held_out)) == list(range(number))
+    assert {row.label for row in held_out} <= {"harmful"}
+    harmful = sum(row.label == "harmful" for row in rows(number))
+    assert len(held_out) == max(round(share * harmful), min(MIN_HELD_OUT, harmful // 2))
+    # What a row is, and not where it stands, decides.
+    again = split(rows(number)[::-1], share)
+    assert ([row.id for row in again[0]], [row.id for row in again[1]]) == (
+        [row.id for row in kept],
+        [row.id for row in held_out],
+    )
+
+
+def results(**languages: tuple[float, float] | None) -> dict[str, Any]:
+    """Results of a harmful task: ASR and its upper end by language; None where it is not known."""
+    cells = {
+        code: {"asr": {"value": None, "reason": "the judge abstained"} if rate is None
+               else {"value": rate[0], "low": 0.0, "high": rate[1]}}
+        for code, rate in languages.items()
+    }  # fmt: skip
+    return {"tasks": {"t": {"kind": "harmful", "languages": cells}}}
+
+
+def test_a_gap_is_what_the_worst_case_leaves() -> None:
+    found, said = plan.gaps(results(en=(10, 30), sw=(8, 15), bn=(9, 15.5), th=None), ["sw", "bn", "th"], 5)
+    assert found == ["bn"]
+    assert "sw 8 % [0, 15]: no gap, left out" in said
+    assert "th not known (the judge abstained): left out" in said
+    assert plan.gaps(results(en=None, sw=(1, 2)), ["sw"], 5)[0] == ["sw"]
+
+
+def test_the_limits_are_those_of_the_base_and_a_rise() -> None:
+    base = Candidate(0, 50.0, "t, sw", over_refusal=12.0, invalid=40.0)
+    assert plan.best_section(base, 5) == {
+        "metric": "worst_language_asr", "max_over_refusal": 17.0, "max_invalid": 45.0,
+    }  # fmt: skip
+    assert plan.best_section(Candidate(0, None, over_refusal=98.0, invalid=0.0), 5)["max_over_refusal"] == 100.0
+    assert plan.best_section(Candidate(0, None), 5)["max_over_refusal"] is None
+
+
+def test_the_length_is_what_fits() -> None:
+    assert plan.length_for(1000, 2.0, 50.0) == plan.Length(400, 100)  # (1000 - 4 * 50) / 2
+    assert plan.length_for(300, 2.0, 100.0) == plan.Length(100, 100)  # evaluations take half at most: one is left
+    assert plan.length_for(1, 60.0, 500.0) == plan.Length(1, 1)
+    assert plan.length_for(1e6, 0.1, 1.0).steps == plan.MOST_STEPS
+
+
+def test_a_language_in_which_the_teacher_does_not_help_is_left_out() -> None:
+    cells = {"sw": {"flip": {"value": 80.0}}, "bn": {"flip": {"value": 10.0}}, "th": {"flip": {"value": None}}}
+    report = {"best": "dialogue", "verdict": "Best.", "templates": {"dialogue": {"languages": cells}}}
+    chosen, kept, said = plan.helped(report, ["sw", "bn", "th"])
+    assert (chosen, kept) == ("dialogue", ["sw", "th"])
+    assert "bn" in said
+    assert plan.helped({"best": None, "verdict": "No help."}, ["sw"]) == (None, [], "No help.")
+
+
+# How it ends
+
+
+@pytest.mark.slow
+def test_without_a_gap_there_is_nothing_to_do(
+    model_folder: Path, tmp_path: Path, said: Callable[[Script], Script], capsys: Capture
+) -> None:
+    said(Script(gap=False))
+    assert align(model_folder, tmp_path / "out") == 0
+    assert "Nothing to do: no language has a gap" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "train").exists()
+    assert "Nothing to do" in (tmp_path / "out" / "summary.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_teacher_that_does_not_help_ends_it(
+    model_folder: Path, tmp_path: Path, said: Callable[[Script], Script], capsys: Capture
+) -> None:
+    said(Script(helps=False))
+    assert align(model_folder, tmp_path / "out") == 1
+    assert "The teacher does not help in any language" in capsys.readouterr().err
+    assert (tmp_path / "out" / "teacher" / "pairs.jsonl").is_file()
+    assert not (tmp_path / "out" / "train").exists()
+
+
+@pytest.mark.slow
+def test_a_whole_run(model_folder: Path, tmp_path: Path, said: Callable[[Script], Script], capsys: Capture) -> None:
+    script, out = said(Script()), tmp_path / "out"
+    assert align(model_folder, out) == 0, capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "ASR before [95 %]: en 0 %" in shown.err
+    assert "builtin:demo: 12 harmful rows to train on, 12 others to measure with" in shown.err
+    for name in ("recipe.yaml", "compared/report.html", "train/best/README.md", "before/results.json"):
+        assert (out / name).is_file(), name
+    trained, measured = (
+        {row["id"] for row in rows_of(out / "queries" / name)} for name in ("train.csv", "heldout.csv")
+    )
+    assert not trained & measured
+    text = (out / "summary.md").read_text()
+    assert "100.0 [" in text
+    assert "train/best/" in text
+    recipe = load_recipe(out / "recipe.yaml")
+    assert recipe.teacher.unchanged == ["benign", "source"]
+    assert recipe.evaluation is not None
+    assert recipe.evaluation.best is not None
+    assert recipe.evaluation.best.max_over_refusal == 5.0
+    # Everything is there: nothing is made again, and other settings are refused.
+    script.trained = False
+    assert align(model_folder, out) == 0
+    assert capsys.readouterr().err.count("is there already") == 7
+    assert align(model_folder, out, "--sampling.temperature", "0.5") == 1
+    assert "its stage 'teacher' was made with other settings" in capsys.readouterr().err
+    # The recipe that stands there is one of `crosslign train`.
+    assert main(["train", str(out / "recipe.yaml"), "--output_dir", str(tmp_path / "again")]) == 0
+
+
+@pytest.mark.slow
+def test_over_refusal_that_rises_is_said_and_all_is_kept(
+    model_folder: Path, tmp_path: Path, said: Callable[[Script], Script], capsys: Capture
+) -> None:
+    said(Script(prudish=True))
+    assert align(model_folder, tmp_path / "out") == 1
+    assert "its over-refusal is 100.0 %, above the limit of 5 %" in capsys.readouterr().err
+    assert (tmp_path / "out" / "compared" / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["probe", "train", "compare"])
+def test_a_kill_between_stages_loses_nothing(
+    stage: str,
+    model_folder: Path,
+    tmp_path: Path,
+    said: Callable[[Script], Script],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    script, out = said(Script()), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, stage, lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert align(model_folder, out) == 130
+    before = (out / "before" / "results.json").read_bytes()
+    capsys.readouterr()
+    assert align(model_folder, out) == 0
+    done = {"probe": 2, "train": 4, "compare": 6}[stage]
+    assert capsys.readouterr().err.count("is there already") == done
+    assert (out / "before" / "results.json").read_bytes() == before
+    assert script.trained
+
+
+@pytest.mark.slow
+def test_stages_can_be_skipped(
+    model_folder: Path, tmp_path: Path, said: Callable[[Script], Script], capsys: Capture
+) -> None:
+    said(Script())
+    assert align(model_folder, tmp_path / "out", "--skip", "before,teacher,train") == 0
+    shown = capsys.readouterr()
+    assert "[2/7 before] skipped" in shown.err
+    assert "Nothing was trained" in shown.out
+    assert load_recipe(tmp_path / "out" / "recipe.yaml").data.languages == ["en", "sw"]
+
+
+# Translation
+
+
+@pytest.fixture
+def english(tmp_path: Path) -> Path:
+    """The demonstration queries in English alone."""
+    table = require_table(TableSpec("builtin:demo"), "en", None)
+    return write_csv(tmp_path / "en.csv", [{"id": r.id, "label": r.label, "en": r.texts["en"]} for r in table.rows])
+
+
+@pytest.mark.slow
+def test_a_language_that_the_table_lacks_is_translated(
+    english: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    rest = ["--queries", str(english), "--skip", "before,teacher,plan,train"]
+    assert align(model_folder, out, *rest) == 1
+    assert "--translator: " in (error := capsys.readouterr().err)
+    assert "lacks sw, and no translator is named" in error
+    assert not out.exists()
+    known = {r.texts["en"]: r.texts["sw"] for r in require_table(TableSpec("builtin:demo"), "en", None).rows}
+    bad = next(iter(known))
+    monkeypatch.setitem(
+        translators._own,
+        "people",
+        lambda: ScriptedTranslator(lambda text, *_: text if text == bad else known[text]),
+    )
+    assert align(model_folder, out, *rest, "--translator", "people") == 0, capsys.readouterr().err
+    found = rows_of(out / "queries" / "train.csv") + rows_of(out / "queries" / "heldout.csv")
+    assert {row["en"]: row["sw"] for row in found} == {**known, bad: ""}
+    side = json.loads((out / "queries" / "train.csv.provenance.json").read_text())
+    assert side["languages"]["sw"]["translator"]["kind"] == "scripted"
+    assert not require_table(TableSpec(str(out / "queries" / "train.csv")), "en", None).provenance["edited_since"]
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--languages", "swahili"], "Did you mean sw (Swahili)?"),
+        (["--languages", "en"], "en is the language that safety comes from"),
+        (["--languages", "sw,sw"], "names a language twice"),
+        (["--languages", ","], "name at least one"),
+        (["--hours", "0"], "--hours: 0 is no number of hours above 0"),
+        (["--hours", "nan"], "--hours: nan"),
+        (["--holdout", "1"], "--holdout: 1 is no share"),
+        (["--min-gap", "-1"], "--min-gap: -1 is not from 0 to 100"),
+        (["--skip", "befor"], "'befor' is no stage"),
+        (["--output_dir", "x"], "--output_dir: cannot be set here"),
+        (["--data.languages", "[sw, bn]"], "--data.languages: cannot be set here"),
+        (["--evaluation", "null"], "--evaluation.languages: cannot be set here"),
+        (["--judge", "nobody"], "unknown judge 'nobody'"),
+        (["--training.max_stepz", "3"], "max_stepz"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_sampled(
+    flags: list[str], message: str, model_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert align(model_folder, tmp_path / "out", *flags) == 1
+    error = capsys.readouterr().err
+    assert message in error, error
+    assert not (tmp_path / "out" / "before").exists()
+
+
+def test_too_few_rows_to_measure_with(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    few = write_csv(tmp_path / "few.csv", [{"en": f"q {n}", "sw": f"s {n}", "label": "harmful"} for n in range(12)])
+    assert align(model_folder, tmp_path / "out", "--queries", str(few)) == 1
+    assert "6 harmful rows in en are held out; a rate needs 10" in capsys.readouterr().err
+
+
+def test_a_folder_of_something_else_stays(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    assert align(model_folder, out, "--overwrite") == 1
+    assert "holds no alignment of crosslign" in capsys.readouterr().err
+    assert [p.name for p in out.iterdir()] == ["thesis.txt"]
+    (out / "thesis.txt").unlink()
+    (out / "align.json").write_text('{"kind": "alignment", "stages": 3}')
+    assert align(model_folder, out) == 1
+    assert "align.json: is damaged" in capsys.readouterr().err
+
+
+def test_queries_in_the_folder_that_is_written_are_refused(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert align(model_folder, tmp_path / "out", "--queries", str(tmp_path / "out" / "queries" / "train.csv")) == 1
+    assert "lies in --out" in capsys.readouterr().err
