@@ -15,12 +15,12 @@ from crosslign.evaluation.best import Candidate
 from crosslign.runs.align.queries import SOURCE, Tables
 from crosslign.runs.config import BestConfig
 
-STEPS, BATCH, RATE = 80, 8, 3e-4
+STEPS, BATCH, RATE = 120, 8, 3e-4
 MOST_STEPS = 400  # longer runs were never measured
 FEW_STEPS = 20  # after which no run has become safer (benchmarks/real.md)
 EVALUATIONS = 4  # while training
 TRIAL_STEPS = 3
-WEIGHTS = (57, 43)  # of the queries, and of the harmless ones
+WEIGHTS = (30, 70)  # of the queries, and of the harmless ones
 FLIP_RATE = 0.2  # below which the gate does not train a language
 ALL_ROWS = 100_000
 
