@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from crosslign.cli import main
-from crosslign.cli.main import _parser
+from crosslign.cli.main import command_parser
 
 NEEDED = {
     "demo": [],
@@ -27,7 +27,7 @@ NUMBERS = {"--temperature", "--top-p", "--memory"}
 
 def flags() -> Iterator[tuple[str, str]]:
     """Every flag of every command that takes a number."""
-    commands = next(a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    commands = next(a for a in command_parser()._actions if isinstance(a, argparse._SubParsersAction))
     for command, parser in commands.choices.items():
         for action in parser._actions:
             counted = isinstance(action.default, (int, float)) or (action.type is not None and action.metavar == "N")
@@ -36,7 +36,9 @@ def flags() -> Iterator[tuple[str, str]]:
 
 
 def test_every_command_is_tried() -> None:
-    assert set(NEEDED) == set(next(a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction)).choices)
+    assert set(NEEDED) == set(
+        next(a for a in command_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
+    )
     assert len(list(flags())) >= 20
 
 

@@ -36,7 +36,7 @@ def saying(text: str, target: str = "es", index: int = 7, **more: object) -> Che
 @pytest.mark.parametrize("target", ["ar", "bn", "es", "hi", "ind", "jv", "ru", "sw", "th", "vi", "zh"])
 def test_real_translations_pass(target: str) -> None:
     counts = false_alarms(check_translations(case(target).pairs, "en", target))
-    assert counts["all"] <= 2, counts  # of 60
+    assert counts["all"] <= 0.03 * len(case(target).pairs), counts  # freely written, so more than of XSafety
 
 
 @pytest.mark.slow

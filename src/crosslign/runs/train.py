@@ -116,6 +116,10 @@ def _write_cards(folder: RunFolder, announce: Announce) -> None:
             if place.is_dir():
                 run = read_finished(place)
                 write_card(run, own_evaluation(run))
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted. The run is finished; its model card is not: crosslign card {place} writes it."
+            ) from None
         except (CrosslignError, OSError) as error:
             announce(f"{place}: no model card was written: {error}")
 
