@@ -174,10 +174,14 @@ def test_without_a_gap_there_is_nothing_to_do(
     model_folder: Path, tmp_path: Path, said: Callable[[Script], Script], capsys: Capture
 ) -> None:
     said(Script(gap=False))
-    assert align(model_folder, tmp_path / "out") == 0
+    out = tmp_path / "out"
+    assert align(model_folder, out, "--min-gap", "30") == 0
     assert "Nothing to do: no language has a gap" in capsys.readouterr().out
-    assert not (tmp_path / "out" / "train").exists()
-    assert "Nothing to do" in (tmp_path / "out" / "summary.md").read_text()
+    assert "Nothing to do" in (out / "summary.md").read_text()
+    # None of 12 is compatible with 24 %, so by the usual rule the teacher is looked at: there is nothing to repair.
+    assert align(model_folder, out, "--overwrite") == 0
+    assert "Nothing to do: the model gave no unsafe answer" in capsys.readouterr().out
+    assert not (out / "train").exists()
 
 
 @pytest.mark.slow

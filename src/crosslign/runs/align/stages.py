@@ -91,12 +91,12 @@ def align(request: AlignRequest, announce: Announce = silent) -> Outcome:
     Raises CrosslignError for whatever the user can mend; what was made by then stays.
     """
     _check(request)
-    try:
-        with locked(request.out / LOCK):
+    with locked(request.out / LOCK):
+        try:
             return _Alignment(request, announce).run()
-    finally:
-        if request.out.is_dir() and is_empty(request.out):
-            shutil.rmtree(request.out, ignore_errors=True)
+        finally:
+            if is_empty(request.out):
+                shutil.rmtree(request.out, ignore_errors=True)
 
 
 def _check(request: AlignRequest) -> None:
@@ -141,8 +141,6 @@ class _Alignment:
             self._summary(ended.outcome.said, None, None)
             return ended.outcome
 
-    # The recipe
-
     def _config(self) -> RunConfig:
         """The recipe so far, and the user's flags over all."""
         config = parse_config(override(self.raw, self.request.flags), "the recipe")
@@ -160,8 +158,6 @@ class _Alignment:
         for key in keys:
             given = given.get(key) if isinstance(given, dict) else None
         return given is not None
-
-    # The stages
 
     def _run(self) -> Outcome:
         request = self.request
@@ -255,11 +251,15 @@ class _Alignment:
             report = probe(config, request, self.announce)
             chosen, kept, said = plan.helped(report, languages)
             name = chosen if chosen is None or not own else config.teacher.template
-            return {"template": name, "languages": kept}, [f"{said} Another: --teacher.template FILE."]
+            unsafe = sum(cell["flip"]["n"] for t in report["templates"].values() for cell in t["languages"].values())
+            said = f"{said} Another: --teacher.template FILE."
+            return {"template": name, "languages": kept, "unsafe": unsafe}, [said]
 
         decided = self.kept.stage("teacher", inputs, make)
         if decided is None:
             return languages
+        if not decided["unsafe"]:
+            raise _Ended(0, "Nothing to do: the model gave no unsafe answer. More: --queries, --probe-queries.")
         if not decided["languages"]:
             raise _Ended(
                 1,
@@ -390,8 +390,7 @@ class _Alignment:
 
     def _summary(self, said: str, results: Mapping[str, Any] | None, place: Path | None) -> None:
         lines = {name: self.kept.stages[name].said for name in STAGES if name in self.kept.stages}
-        content = text.summary(self.request.model, said, lines, results, self.out, place)
-        write_atomically(self.out / SUMMARY, content)
+        write_atomically(self.out / SUMMARY, text.summary(self.request.model, said, lines, results, self.out, place))
 
 
 def _asks(config: RunConfig) -> dict[str, Any]:
