@@ -20,9 +20,15 @@ NEEDED = {
     "compare": ["a", "b", "--out", "c"],
     "report": ["a"],
     "train": [],
+    "align": ["m", "--languages", "sw", "--out", "o"],
+    "translate": ["t.csv", "--to", "sw", "--out", "o.csv"],
+    "chat": ["r"],
+    "card": ["r"],
+    "merge": ["r", "--out", "o"],
+    "push": ["r", "me/it"],
 }
-# Which are checked with what they are for: how completions are sampled, how a server is started.
-NUMBERS = {"--temperature", "--top-p", "--memory"}
+# Which are checked with what they are for: how completions are sampled, a server is started, a model is aligned.
+NUMBERS = {"--temperature", "--top-p", "--memory", "--hours", "--holdout", "--min-gap", "--max-over-refusal-rise"}
 
 
 def flags() -> Iterator[tuple[str, str]]:
