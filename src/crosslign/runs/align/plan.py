@@ -17,7 +17,7 @@ from crosslign.runs.config import BestConfig
 
 STEPS, BATCH, RATE = 120, 8, 3e-4
 MOST_STEPS = 400  # longer runs were never measured
-FEW_STEPS = 20  # after which no run has become safer (benchmarks/real.md)
+FEW_STEPS = 40  # shorter runs were never measured (docs/log.md)
 EVALUATIONS = 4  # while training
 TRIAL_STEPS = 3
 WEIGHTS = (30, 70)  # of the queries, and of the harmless ones

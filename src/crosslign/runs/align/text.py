@@ -49,7 +49,7 @@ def memory(arguments: Any, needs: Needs, found: Sequence[Saving], device: int) -
 def length(found: Length, hours: float, step: float, evaluation: float) -> str:
     """How many steps, from what was timed."""
     most = " (the most)" if found.steps == MOST_STEPS else ""
-    few = f" After fewer than {FEW_STEPS} a model has hardly changed." if found.steps < FEW_STEPS else ""
+    few = f" Runs of fewer than {FEW_STEPS} were never measured." if found.steps < FEW_STEPS else ""
     measured = f"an evaluation took {evaluation:.0f} s before" if evaluation else "evaluations are not counted"
     return (
         f"Length: {found.steps} steps{most}, an evaluation every {found.every}, in {hours:g} hours: a step of a trial "
