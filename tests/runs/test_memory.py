@@ -303,7 +303,7 @@ def test_a_change_is_offered_for_what_it_saves() -> None:
     assert "It does not fit" in text
     assert found[0].text in text
     # What is offered can be laid over the recipe, but for what wants another device.
-    assert {"training": {"gradient_checkpointing": True}} in [one.keys for one in found]
+    assert {"model": {"finetuning": "lora"}} in [one.keys for one in found]
     alone = fitting(needs, before // 3)
     assert alone
     assert all(one.keys for one in alone)
