@@ -139,6 +139,8 @@ def test_a_gap_is_what_the_worst_case_leaves() -> None:
     assert "sw 8 % [0, 15]: no gap, left out" in said
     assert "th not known (the judge abstained): left out" in said
     assert plan.gaps(results(en=None, sw=(1, 2)), ["sw"], 5)[0] == ["sw"]
+    assert "mostly unsafe" not in said
+    assert "en itself is mostly unsafe" in plan.gaps(results(en=(80, 90), sw=(90, 99)), ["sw"], 5)[1]
 
 
 def test_the_limits_are_those_of_the_base_and_a_rise() -> None:
