@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,24 @@ def test_a_kill_between_stages_loses_nothing(
     assert capsys.readouterr().err.count("is there already") == done
     assert (out / "before" / "results.json").read_bytes() == before
     assert script.trained
+
+
+@pytest.mark.slow
+def test_a_trial_times_the_steps(
+    model_folder: Path, tmp_path: Path, said: Callable[[Script], Script], capsys: Capture
+) -> None:
+    said(Script())
+    out, steps = tmp_path / "out", SMALL.index("--training.max_steps")
+    flags = [*SMALL[:steps], *SMALL[steps + 2 :]]
+    rest = ["--languages", "sw", "--out", str(out), "--hours", "0.002", "--skip", "before,teacher,train"]
+    assert main(["align", str(model_folder), *rest, *flags]) == 0
+    shown = capsys.readouterr().err
+    assert re.search(r"Length: \d+ steps.* in 0.002 hours: a step of a trial took \d+\.\d s", shown), shown
+    assert "evaluations are not counted" in shown
+    assert re.search(r"Memory: about \d+\.\d of \d+\.\d GB on cpu: batches of 8 fit as they are", shown), shown
+    assert not (out / "trial").exists()
+    recipe = load_recipe(out / "recipe.yaml")
+    assert 1 <= recipe.training["max_steps"] <= plan.MOST_STEPS
 
 
 @pytest.mark.slow

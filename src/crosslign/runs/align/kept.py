@@ -77,11 +77,13 @@ class Kept:
         if found is not None and found.inputs == mark and found.finished:
             self.announce(f"{head} is there already")
         else:
-            self._keep(name, Stage(inputs=mark, finished=False))
+            before = 0.0 if found is None else found.seconds
+            self._keep(name, Stage(inputs=mark, finished=False, seconds=before))
             self.announce(f"{head} begins")
             start = time.perf_counter()
             decided, said = make()
-            seconds = round(time.perf_counter() - start, 1)
+            # What is there already takes no time: how long it took when it was made counts.
+            seconds = max(round(time.perf_counter() - start, 1), before)
             found = Stage(inputs=mark, finished=True, decided=decided, said=said, seconds=seconds)
             self._keep(name, found)
         for line in found.said:

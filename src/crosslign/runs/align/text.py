@@ -59,11 +59,12 @@ def length(found: Length, hours: float, step: float, evaluation: float) -> str:
 
 def recipe(config: RunConfig, place: Path) -> str:
     """The recipe in a line."""
-    drop = ", ".join(config.gate.drop) if config.gate is not None else "nothing"
+    drop = ", ".join(config.gate.drop) if config.gate is not None else ""
+    dropped = f"rows whose teacher is {drop} are dropped" if drop else "no row is dropped"
     unchanged = ", ".join(config.teacher.unchanged) or "nothing"
     return (
         f"Recipe: {config.strategy.name}, template {config.teacher.template}, {' '.join(config.data.languages or ())}; "
-        f"rows whose teacher is {drop} are dropped; unchanged: {unchanged}. It stands in {place}; every key is a flag."
+        f"{dropped}; unchanged: {unchanged}. It stands in {place}; every key is a flag."
     )
 
 
@@ -105,5 +106,5 @@ def summary(
     if place is not None:
         files.append((f"{place.relative_to(out).as_posix()}/", "what is kept: the model, and README.md, its card"))
     there = [files[0], *(row for row in files[1:] if (out / row[0].partition(",")[0]).exists())]
-    parts += ["## Files", markdown([[escape(cell) for cell in row] for row in there])]
+    parts += ["## Files", markdown([[escape(cell) for cell in row] for row in there], left=(0, 1))]
     return "\n\n".join(parts) + "\n"
