@@ -153,6 +153,7 @@ def test_the_commands_of_the_readme_work_in_order(pasted: Path) -> None:
     assert (pasted / "runs" / "compared" / "report.html").is_file()
 
 
+@pytest.mark.processes  # eight recipes' queries are measured
 def test_every_recipe_takes_a_users_table_and_trains_on_no_row_that_the_readme_tests_on(pasted: Path) -> None:
     held_out = {row.id for row in require_table(TableSpec("heldout.csv"), "en", None).rows}
     assert len(held_out) == 24
