@@ -18,7 +18,7 @@ from crosslign.evaluation.best import Criterion
 from crosslign.evaluation.report import Course, write_course, write_report
 from crosslign.evaluation.report.transcripts import visible
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.processes]
 
 
 @pytest.fixture(scope="module")
