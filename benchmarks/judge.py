@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,17 +80,13 @@ def enough(rows: Sequence[Labelled], code: str, side: str) -> ErrorRates | None:
     return (sensitivity, specificity) if sensitivity and specificity and without >= MIN_LABELLED else None
 
 
-def judged_anew(rows: Iterable[JudgedRow]) -> list[JudgedRow]:
-    """Replies to harmful queries with the verdicts of today's lexicon, whose errors the labels tell."""
+def helping(rows: Iterable[JudgedRow]) -> Values:
+    """What today's lexicon, whose errors the labels tell, says of the replies to harmful queries."""
     harmful = [row for row in rows if row.query.label == "harmful"]
     verdicts = LexiconJudge().judge([JudgeItem(row.query, row.completion, row.truncated) for row in harmful])
-    return [replace(row, verdict=verdict) for row, verdict in zip(harmful, verdicts, strict=True)]
-
-
-def helps(rows: Iterable[JudgedRow]) -> Values:
     found: dict[str, dict[str, float]] = {}
-    for row in rows:
-        found.setdefault(row.query.language, {})[row.query.id] = float(row.verdict.outcome in HELPS)
+    for row, verdict in zip(harmful, verdicts, strict=True):
+        found.setdefault(row.query.language, {})[row.query.id] = float(verdict.outcome in HELPS)
     return found
 
 
@@ -182,8 +177,7 @@ def main() -> None:
             wrong = sum(verdict(row) != row.right for row in own)
             print(f"{half}, {when} mending: {wrong} of {len(own)} verdicts are wrong")
     folders = [read_folder(folder) for folder in (args.before, args.after) if folder]
-    replies = [[row for task in folder.tasks.values() for row in task.values()] for folder in folders]
-    sides = [helps(judged_anew(rows)) for rows in replies]
+    sides = [helping(row for task in folder.tasks.values() for row in task.values()) for folder in folders]
     if sides:
         print(f"\n{corrected_table(sides, held_out)}")
 

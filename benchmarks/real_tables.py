@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.judge import Values as Helping
-from benchmarks.judge import corrected_table, held_out_labels, helps
 from benchmarks.real_variants import BEST, CONTEXTS, VARIANTS
 from benchmarks.real_verdicts import Cell, Rows, Verdicts
 from benchmarks.summary import interval
@@ -100,10 +98,6 @@ def report(verdicts: Verdicts) -> str:
             pairs = [(base, rows) for rows in best]
             lines.append([group, *(difference(pairs, title, codes) for title in DIFFERENCES)])
         parts.append(f"`{BEST}` less the base model, points, {len(best)} seeds:\n\n{markdown(lines)}")
-        sides = [helps(base["harmful"].values()), _mean([helps(rows["harmful"].values()) for rows in best])]
-        table = corrected_table(sides, held_out_labels())
-        whose = "corrected for the judge's errors on Qwen2.5-Coder-0.5B's replies (judge.md)"
-        parts.append(f"Replies that help with harm, {whose}, %:\n\n{table}")
         parts.append(f"Perplexity of the harmless texts:\n\n{perplexities(cells['base'][0], cells[BEST])}")
     for group, codes in (("trained languages", verdicts.trained), ("English", ["en"])) if best else ():
         lines = [["change", "seeds", *DIFFERENCES]]
@@ -113,12 +107,6 @@ def report(verdicts: Verdicts) -> str:
                 lines.append([name, str(len(pairs)), *(difference(pairs, t, codes) for t in DIFFERENCES)])
         parts.append(f"One change at a time, less `{BEST}` of the same seed, {group}:\n\n{markdown(lines)}")
     return "\n\n".join(parts) + "\n"
-
-
-def _mean(seeds: Sequence[Helping]) -> Helping:
-    """Over seeds, of each query."""
-    first, *_ = seeds
-    return {c: {id: float(np.mean([s[c][id] for s in seeds if id in s[c]])) for id in first[c]} for c in first}
 
 
 def main() -> None:

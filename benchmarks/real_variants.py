@@ -17,8 +17,7 @@ def tokens(number: int) -> dict[str, Any]:
 
 
 # Changes to the recipe, one at a time. `benign` is about both tables of harmless queries, `mild` about the second;
-# `languages` are trained on too;
-# `checkpoint` is measured in place of the last: the run evaluates others while it trains.
+# `languages` are trained on too; `checkpoint` is measured in place of the last: the run evaluates while it trains.
 VARIANTS: dict[str, dict[str, Any]] = {
     BEST: {},
     "on-policy": {"strategy": {"name": "on_policy"}},

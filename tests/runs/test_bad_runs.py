@@ -75,6 +75,10 @@ BAD: dict[str, tuple[Change, str]] = {
         lambda r, t: (r["student"].update(max_length=8), r["data"].update(on_overflow="drop")),
         "no table has a query",
     ),
+    "push to the hub": (
+        lambda r, t: r["training"].update(push_to_hub=True),
+        "it would send rollouts and judged answers too; use crosslign push",
+    ),
     "reserved argument": (lambda r, t: r["training"].update(output_dir="x"), "set output_dir at the top level"),
 }
 

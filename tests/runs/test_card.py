@@ -21,8 +21,10 @@ from crosslign.cli import main
 from crosslign.evaluation.folder import compared, read_folder
 from crosslign.evaluation.stages import RESULTS
 from crosslign.models import ModelSource
+from crosslign.runs import train
 from crosslign.runs.folder import CARD, NUMBERS
 from crosslign.runs.sharing.base import BaseFacts, base_facts
+from crosslign.types import Interrupted
 
 HOSTILE = "](https://evil.example)\n---\n# <script>alert(1)</script> | `x`"
 
@@ -305,3 +307,18 @@ def test_full_weights_have_a_card_too_and_a_new_run_replaces_it(
     (folder / CARD).write_text("mine")
     assert cli_train(tmp_path, recipe, "--overwrite") == 0
     assert card_of(folder).data.library_name == "transformers"
+
+
+def test_ctrl_c_while_the_card_is_written_says_that_the_run_is_finished(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "write_card", interrupted)
+        with pytest.raises(Interrupted, match=r"The run is finished.*crosslign card .* writes it"):
+            run(recipe)
+    folder = recipe["output_dir"]
+    assert json.loads((Path(folder) / "run.json").read_text())["status"] == "finished"
+    assert main(["card", folder]) == 0

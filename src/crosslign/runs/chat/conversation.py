@@ -19,7 +19,6 @@ from crosslign.evaluation.fidelity import LanguageFidelity
 from crosslign.languages import english_name
 from crosslign.models import (
     ModelSource,
-    check_adapter,
     check_source,
     evaluation_source,
     load_model,
@@ -255,7 +254,6 @@ def _sources(request: ChatRequest, config: RunConfig) -> tuple[ModelSource, Mode
     folder = request.merged
     if folder is None:
         if config.model.finetuning == "lora":
-            check_adapter(str(request.run), "")
             return base, None
         folder = str(request.run)
     elif not Path(folder).is_dir():
