@@ -186,6 +186,9 @@ def test_benign_queries_have_no_judgement_where_the_teacher_sees_what_the_studen
     assert {query.label for query in queries} == {"harmful", "benign"}
     judgements = write_judgements(trainer.collector.contexts, trainer.collector.teacher, queries)
     assert [judgement is None for judgement in judgements] == [query.label == "benign" for query in queries]
+    alone = [write_judgements(trainer.collector.contexts, trainer.collector.teacher, [query])[0] for query in queries]
+    assert judgements == alone
+    assert len(set(judgements)) > 2, "different ones, or their order shows nothing"
     for rollout in trainer.collector.collect(queries, step=0):
         same = rollout.teacher_context.token_ids == rollout.student_context.token_ids
         assert same == (rollout.query.label == "benign")
