@@ -146,7 +146,8 @@ def test_hostile_input_is_held(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("CROSSLIGN_MAX_SECONDS", "2")
+    # Few where time is what ends it; where memory is, enough of them to take it on a busy machine.
+    monkeypatch.setenv("CROSSLIGN_MAX_SECONDS", "2" if "CROSSLIGN_MAX_SECONDS" in hostile.says else "15")
     given = {**good, kind: hostile.make(good[kind])}
     before = contents(tmp_path)
     with bounded():
