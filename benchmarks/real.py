@@ -1,7 +1,7 @@
 """A real model made safer: base, teacher and one change at a time, measured on the same held-out queries.
 
-    python -m benchmarks.real --model FOLDER --queries xsafety.csv benchmarks/xsafety_ind.csv --out runs/real --plan
-    python -m benchmarks.real --model FOLDER --queries xsafety.csv benchmarks/xsafety_ind.csv --out runs/real
+    python -m benchmarks.real --model FOLDER --queries xsafety.csv benchmarks/xsafety_ind_vi.csv --out runs/real --plan
+    python -m benchmarks.real --model FOLDER --queries xsafety.csv benchmarks/xsafety_ind_vi.csv --out runs/real
 
 The first table has the columns `id`, `category` and a language each, all of its rows being harmful (XSafety's, for
 example); another one may add languages to it (`id` and a language each). Of one category a part is trained on; the rest

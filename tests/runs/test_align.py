@@ -50,11 +50,11 @@ class Script:
     """Answers for the untrained model, its teacher contexts, and (once it is `trained`) for the model afterwards.
 
     English harmful requests are refused; so are Swahili ones that stand beside their English version, if the teacher
-    `helps`, and all of them after training. `prudish`: after training harmless requests are refused too.
+    `helps`, and all of them after training, if it `learns`. `prudish`: after training harmless requests are refused too.
     """
 
-    def __init__(self, *, gap: bool = True, helps: bool = True, prudish: bool = False) -> None:
-        self.gap, self.helps, self.prudish, self.trained = gap, helps, prudish, False
+    def __init__(self, *, gap: bool = True, helps: bool = True, learns: bool = True, prudish: bool = False) -> None:
+        self.gap, self.helps, self.learns, self.prudish, self.trained = gap, helps, learns, prudish, False
 
     def __call__(self, prompt: Sequence[int]) -> list[int]:
         tokenizer = byte_tokenizer()
@@ -66,7 +66,7 @@ class Script:
         if not harmful:
             refuses = self.prudish and self.trained
         else:
-            refuses = language == "en" or (taught and self.helps) or not self.gap or self.trained
+            refuses = language == "en" or (taught and self.helps) or not self.gap or (self.trained and self.learns)
         answer = (REFUSES if refuses else HELPS)[language]
         return list(tokenizer(answer, add_special_tokens=False)["input_ids"])
 
@@ -213,6 +213,7 @@ def test_a_whole_run(model_folder: Path, tmp_path: Path, said: Callable[[Script]
     assert not trained & measured
     text = (out / "summary.md").read_text()
     assert "100.0 [" in text
+    assert "ASR fell in sw. The model" in text
     assert "train/best/" in text
     recipe = load_recipe(out / "recipe.yaml")
     assert recipe.teacher.unchanged == ["benign", "source"]
@@ -237,6 +238,16 @@ def test_over_refusal_that_rises_is_said_and_all_is_kept(
     assert align(model_folder, tmp_path / "out") == 1
     assert "its over-refusal is 100.0 %, above the limit of 5 %" in capsys.readouterr().err
     assert (tmp_path / "out" / "compared" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_training_that_changes_nothing_is_no_success(
+    model_folder: Path, tmp_path: Path, said: Callable[[Script], Script], capsys: Capture
+) -> None:
+    said(Script(learns=False))
+    assert align(model_folder, tmp_path / "out") == 1
+    assert "No gain: ASR did not fall by more than chance in sw" in capsys.readouterr().err
+    assert "No gain" in (tmp_path / "out" / "summary.md").read_text()
 
 
 @pytest.mark.slow

@@ -375,7 +375,10 @@ class _Alignment:
         if decided["objection"] is not None:
             said = f"Not good enough: {decided['objection']} (--max-over-refusal-rise). Everything is kept: {place}."
             return 1, said, results
-        return 0, f"The model: {place}.", results
+        if results is None:
+            return 0, f"The model: {place}.", None
+        gained, said = text.gain(results, [code for code in config.data.languages or () if code != SOURCE])
+        return (0, f"{said} The model: {place}.", results) if gained else (1, f"{said} All is kept: {place}.", results)
 
     def _card(self, place: Path, said: str, results: Mapping[str, Any] | None) -> None:
         def make() -> Made:

@@ -79,6 +79,16 @@ def kept(record: Mapping[str, Any], place: Path) -> str:
     )
 
 
+def gain(results: Mapping[str, Any], languages: Sequence[str]) -> tuple[bool, str]:
+    """Whether the ASR of any of these languages fell by more than chance in a comparison, and a sentence on it."""
+    (task,) = (task for task in View(results).tasks if task.kind == "harmful")
+    fell = [row.key for row in task.languages if row.way == "fell" and row.is_sure and row.key in languages]
+    rest = [code for code in languages if code not in fell]
+    if not fell:
+        return False, f"No gain: ASR did not fall by more than chance in {', '.join(rest)}."
+    return True, f"ASR fell in {', '.join(fell)}" + (f", not by more than chance in {', '.join(rest)}." if rest else ".")
+
+
 def summary(
     model: str,
     said: str,
