@@ -26,7 +26,7 @@ from crosslign.runs.gate.measure import measure
 from crosslign.runs.gate.probe import ProbeRequest, probe
 from crosslign.runs.gate.queries import select
 from crosslign.runs.gate.rates import SAFE, Divergence, Pair, best, cell, helps, summary
-from crosslign.runs.gate.report import template_table
+from crosslign.runs.gate.report import template_table, verdict
 from crosslign.runs.prepare import PreparedRun, prepare, queries_of
 from crosslign.runs.recipe import parse_config
 from crosslign.runs.train import train
@@ -335,3 +335,11 @@ def test_the_probe_leaves_the_run_folder_alone(
     report = probe(parse_config(scripted_recipe(recipe)), ProbeRequest(2, out=out))
     assert not Path(recipe["output_dir"]).exists()
     assert json.loads((out / "probe.json").read_text()) == report
+
+
+@pytest.mark.parametrize(
+    ("flip", "said"), [(6.0, "helps little: 1 answers"), (20.0, "helps: 1 answers"), (None, "helps: 1")]
+)
+def test_a_teacher_that_makes_few_answers_safe_helps_little(flip: float | None, said: str) -> None:
+    found = {"languages": {"sw": {"flip": {"n": 16}}}, "flipped": 1, "spoiled": 0, "mean": {"flip": flip}}
+    assert said in verdict({"t": found}, "t")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_csv
+from conftest import small_recipe, write_csv
 from fake_endpoint import Answer, FakeEndpoint, failed
 from fake_endpoint import said as says
 
@@ -18,6 +18,9 @@ from crosslign.cli import main
 from crosslign.data.load import TableSpec, require_table
 from crosslign.data.provenance import read_provenance, side_file
 from crosslign.data.schema import QueryTable
+from crosslign.runs.prepare import prepare
+from crosslign.runs.recipe import parse_config
+from crosslign.runs.train import train
 from crosslign.translation import Keep, ScriptedTranslator, Translation
 from crosslign.translation.output import Translated, TranslateRequest
 from crosslign.translation.translate import translate_table
@@ -203,6 +206,17 @@ def test_provenance_says_who_and_goes_with_the_next_table(source: Path, capsys: 
     assert "sw: translated by scripted" in out
     assert "bn: translated by scripted" in out
     assert "The table was edited since." in out
+
+
+def test_a_run_trained_on_it_says_who_translated(source: Path, model_folder: Path, tmp_path: Path) -> None:
+    run(source, Counting())
+    raw = small_recipe(tmp_path, model_folder, source.with_name("table.csv"))
+    raw["data"]["languages"] = ["sw"]
+    raw["training"]["max_steps"] = 1
+    train(prepare(parse_config(raw)))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    (found,) = record["provenance"].values()
+    assert found["languages"]["sw"]["translator"] == {"kind": "scripted", "script": "counting"}
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"languages": 3}', '{"languages": {"sw": 1}}', "{}"])

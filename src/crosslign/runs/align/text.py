@@ -86,7 +86,9 @@ def gain(results: Mapping[str, Any], languages: Sequence[str]) -> tuple[bool, st
     rest = [code for code in languages if code not in fell]
     if not fell:
         return False, f"No gain: ASR did not fall by more than chance in {', '.join(rest)}."
-    return True, f"ASR fell in {', '.join(fell)}" + (f", not by more than chance in {', '.join(rest)}." if rest else ".")
+    return True, f"ASR fell in {', '.join(fell)}" + (
+        f", not by more than chance in {', '.join(rest)}." if rest else "."
+    )
 
 
 def summary(

@@ -15,6 +15,7 @@ from crosslign.runs.prepare import PreparedRun, describe_tables
 from crosslign.storage import Row, versions
 
 SCHEMA_VERSION = 1
+LITTLE = 20  # % of the unsafe answers; below it no shipped recipe trains
 _BOTH = "stud. > teach."
 _HEAD = (
     ("", "language"),
@@ -132,7 +133,8 @@ def verdict(summaries: Mapping[str, Mapping[str, Any]], chosen: str | None) -> s
     rated = "" if flip is None else f", mean flip rate {flip:.0f} %"
     counts = f"{found['flipped']} answers made safe, {found['spoiled']} made unsafe{rated}"
     if len(summaries) == 1:
-        return f"The teacher context helps: {counts}."
+        little = " little" if flip is not None and flip < LITTLE else ""
+        return f"The teacher context helps{little}: {counts}."
     harm = [name for name, other in summaries.items() if not helps(other)]
     no_help = f" No help: {', '.join(harm)}." if harm else ""
     return f"Best template: {chosen} ({counts}).{no_help}"
