@@ -50,7 +50,7 @@ class Script:
     """Answers for the untrained model, its teacher contexts, and (once it is `trained`) for the model afterwards.
 
     English harmful requests are refused; so are Swahili ones that stand beside their English version, if the teacher
-    `helps`, and all of them after training, if it `learns`. `prudish`: after training harmless requests are refused too.
+    `helps`, and all of them after training, if it `learns`. `prudish`: harmless requests are refused then too.
     """
 
     def __init__(self, *, gap: bool = True, helps: bool = True, learns: bool = True, prudish: bool = False) -> None:

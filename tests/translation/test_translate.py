@@ -82,7 +82,7 @@ class Counting(ScriptedTranslator):
             keep(index, Translation(self.script(text, source, target)))
 
 
-def test_a_good_translation_becomes_a_table_that_trains(source: Path) -> None:
+def test_a_good_translation_becomes_a_table(source: Path) -> None:
     translated = run(source, Counting(), "sw", "bn")
     assert {code: translated.passed(code) for code in ("sw", "bn")} == {"sw": 60, "bn": 60}
     table = require_table(TableSpec(str(source.with_name("table.csv"))), "en", ["en", "sw", "bn"])
