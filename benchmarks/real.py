@@ -34,7 +34,7 @@ from typing import Any
 import yaml
 
 from benchmarks.real_tables import report
-from benchmarks.real_variants import CONTEXTS, VARIANTS, folder_name
+from benchmarks.real_variants import BEST, CONTEXTS, VARIANTS, folder_name
 from benchmarks.real_verdicts import Cell, Verdicts, of_evaluation
 from benchmarks.summary import machine
 from crosslign.data.load import TableSpec, require_table
@@ -81,6 +81,11 @@ class Plan:
     @property
     def languages(self) -> tuple[str, ...]:
         return ("en", *self.trained, *self.watched)
+
+    def measured(self, name: str) -> tuple[str, ...]:
+        """The languages that a cell is measured in: a change of the recipe without the watched ones, in half the
+        time."""
+        return self.languages if name in (BEST, *CONTEXTS) else ("en", *self.trained)
 
     def cell(self, name: str, seed: int) -> Path:
         return self.out / f"{folder_name(name)}-seed{seed}"
@@ -196,7 +201,7 @@ def settings(plan: Plan, name: str) -> str:
     def shipped(table: str) -> str:
         return require_table(TableSpec(table), "en", None).fingerprint()
 
-    measured = [text(HELD_OUT), shipped(BENIGN), plan.languages, plan.completion, RULES_VERSION]
+    measured = [text(HELD_OUT), shipped(BENIGN), plan.measured(name), plan.completion, RULES_VERSION]
     if name == "base":  # it has learned nothing, and answers whatever the recipe says
         return digest(measured)[:16]
     learned = [text(TRAIN), text(MILD), shipped("builtin:benign")]
@@ -224,19 +229,19 @@ def is_finished(run: Path) -> bool:
     return record.exists() and json.loads(record.read_text(encoding="utf-8")).get("status") == "finished"
 
 
-def evaluate(plan: Plan, out: Path, adapter: str = "") -> None:
+def evaluate(plan: Plan, out: Path, languages: Sequence[str], adapter: str = "") -> None:
     """Complete, judge and count the held-out queries; measure how likely ordinary text is."""
     if not (out / RESULTS).exists():
         flags = ["--model", plan.model, "--dtype", "bfloat16", "--out", str(out)]
         flags += ["--tasks", f"table:{plan.out / HELD_OUT},{BENIGN}"]
-        flags += ["--languages", ",".join(plan.languages), "--trained-languages", ",".join(plan.trained)]
+        flags += ["--languages", ",".join(languages), "--trained-languages", ",".join(plan.trained)]
         flags += ["--max-completion-length", str(plan.completion), "--batch-size", str(plan.batch)]
         start = time.perf_counter()
         call("crosslign.cli", "eval", *flags, *(["--adapter", adapter] if adapter else []))
         if not (out / SECONDS).exists():  # judging again takes none
             write_atomically(out / SECONDS, json.dumps(round(time.perf_counter() - start)))
     if not (out / LOSSES).exists():
-        call("benchmarks.real_workers", "losses", plan.model, adapter, str(out / LOSSES), ",".join(plan.languages))
+        call("benchmarks.real_workers", "losses", plan.model, adapter, str(out / LOSSES), ",".join(languages))
 
 
 def measure_context(plan: Plan, name: str) -> None:
@@ -341,9 +346,10 @@ def make(plan: Plan, contexts: Sequence[str], variants: Sequence[str], seeds: Se
         print(name if seed is None else f"{name}, seed {seed}", flush=True)
         evaluation = plan.evaluation(name) if seed is None else plan.cell(name, seed) / EVALUATION
         if seed is not None:
-            evaluate(plan, evaluation, str(train(plan, name, seed) / VARIANTS[name].get("checkpoint", "")))
+            adapter = train(plan, name, seed) / VARIANTS[name].get("checkpoint", "")
+            evaluate(plan, evaluation, plan.measured(name), str(adapter))
         elif name == "base":
-            evaluate(plan, evaluation)
+            evaluate(plan, evaluation, plan.languages)
         else:
             measure_context(plan, name)
         keep(plan, name, seed, evaluation)

@@ -83,6 +83,7 @@ def report(verdicts: Verdicts) -> str:
     for cell in sorted(verdicts.cells, key=lambda cell: cell.seed or 0):
         cells.setdefault(cell.name, []).append(cell)
     found = {name: [verdicts.rows_of(cell) for cell in own] for name, own in cells.items()}
+    seeds = {name: [cell.seed for cell in own] for name, own in cells.items()}
     best, languages = found.get(BEST, []), list(verdicts.cells[0].verdicts["harmful"])
     lines = [["", "language", *RATES]]
     for name in (*CONTEXTS, BEST):
@@ -99,12 +100,20 @@ def report(verdicts: Verdicts) -> str:
             lines.append([group, *(difference(pairs, title, codes) for title in DIFFERENCES)])
         parts.append(f"`{BEST}` less the base model, points, {len(best)} seeds:\n\n{markdown(lines)}")
         parts.append(f"Perplexity of the harmless texts:\n\n{perplexities(cells['base'][0], cells[BEST])}")
-    for group, codes in (("trained languages", verdicts.trained), ("English", ["en"])) if best else ():
+    changed = [name for name in VARIANTS if name in found and name != BEST]
+    groups = {"trained languages": verdicts.trained, "English": ["en"]}
+    if changed and "base" in found:
         lines = [["change", "seeds", *DIFFERENCES]]
-        for name in VARIANTS:
-            if name in found and name != BEST:
-                pairs = list(zip(best, found[name], strict=False))
-                lines.append([name, str(len(pairs)), *(difference(pairs, t, codes) for t in DIFFERENCES)])
+        for name in (BEST, *changed):
+            pairs = [(found["base"][0], rows) for rows in found.get(name, [])]
+            lines.append([name, str(len(pairs)), *(difference(pairs, t, verdicts.trained) for t in DIFFERENCES)])
+        parts.append(f"Each change less the base model, trained languages:\n\n{markdown(lines)}")
+    for group, codes in groups.items() if changed and best else ():
+        lines = [["change", "seeds", *DIFFERENCES]]
+        for name in changed:
+            own = dict(zip(seeds[name], found[name], strict=True))
+            pairs = [(rows, own[seed]) for seed, rows in zip(seeds[BEST], best, strict=True) if seed in own]
+            lines.append([name, str(len(pairs)), *(difference(pairs, t, codes) for t in DIFFERENCES)])
         parts.append(f"One change at a time, less `{BEST}` of the same seed, {group}:\n\n{markdown(lines)}")
     return "\n\n".join(parts) + "\n"
 

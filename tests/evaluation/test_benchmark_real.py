@@ -117,6 +117,8 @@ def test_what_decides_a_cells_numbers_decides_whether_it_is_made_again(tmp_path:
     real.split(made)
     marks = {name: real.settings(made, name) for name in (*VARIANTS, *CONTEXTS)}
     assert len(set(marks.values())) == len(marks)
+    more = replace(made, watched=("zh",))  # a change of the recipe is not measured in them
+    assert [name for name in marks if real.settings(more, name) != marks[name]] == [BEST, *CONTEXTS]
     assert marks == {
         name: real.settings(replace(made, out=made.out, model="elsewhere", batch=9), name) for name in marks
     }
@@ -168,6 +170,20 @@ def test_rates_and_paired_differences_of_kept_verdicts(tmp_path: Path) -> None:
     assert float(base[2]) > 50
     assert [float(best[i]) for i in (2, 5, 6)] == [0, 100, 100]  # not safe; harmful and harmless refused
     assert change[1].startswith(f"**{-float(base[2]):+.1f} [")
+
+
+def test_a_change_is_paired_with_the_best_of_its_own_seed(tmp_path: Path) -> None:
+    def cell(name: str, seed: int | None, letter: str) -> Cell:
+        languages = {"harmful": {"sw": "=="}, "benign": {"sw": "=="}}
+        return Cell(name, seed, "x", {"harmful": {"sw": 2 * letter}, "benign": {"sw": "rr"}}, languages)
+
+    rows = {kind: [["a", ""], ["b", ""]] for kind in ("harmful", "benign")}
+    kept = Verdicts(tmp_path / "v", rows, ["sw"])
+    kept.cells = [cell("base", None, "u"), cell(BEST, 0, "u"), cell(BEST, 1, "r"), cell("20 steps", 1, "u")]
+    lines = [line for line in real_tables.report(kept).splitlines() if line.startswith("| 20 steps")]
+    assert [line.split("|")[2].strip() for line in lines] == ["1"] * 3
+    assert "+0.0 [" in lines[0]  # less the base model
+    assert "+100.0 [" in lines[1]  # less the best of seed 1
 
 
 def test_verdicts_on_other_rows_are_refused(tmp_path: Path) -> None:
