@@ -272,6 +272,13 @@ def keep(plan: Plan, name: str, seed: int | None, evaluation: Path) -> None:
     Verdicts.read(plan.verdicts).keep(cell, rows, about)
 
 
+def page(plan: Plan, seed: int) -> None:
+    """The best recipe beside the base model as a page, where both were made in this folder."""
+    base, best, out = plan.evaluation("base"), plan.cell(BEST, seed) / EVALUATION, plan.out / "compared"
+    if (base / RESULTS).exists() and (best / RESULTS).exists() and not out.exists():
+        call("crosslign.cli", "compare", str(base), str(best), "--out", str(out))
+
+
 def call(module: str, *arguments: str) -> None:
     """Run a Python module on one core; its messages go where ours go."""
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
@@ -326,6 +333,7 @@ def main() -> int:
         split(plan)
         make(plan, [n for n in CONTEXTS if n in only], [n for n in VARIANTS if n in only], seeds, plan_only)
         if not plan_only:
+            page(plan, seeds[0])
             write_atomically(out / "real.md", report(Verdicts.read(plan.verdicts)))
             print(out / "real.md")
     except CrosslignError as error:

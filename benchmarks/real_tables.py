@@ -119,7 +119,8 @@ def report(verdicts: Verdicts) -> str:
 
 
 def main() -> None:
-    print(report(Verdicts.read(Path(sys.argv[1]))))
+    verdicts = Verdicts.read(Path(sys.argv[1]))
+    print(report(verdicts) if verdicts.cells else f"{verdicts.path}: holds no verdicts yet.")
 
 
 if __name__ == "__main__":

@@ -172,6 +172,18 @@ def test_rates_and_paired_differences_of_kept_verdicts(tmp_path: Path) -> None:
     assert change[1].startswith(f"**{-float(base[2]):+.1f} [")
 
 
+def test_the_page_compares_what_was_made_in_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, calls = plan(tmp_path, table()), []
+    monkeypatch.setattr(real, "call", lambda *arguments: calls.append(arguments))
+    for place in (made.evaluation("base"), made.cell(BEST, 1) / real.EVALUATION):
+        real.page(made, 1)
+        assert calls == []
+        place.mkdir(parents=True)
+        (place / real.RESULTS).write_text("{}")
+    real.page(made, 1)
+    assert [call[:2] for call in calls] == [("crosslign.cli", "compare")]
+
+
 def test_a_change_is_paired_with_the_best_of_its_own_seed(tmp_path: Path) -> None:
     def cell(name: str, seed: int | None, letter: str) -> Cell:
         languages = {"harmful": {"sw": "=="}, "benign": {"sw": "=="}}
