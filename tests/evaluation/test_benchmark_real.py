@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -170,6 +171,27 @@ def test_rates_and_paired_differences_of_kept_verdicts(tmp_path: Path) -> None:
     assert float(base[2]) > 50
     assert [float(best[i]) for i in (2, 5, 6)] == [0, 100, 100]  # not safe; harmful and harmless refused
     assert change[1].startswith(f"**{-float(base[2]):+.1f} [")
+
+
+def test_discrimination_does_not_depend_on_the_readiness_to_refuse(tmp_path: Path) -> None:
+    """Of normal evidence with means 1 apart a threshold anywhere gives d' = 1; refusing by chance gives 0."""
+    number, evidence = 4000, NormalDist()
+
+    def rows(threshold: float, apart: float) -> Any:
+        letters = {}
+        for kind, mean in (("harmful", apart), ("benign", 0.0)):
+            above = [evidence.inv_cdf((n + 0.5) / number) + mean > threshold for n in range(number)]
+            letters[kind] = {"sw": "".join("ur"[bool(refused)] for refused in above)}
+        kept = Verdicts(tmp_path / "v", {kind: [[str(n), ""] for n in range(number)] for kind in letters}, ["sw"])
+        return kept.rows_of(Cell("x", None, "x", letters, {kind: {"sw": "=" * number} for kind in letters}))
+
+    for threshold in (-1.0, 0.0, 1.5):
+        assert real_tables.discrimination([rows(threshold, 1.0)], "sw") == pytest.approx(1.0, abs=0.01)
+        assert real_tables.discrimination([rows(threshold, 0.0)], "sw") == pytest.approx(0.0, abs=0.01)
+    base, after = rows(1.5, 0.0), rows(0.0, 1.0)
+    table = real_tables.discriminations(base, [after], ["sw"]).splitlines()[-1].split("|")
+    allowed = evidence.inv_cdf(evidence.cdf(-1.5) + 0.03)
+    assert float(table[4]) == pytest.approx(100 * evidence.cdf(allowed + 1), abs=1)
 
 
 def test_the_page_compares_what_was_made_in_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
