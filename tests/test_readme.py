@@ -18,6 +18,7 @@ import tomllib
 import yaml
 from helpers import terse_model
 
+from crosslign.baselines import Method
 from crosslign.cli import main
 from crosslign.data.load import TableSpec, require_table
 from crosslign.distillation import Strategy
@@ -212,6 +213,8 @@ def test_the_plug_ins_that_the_docs_show_keep_their_protocols() -> None:
     strategy, judge, task = map(execute, blocks("docs/architecture.md", "python"))
     assert isinstance(strategy["TeacherFirst"](), Strategy)
     assert isinstance(judge["LengthJudge"](), Judge)
+    (method,) = map(execute, blocks("docs/baselines.md", "python"))
+    assert isinstance(method["Contrast"](), Method)
     assert [query.language for query in task["my_task"].load(["es"]).queries] == ["es"]
     for block in blocks("docs/objective.md", "python"):
         assert execute(block)["student"].grad is not None

@@ -1,4 +1,4 @@
-"""TRL's trainers as oracles: the same pairs, the same model, the same loss; and they read what is exported."""
+"""TRL's DPOTrainer as an oracle: it reads the pairs that are exported, and its losses are ours."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_step_of_trls_dpo_trainer_has_our_loss(
     from torch.optim import SGD
 
     scripted(monkeypatch, contrasted)
-    raw = brief(recipe, name, steps=2, per_device_train_batch_size=8, learning_rate=0.5)
+    raw = brief(recipe, name, steps=2, per_device_train_batch_size=8, learning_rate=0.02)
     raw["model"] = {"path": str(model_folder), "finetuning": "full"}
     raw["method"]["options"] = options
     raw["training"] |= {"optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 0, "save_strategy": "no"}
@@ -50,7 +50,15 @@ def test_a_step_of_trls_dpo_trainer_has_our_loss(
     path.write_text(yaml.safe_dump(raw), encoding="utf-8")
     assert main(["preferences", str(path), "--out", str(tmp_path / "pairs")]) == 0
     lines = (tmp_path / "pairs" / "preferences.jsonl").read_text(encoding="utf-8").splitlines()
-    pairs = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in map(json.loads, lines)]
+    # As text: of a conversation TRL also scores what the template writes after the end of the turn.
+    write = byte_tokenizer().apply_chat_template
+    pairs = [
+        {
+            "prompt": write(row["prompt"], tokenize=False, add_generation_prompt=True),
+            **{side: row[side][0]["content"] for side in ("chosen", "rejected")},
+        }
+        for row in map(json.loads, lines)
+    ]
     assert len(pairs) == 8
     model = AutoModelForCausalLM.from_pretrained(model_folder)
     trainer = trl.DPOTrainer(
@@ -70,7 +78,7 @@ def test_a_step_of_trls_dpo_trainer_has_our_loss(
         ),
         train_dataset=Dataset.from_list(pairs),
         processing_class=byte_tokenizer(),
-        optimizers=(SGD(model.parameters(), lr=0.5), None),
+        optimizers=(SGD(model.parameters(), lr=0.02), None),
     )
     trainer.create_scheduler = lambda *_, **__: None
     from torch.optim.lr_scheduler import LambdaLR

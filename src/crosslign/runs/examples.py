@@ -10,12 +10,11 @@ from typing import Any
 from accelerate.utils import broadcast_object_list, gather_object
 
 from crosslign.baselines import Answer, Example, Preference
-from crosslign.baselines.preferences import check_counts, counted, counts_text
 from crosslign.evaluation.rates import JudgedRow
 from crosslign.runs.build import Distillation
 from crosslign.runs.folder import EXAMPLES, RECORD, RunFolder
 from crosslign.runs.gate.measure import Answering, Writing, fidelity_of
-from crosslign.runs.preferences import judged_pairs
+from crosslign.runs.preferences import checked_counts, judged_pairs
 from crosslign.runs.prepare import PreparedRun, trained_queries, without
 from crosslign.storage import Row, digest, key_of, read_rows
 from crosslign.types import Announce, Completion, Context, CrosslignError, Query, silent
@@ -61,9 +60,7 @@ class RunMaterial:
 
     def preferences(self) -> list[Preference]:
         pairs = judged_pairs(self.run, self.made, self.queries)
-        counts = counted(((p.pair.student, p.choice) for p in pairs), self.run.languages)
-        self.announce(counts_text(counts))
-        check_counts(counts, self.run.config.data.source_language)
+        checked_counts(self.run, pairs, self.announce)
         return [pair.preference for pair in pairs if pair.preference is not None]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from crosslign.baselines import Preference
-from crosslign.baselines.preferences import Choice, check_counts, choose, counted, counts_text
+from crosslign.baselines.preferences import Choice, Counts, check_counts, choose, counted, counts_text
 from crosslign.models import load_model
 from crosslign.ownership import check_output_folder, read_mark
 from crosslign.runs.build import Distillation, assemble
@@ -20,6 +20,7 @@ from crosslign.runs.config import JudgeConfig, RunConfig
 from crosslign.runs.evaluate import checked_judges
 from crosslign.runs.gate.measure import Writing, measure
 from crosslign.runs.gate.rates import Pair
+from crosslign.runs.gate.report import proxy_note
 from crosslign.runs.prepare import PreparedRun, describe_tables, prepare, trained_queries
 from crosslign.storage import Row, line_of, versions, write_atomically
 from crosslign.types import Announce, Completion, Context, CrosslignError, Query, Role, silent
@@ -74,6 +75,20 @@ def judged_pairs(run: PreparedRun, made: Distillation, queries: Sequence[Query])
     ]
 
 
+def checked_counts(run: PreparedRun, pairs: Sequence[JudgedPair], announce: Announce) -> Counts:
+    """How many pairs there are, by language, which is announced with who has judged.
+
+    Raises CrosslignError for a language that has harmful queries and no pair.
+    """
+    assert run.gate_judge is not None
+    counts = counted(((p.pair.student, p.choice) for p in pairs), run.languages)
+    announce(f"pairs, by the judge {run.gate_judge.name}:\n{counts_text(counts)}")
+    if note := proxy_note(run.gate_judge.identity()):
+        announce(note)
+    check_counts(counts, run.config.data.source_language)
+    return counts
+
+
 @dataclass(frozen=True)
 class PreferencesRequest:
     """What `crosslign preferences` was asked for; `judge` None: the one of the recipe's gate."""
@@ -108,9 +123,7 @@ def write_preferences(config: RunConfig, request: PreferencesRequest, announce: 
     made = assemble(run, load_model(run.source))
     pairs = judged_pairs(run, made, trained_queries(run.tables, run.languages))
     made.release()
-    counts = counted(((p.pair.student, p.choice) for p in pairs), run.languages)
-    announce(counts_text(counts))
-    check_counts(counts, config.data.source_language)
+    counts = checked_counts(run, pairs, announce)
     rows = [_FORMATS[request.format](pair) for pair in pairs if pair.choice.chosen is not None]
     record = {
         "schema_version": SCHEMA_VERSION,
