@@ -196,3 +196,18 @@ def test_fsdp_and_deepspeed_are_refused_before_weights(recipe: dict[str, Any], m
     monkeypatch.setattr("crosslign.runs.prepare.has_engine", lambda arguments: True)
     with pytest.raises(CrosslignError, match="method: sft does not train weights in parts"):
         prepare(parse_config({**recipe, "method": "sft"}))
+
+
+def test_a_loss_that_is_not_finite_is_not_learned_from(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from crosslign.baselines.supervised import Supervised
+    from crosslign.models import NotFiniteError
+    from crosslign.runs.train import train
+
+    scripted(monkeypatch, contrasted)
+    loss = Supervised.loss
+    monkeypatch.setattr(Supervised, "loss", lambda self, scores: loss(self, scores) + torch.inf)
+    with pytest.raises(
+        CrosslignError, match=r"step 1: the loss of 4 of its queries .* the step was not taken"
+    ) as found:
+        train(prepare(parse_config(brief(recipe, "sft"))))
+    assert isinstance(found.value.__cause__, NotFiniteError)

@@ -22,7 +22,7 @@ def evaluate(model: Path, table: Path, out: Path, *flags: str) -> int:
 
 
 def completions(out: Path) -> list[dict[str, Any]]:
-    (file,) = out.glob("completions/*.jsonl")
+    (file,) = out.glob("*/completions.jsonl")
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 

@@ -38,8 +38,13 @@ def test_it_is_added_at_every_position_until_it_is_taken_off() -> None:
     direction = torch.randn(32)
 
     def states() -> torch.Tensor:
+        """What the next layer gets."""
+        got: list[torch.Tensor] = []
+        handle = model.model.layers[1].register_forward_pre_hook(lambda _, inputs: got.append(inputs[0]))
         with torch.no_grad():
-            return model(ids, output_hidden_states=True).hidden_states[1]
+            model(ids)
+        handle.remove()
+        return got[0]
 
     before = states()
     handle = steer(model, Steering(direction, 0, ""), 2.0)
@@ -100,6 +105,6 @@ def test_a_recipe_without_harmless_queries_has_no_direction(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     no_weights(monkeypatch)
-    recipe["data"]["tables"][0]["where"] = {"label": "harmful"}
+    recipe["data"]["tables"][0]["where"] = {"label": ["harmful"]}
     assert found(recipe, tmp_path)[0] == 1
     assert "no benign query" in capsys.readouterr().err

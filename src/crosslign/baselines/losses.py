@@ -29,7 +29,7 @@ def robust_dpo(chosen_ratio: Tensor, rejected_ratio: Tensor, beta: float, flippe
 
     Its mean over such noise is DPO's loss on the right pairs. It can be negative.
 
-    Chowdhury et al. 2024, Provably Robust DPO, arXiv 2403.00409, equation 12.
+    Chowdhury et al. 2024, Provably Robust DPO, arXiv 2403.00409.
     """
     right, wrong = dpo(chosen_ratio, rejected_ratio, beta), dpo(rejected_ratio, chosen_ratio, beta)
     return ((1 - flipped) * right - flipped * wrong) / (1 - 2 * flipped)

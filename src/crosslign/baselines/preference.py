@@ -124,7 +124,7 @@ class Orpo(Pairwise):
 @registry.register("simpo")
 @dataclass(frozen=True)
 class Simpo(Pairwise):
-    """Simple preference optimization: `losses.simpo`. Its paper searched `beta` in 2 to 10, `margin` in 0.3 to 1.6."""
+    """Simple preference optimization: `losses.simpo`. Its paper searched `beta` from 2, `margin` from 0.3 to 1.6."""
 
     beta: float = 2.0
     margin: float = 1.0

@@ -78,7 +78,7 @@ def counted(choices: Iterable[tuple[JudgedRow, Choice]], languages: Sequence[str
 
 def counts_text(counts: Counts) -> str:
     """What `counted` found, for a terminal."""
-    rows = [_HEAD]
+    rows: list[tuple[str, ...]] = [_HEAD]
     for code, labels in counts.items():
         rows += [
             (f"{code} ({english_name(code)})", label, *(str(numbers[reason]) for reason in REASONS))

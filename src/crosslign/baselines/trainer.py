@@ -17,6 +17,7 @@ from torch import Tensor
 from crosslign.baselines.base import Example, Material, Parts
 from crosslign.baselines.likelihood import Likelihoods, likelihoods
 from crosslign.distillation import RunTrainer
+from crosslign.distillation.run_trainer import loud
 from crosslign.models.sharding import as_forward
 from crosslign.types import Query
 
@@ -153,7 +154,7 @@ class ExampleTrainer(RunTrainer):
         losses, scores = found[0]
         self.metrics.add(examples, losses.detach(), scores, [method.items(e) for e in examples])
         items = sum(map(method.items, examples)) if num_items_in_batch is None else num_items_in_batch
-        loss = summed / items * self.accelerator.num_processes  # gradients are averaged over processes
+        loss = loud(summed / items * self.accelerator.num_processes)  # gradients are averaged over processes
         return (loss, {"losses": losses}) if return_outputs else loss
 
 

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import TrainingArguments
 
 from crosslign.distillation.metrics import StepMetrics
-from crosslign.distillation.run_trainer import RunTrainer
+from crosslign.distillation.run_trainer import RunTrainer, loud
 from crosslign.types import Rollout
 
 logger = logging.getLogger(__name__)
@@ -109,8 +109,7 @@ class DistillationTrainer(RunTrainer):
         # Gradients are averaged over processes, hence the factor.
         factor = self.accelerator.num_processes * counts
         loss = result.loss if factor == 1 else result.loss * factor
-        # A factor of 1, but NaN if the loss is not finite: then so is the gradient, on all processes.
-        loss = loss * (1 + 0 * loss.detach())
+        loss = loud(loss)
         return (loss, {"weighted_divergence": result}) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:

@@ -134,7 +134,7 @@ def _start(run: PreparedRun, made: Distillation, passed: Passed | None, examples
         "model": run.source.path,
         "base": base_facts(run.source).model_dump(),
         "finetuning": run.config.model.finetuning,
-        "method": {**run.config.method.model_dump(mode="json"), **examples.record},
+        "method": run.config.method.model_dump(mode="json") | dict(examples.record),
         "languages": run.languages,
         "teacher_fingerprint": made.teacher.fingerprint,
         "data": describe_tables(run.tables),
