@@ -55,7 +55,10 @@ def test_one_step_changes_the_student_and_leaves_the_usual_folder(
     (row,) = metrics(folder)
     assert {"loss", "grad_norm", "tokens"} < row.keys()
     assert "loss/sw" in row
-    assert {"README.md", "config.yaml", "checkpoint-1"} < {path.name for path in folder.iterdir()}
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    about = baselines.get(name).about
+    assert (f"A baseline: {about}. The teacher" in card) == (name != "msd") == ("\n- self-distillation\n" not in card)
+    assert {"config.yaml", "checkpoint-1"} < {path.name for path in folder.iterdir()}
 
 
 def test_supervised_learning_is_transformers_own_loss_on_the_teachers_answers(
