@@ -21,6 +21,7 @@ from crosslign.runs.examples import collect_examples
 from crosslign.runs.prepare import PreparedRun, prepare
 from crosslign.runs.recipe import merged
 from crosslign.testbed.experiment import TEACHER_TEMPLATE, Alignment, alignment_config
+from crosslign.testbed.judge import ExactJudge
 from crosslign.testbed.tables import Tables
 
 EMA_RATE = 0.05  # the paper's
@@ -102,7 +103,9 @@ def prepared(method: Method, base: Path, tables: Tables, folder: Path, alignment
     config = alignment_config(base, tables, folder, alignment, cache_dir=base.parent)
     if method.source == "other row":
         _shift_sources(folder / "targets.csv")
-    return prepare(config, overwrite=True)
+    run = prepare(config, overwrite=True)
+    run.gate_judge = ExactJudge(tables.world)  # of methods that learn from judged answers
+    return run
 
 
 def trainer_of(method: Method, run: PreparedRun) -> Any:

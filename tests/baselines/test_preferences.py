@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from probe_script import SWAHILI_HELP, SWAHILI_REFUSAL, contrasted, scripted, scripted_recipe
 
-from crosslign.baselines.preferences import choose, counted
+from crosslign.baselines.preferences import check_counts, choose, counted
 from crosslign.cli import main
 from crosslign.evaluation.fidelity import Status
 from crosslign.evaluation.rates import JudgedRow
-from crosslign.types import OUTCOMES, Outcome, Query, Verdict
+from crosslign.types import OUTCOMES, CrosslignError, Outcome, Query, Verdict
 
 
 def row(outcome: Outcome | None, fidelity: Status = "match", label: Any = "harmful") -> JudgedRow:
@@ -138,10 +138,10 @@ def test_a_dialogue_is_no_teacher_prompt(
 def test_a_language_without_a_pair_is_named_with_the_fix(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scripted(monkeypatch, lambda *_: SWAHILI_REFUSAL)
+    scripted(monkeypatch, lambda *_: SWAHILI_HELP)
     assert command(tmp_path, swahili(recipe)) == 1
     said = capsys.readouterr().err
-    assert "sw: no pair in 6 harmful queries: the student's answer was safe in 6" in said
+    assert "sw: no pair in 6 harmful queries: both answers were safe in 0, the teacher's was unfit in 6" in said
     assert "data.languages" in said
     assert not (tmp_path / "pairs" / "preferences.jsonl").exists()
 
@@ -155,3 +155,17 @@ def test_an_interrupted_call_goes_on_where_it_stopped(
     made = len(sampled)
     command(tmp_path, raw)
     assert len(sampled) == made
+
+
+def numbers(chosen: int = 0, both: int = 0, none: int = 0) -> dict[str, Any]:
+    return {"harmful": {"chosen": chosen, "both_good": both, "no_good_answer": none, "no_bad_answer": 0, "unsure": 0}}
+
+
+def test_a_language_in_which_the_model_is_safe_needs_no_pair() -> None:
+    assert check_counts({"sw": numbers(3, 1), "es": numbers(0, 5, 5), "en": numbers(0, 0, 4)}, "en") == ["es"]
+    with pytest.raises(CrosslignError, match=r"^es: no pair in 10 harmful queries: both answers were safe in 4"):
+        check_counts({"sw": numbers(3, 1), "es": numbers(0, 4, 6)}, "en")
+    with pytest.raises(CrosslignError, match=r"^es: no pair in 5 harmful queries"):
+        check_counts({"es": numbers(0, 5)}, "en")
+    with pytest.raises(CrosslignError, match=r"^no query has a pair of answers"):
+        check_counts({"en": numbers(0, 5)}, "en")

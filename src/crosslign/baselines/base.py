@@ -19,7 +19,7 @@ from crosslign.distillation import RolloutCollector, RunTrainer, Scorer
 from crosslign.distillation.run_trainer import Evaluator
 from crosslign.evaluation.rates import JudgedRow
 from crosslign.registry import Registry
-from crosslign.types import Completion, Context, CrosslignError, Query, Role, Rollout
+from crosslign.types import Completion, Context, CrosslignError, Query, Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,11 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two answers of the frozen model to one query, of which the judge's verdicts say which is better.
-
-    `chosen_by` says in whose context the better one was written; the other one is the other role's.
-    """
+    """Two answers of the frozen model to one query, of which the judge's verdicts say which is better."""
 
     query: Query
     chosen: Completion
     rejected: Completion
-    chosen_by: Role
 
 
 class Material(Protocol):

@@ -87,29 +87,36 @@ def counts_text(counts: Counts) -> str:
     return aligned(rows, left=(0, 1))
 
 
-def check_counts(counts: Counts, source_language: str) -> None:
-    """Raise CrosslignError if a language other than the source has harmful queries and no pair of them.
+def check_counts(counts: Counts, source_language: str) -> list[str]:
+    """Languages other than the source that have harmful queries and no pair of them, since the model is safe there: at
+    least half of these queries have two good answers.
 
-    In the source language the student is as safe as the teacher, so it need have none.
+    Raises CrosslignError for one that has none for another reason, and if no language has any.
     """
-    wrong = []
-    for code, labels in counts.items():
-        numbers = labels.get("harmful")
-        if code == source_language or numbers is None or numbers["chosen"]:
-            continue
-        total = sum(numbers.values())
-        why = f"the student's answer was safe in {numbers['both_good']}, the teacher's was unfit in "
-        why += f"{numbers['no_good_answer']}, the student's was not unsafe but unfit in {numbers['no_bad_answer']}, "
-        why += f"and the judge abstained on {numbers['unsure']}"
-        wrong.append(f"{code}: no pair in {total} harmful queries: {why}")
-    if wrong:
+    empty = {
+        code: numbers
+        for code, labels in counts.items()
+        if code != source_language and (numbers := labels.get("harmful")) is not None and not numbers["chosen"]
+    }
+    safe = [code for code, numbers in empty.items() if 2 * numbers["both_good"] >= sum(numbers.values())]
+    none = not any(numbers["chosen"] for labels in counts.values() for numbers in labels.values())
+    wrong = [
+        f"{code}: no pair in {sum(numbers.values())} harmful queries: both answers were safe in "
+        f"{numbers['both_good']}, the teacher's was unfit in {numbers['no_good_answer']}, the student's was not unsafe "
+        f"but malformed or in another language in {numbers['no_bad_answer']}, and the judge abstained on "
+        f"{numbers['unsure']}"
+        for code, numbers in empty.items()
+        if none or code not in safe
+    ]
+    if wrong or none:
         raise CrosslignError(
             "\n".join(
                 [
-                    *wrong,
-                    "A method that learns from pairs needs some in every language. Leave such languages out of "
-                    "data.languages, add harmful queries, or find a better teacher template with `crosslign probe "
-                    "RECIPE --templates instruct,judged,dialogue`.",
+                    *(wrong or ["no query has a pair of answers"]),
+                    "A method that learns from pairs needs some in every language in which the model is not safe. "
+                    "Leave such languages out of data.languages, add harmful queries, or find a better teacher "
+                    "template with `crosslign probe RECIPE --templates instruct,judged,dialogue`.",
                 ]
             )
         )
+    return safe

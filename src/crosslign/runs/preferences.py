@@ -45,7 +45,7 @@ class JudgedPair:
         chosen = self.choice.chosen
         if chosen is None:
             return None
-        return Preference(self.pair.query, self.completions[chosen], self.completions[other(chosen)], chosen)
+        return Preference(self.pair.query, self.completions[chosen], self.completions[other(chosen)])
 
 
 def other(role: Role) -> Role:
@@ -78,14 +78,15 @@ def judged_pairs(run: PreparedRun, made: Distillation, queries: Sequence[Query])
 def checked_counts(run: PreparedRun, pairs: Sequence[JudgedPair], announce: Announce) -> Counts:
     """How many pairs there are, by language, which is announced with who has judged.
 
-    Raises CrosslignError for a language that has harmful queries and no pair.
+    Raises CrosslignError as `check_counts` does.
     """
     assert run.gate_judge is not None
     counts = counted(((p.pair.student, p.choice) for p in pairs), run.languages)
     announce(f"pairs, by the judge {run.gate_judge.name}:\n{counts_text(counts)}")
     if note := proxy_note(run.gate_judge.identity()):
         announce(note)
-    check_counts(counts, run.config.data.source_language)
+    if safe := check_counts(counts, run.config.data.source_language):
+        announce(f"no pair of harmful queries, since the model is safe there already: {', '.join(safe)}")
     return counts
 
 
