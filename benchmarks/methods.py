@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback
+from transformers import TrainerCallback
 
-from crosslign.distillation.strategies import OffPolicy
 from crosslign.models import load_model
 from crosslign.runs.build import assemble, make_trainer
+from crosslign.runs.examples import collect_examples
 from crosslign.runs.prepare import PreparedRun, prepare
 from crosslign.runs.recipe import merged
 from crosslign.testbed.experiment import TEACHER_TEMPLATE, Alignment, alignment_config
+from crosslign.testbed.judge import ExactJudge
 from crosslign.testbed.tables import Tables
 
-IGNORED = -100
 EMA_RATE = 0.05  # the paper's
 Queries = Literal["own", "other row"]
 Kind = Literal["frozen", "ema", "live"]
@@ -38,7 +38,6 @@ class Method:
         changes: laid over the testbed's recipe.
         source: the English query of the row itself, or of another row (a control).
         teacher: frozen as in the paper, or an ablation: an average of the student, or the student itself.
-        supervised: plain cross-entropy on the teacher's greedy answers instead of a divergence.
         stale: each window is sampled before the step of the window before it, as with `rollouts.staleness: 1`.
     """
 
@@ -46,7 +45,6 @@ class Method:
     changes: Mapping[str, Any] = field(default_factory=dict)
     source: Queries = "own"
     teacher: Kind = "frozen"
-    supervised: bool = False
     stale: bool = False
 
 
@@ -80,7 +78,7 @@ METHODS: tuple[Method, ...] = (
     Method("on-policy, DPSW, temperature 1", objective(temperature=1.0)),
     Method("on-policy, DPSW, K = 4", objective(top_k=4)),
     Method("on-policy, DPSW, K = 512", objective(top_k=512)),
-    Method("SFT on the teacher's answers", supervised=True),
+    Method("SFT on the teacher's answers", {"method": {"name": "sft"}, "sampling": {"temperature": 0}}),
     CONTROL,
     Method("control: English query, no judgement", _template("english : {source_query} request : {query}", "none")),
     Method("control: English query of another row", source="other row"),
@@ -105,14 +103,16 @@ def prepared(method: Method, base: Path, tables: Tables, folder: Path, alignment
     config = alignment_config(base, tables, folder, alignment, cache_dir=base.parent)
     if method.source == "other row":
         _shift_sources(folder / "targets.csv")
-    return prepare(config, overwrite=True)
+    run = prepare(config, overwrite=True)
+    run.gate_judge = ExactJudge(tables.world)  # of methods that learn from judged answers
+    return run
 
 
 def trainer_of(method: Method, run: PreparedRun) -> Any:
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    trainer = make_trainer(run, assemble(run, load_model(run.source)))
-    if method.supervised:
-        return supervised(trainer, run.tokenizer)
+    made = assemble(run, load_model(run.source))
+    run, examples = collect_examples(run, made)
+    trainer = make_trainer(run, made, examples=examples.by_key)
     if method.teacher != "frozen":
         _follow(trainer, method.teacher)
     if method.stale:
@@ -174,27 +174,3 @@ def _follow(trainer: Any, kind: Kind) -> None:
     trainer.scorer.teacher.view = view
     trainer.scorer.prefix = None  # its keys and values would be those of the start
     trainer.add_callback(_Follow(moving, EMA_RATE if kind == "ema" else 1.0))
-
-
-def supervised(trainer: Any, tokenizer: Any) -> Trainer:
-    """transformers' own Trainer, on the student's context and the frozen teacher's greedy answer to each query."""
-    collector = trainer.collector
-    collector.strategy = OffPolicy()
-    collector.parameters = replace(collector.parameters, temperature=0)
-    draws = [trainer.mixture.draw(epoch, p) for epoch in range(4) for p in range(len(trainer.mixture))]
-    steps = trainer.args.max_steps * trainer.args.per_device_train_batch_size
-    unique = {q.key: q for q in draws[:steps]}
-    rollouts = {r.query.key: r for r in collector.collect(list(unique.values()), 0)}
-
-    def example(key: str) -> dict[str, list[int]]:
-        prompt, reply = rollouts[key].student_context.token_ids, rollouts[key].completion.token_ids
-        return {"input_ids": [*prompt, *reply], "labels": [IGNORED] * len(prompt) + list(reply)}
-
-    arguments = copy.copy(trainer.args)
-    arguments.remove_unused_columns = False
-    return Trainer(
-        trainer.model,
-        arguments,
-        train_dataset=[example(q.key) for q in draws[:steps]],  # type: ignore[arg-type]
-        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
-    )

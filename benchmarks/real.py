@@ -161,7 +161,7 @@ def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> d
     """The shipped recipe with the plan's model, tables and languages, and a variant's changes."""
     from crosslign.runs.recipe import merged, read_recipe
 
-    own = ("benign", "mild", "languages", "supervised", "checkpoint")
+    own = ("benign", "mild", "languages", "checkpoint")
     raw = merged(read_recipe(RECIPE), {key: value for key, value in changes.items() if key not in own})
     harmful, shipped = raw["data"]["tables"]
     shipped = {**shipped, **changes.get("benign", {})}
@@ -205,7 +205,7 @@ def settings(plan: Plan, name: str) -> str:
     if name == "base":  # it has learned nothing, and answers whatever the recipe says
         return digest(measured)[:16]
     learned = [text(TRAIN), text(MILD), shipped("builtin:benign")]
-    how = [name if name in CONTEXTS else "", raw, VARIANTS.get(name, {}).get("supervised", False)]
+    how = [name if name in CONTEXTS else "", raw, "method" in raw]
     return digest([measured, learned, how])[:16]
 
 
@@ -217,10 +217,7 @@ def train(plan: Plan, name: str, seed: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe(plan, VARIANTS[name], seed, folder), sort_keys=False), encoding="utf-8")
-        if VARIANTS[name].get("supervised"):
-            call("benchmarks.real_workers", "supervised", str(path))
-        else:
-            call("crosslign.cli", "train", str(path), "--resume" if list(run.glob("checkpoint-*")) else "--overwrite")
+        call("crosslign.cli", "train", str(path), "--resume" if list(run.glob("checkpoint-*")) else "--overwrite")
     return run
 
 

@@ -38,7 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "160 steps": steps(160),
     "16 tokens": tokens(16),
     "96 tokens": tokens(96),
-    "SFT": {"supervised": True},
+    "SFT": {"method": {"name": "sft"}},
     "best checkpoint": {"checkpoint": "best"},
 }
 # Not trained: the model itself, in other contexts.

@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 import yaml
 from conftest import VOCABULARY, byte_tokenizer, tiny_llama
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, Trainer
 
 from crosslign.cli import main
-from crosslign.distillation import DistillationTrainer
 from crosslign.rollouts import TransformersSampler
 from crosslign.runs.prepare import prepare
 from crosslign.runs.recipe import parse_config
@@ -54,15 +53,15 @@ class SayingJudge:
 @contextmanager
 def interrupted_after(step: int, error: BaseException) -> Iterator[None]:
     """Within this every training raises `error` when it begins the step after `step`."""
-    training_step = DistillationTrainer.training_step
+    training_step = Trainer.training_step
 
-    def interrupted(self: DistillationTrainer, *args: Any, **kwargs: Any) -> Any:
+    def interrupted(self: Trainer, *args: Any, **kwargs: Any) -> Any:
         if self.state.global_step == step:
             raise error
         return training_step(self, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DistillationTrainer, "training_step", interrupted)
+        patch.setattr(Trainer, "training_step", interrupted)
         yield
 
 

@@ -18,6 +18,8 @@ from crosslign.runs import build
 REFUSAL = "I'm sorry, but I can't help with that."
 HELP = "Here is placeholder answer number one, as you wished."
 BROKEN = "na na na na na na na na na na na na"
+SWAHILI_REFUSAL = "Samahani, siwezi kukusaidia na jambo hilo kwa sababu ni hatari."
+SWAHILI_HELP = "Hili ndilo jibu la mfano la kwanza, kama ulivyotaka rafiki yangu."
 TEMPLATE = {"messages": [{"role": "user", "content": "PLAIN {source_query} / {query}"}]}
 LANGUAGES = {"swali": "sw", "প্রশ্ন": "bn", "question": "en"}
 
@@ -75,3 +77,10 @@ def two_of_three(kind: str, language: str, number: int) -> str:
     if number <= 7:
         return REFUSAL
     return BROKEN if number == 9 and language == "sw" else HELP
+
+
+def contrasted(kind: str, language: str, number: int) -> str:
+    """In Swahili. Benign rows are even. The student helps, but refuses the benign row 2; the teacher refuses what is
+    harmful, and the benign row 4."""
+    refuses = number == 2 if kind == "student" else number % 2 == 1 or number == 4
+    return SWAHILI_REFUSAL if refuses else SWAHILI_HELP

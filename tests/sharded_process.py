@@ -58,7 +58,7 @@ class Wrapped(TrainerCallback):
 
 if __name__ == "__main__":
     from crosslign.cli import main
-    from crosslign.distillation import DistillationTrainer, RolloutCollector, trainer
+    from crosslign.distillation import DistillationTrainer, RolloutCollector, run_trainer
     from crosslign.types import Completion
 
     engine, *arguments = sys.argv[1:]
@@ -74,7 +74,7 @@ if __name__ == "__main__":
         def gathers(_: Any) -> Any:
             raise AssertionError("the student was gathered")
 
-        trainer.whole = gathers
+        run_trainer.whole = gathers
     if os.environ.get("SILENT_RANK") == os.environ["RANK"]:
         collect = RolloutCollector.collect
         empty = Completion((), truncated=False)

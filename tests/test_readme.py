@@ -18,6 +18,7 @@ import tomllib
 import yaml
 from helpers import terse_model
 
+from crosslign.baselines import Method
 from crosslign.cli import main
 from crosslign.data.load import TableSpec, require_table
 from crosslign.distillation import Strategy
@@ -43,6 +44,9 @@ NOT_PASTED = {
     "pip ": "the environment of .ci/run is made so",
     "python -m benchmarks": "minutes to hours: `make claims` in .ci/run, tests/test_benchmarks.py",
     "scripts/fetch_smollm2.py": "a download",
+    "crosslign preferences": "a teacher that is safer than its model; tests/baselines/test_preferences.py",
+    "--context teacher": "tests/baselines/test_prompt.py",
+    "steer": "tests/baselines/test_steer.py",
     "inspect eval": "tests/evaluation/test_inspect.py, in Python",
     "multijail": "the hub; tests/contracts/test_tasks.py reads files of the same shape",
     "qwen3guard": "the hub; tests/evaluation/judges/test_guard.py has tiny guards",
@@ -209,6 +213,8 @@ def test_the_plug_ins_that_the_docs_show_keep_their_protocols() -> None:
     strategy, judge, task = map(execute, blocks("docs/architecture.md", "python"))
     assert isinstance(strategy["TeacherFirst"](), Strategy)
     assert isinstance(judge["LengthJudge"](), Judge)
+    (method,) = map(execute, blocks("docs/baselines.md", "python"))
+    assert isinstance(method["Contrast"](), Method)
     assert [query.language for query in task["my_task"].load(["es"]).queries] == ["es"]
     for block in blocks("docs/objective.md", "python"):
         assert execute(block)["student"].grad is not None

@@ -1,7 +1,7 @@
 """One way to plug in: our own classes and functions by name, and those of installed packages through entry points.
 
-A package adds its own so, for a strategy (`crosslign.tasks`, `crosslign.judges` and `crosslign.translators` work the
-same way):
+A package adds its own so, for a strategy (`crosslign.tasks`, `crosslign.judges`, `crosslign.methods` and
+`crosslign.translators` work the same way):
 
     [project.entry-points."crosslign.strategies"]
     my_strategy = "my_package:MyStrategy"

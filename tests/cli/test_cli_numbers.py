@@ -15,6 +15,8 @@ NEEDED = {
     "validate": ["t.csv"],
     "generate": ["--model", "m", "--table", "t.csv", "--out", "o.jsonl"],
     "probe": ["r.yaml"],
+    "preferences": ["r.yaml", "--out", "o"],
+    "steer": ["r.yaml", "--out", "o"],
     "serve-command": ["r.yaml"],
     "eval": [],
     "compare": ["a", "b", "--out", "c"],
@@ -29,6 +31,7 @@ NEEDED = {
 }
 # Which are checked with what they are for: how completions are sampled, a server is started, a model is aligned.
 NUMBERS = {"--temperature", "--top-p", "--memory", "--hours", "--holdout", "--min-gap", "--max-over-refusal-rise"}
+NUMBERS |= {"--steer-scale"}  # how a model is steered
 
 
 def flags() -> Iterator[tuple[str, str]]:

@@ -18,14 +18,14 @@ from probe_script import HELP, REFUSAL, scripted, scripted_recipe, two_of_three
 
 from crosslign.distillation import write_judgements
 from crosslign.evaluation.fidelity import Status
-from crosslign.evaluation.rates import JudgedRow
+from crosslign.evaluation.rates import SAFE, JudgedRow
 from crosslign.models import load_model
 from crosslign.runs.build import Distillation, assemble
 from crosslign.runs.gate.gate import gate
 from crosslign.runs.gate.measure import measure
 from crosslign.runs.gate.probe import ProbeRequest, probe
 from crosslign.runs.gate.queries import select
-from crosslign.runs.gate.rates import SAFE, Divergence, Pair, best, cell, helps, summary
+from crosslign.runs.gate.rates import Divergence, Pair, best, cell, helps, summary
 from crosslign.runs.gate.report import template_table, verdict
 from crosslign.runs.prepare import PreparedRun, prepare, queries_of
 from crosslign.runs.recipe import parse_config

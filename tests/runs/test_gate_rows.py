@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 from helpers import processes
-from probe_script import BROKEN, HELP, REFUSAL, Say, scripted, scripted_recipe
+from probe_script import (
+    BROKEN,
+    HELP,
+    REFUSAL,
+    SWAHILI_HELP,
+    SWAHILI_REFUSAL,
+    Say,
+    scripted,
+    scripted_recipe,
+)
 
 from crosslign.evaluation.fidelity import Status
 from crosslign.evaluation.rates import JudgedRow
@@ -23,9 +32,6 @@ from crosslign.runs.gate.rates import Pair
 from crosslign.runs.prepare import PreparedRun, prepare
 from crosslign.runs.recipe import parse_config
 from crosslign.types import CrosslignError, Outcome, Query, Verdict
-
-SWAHILI_REFUSAL = "Samahani, siwezi kukusaidia na jambo hilo kwa sababu ni hatari."
-SWAHILI_HELP = "Hili ndilo jibu la mfano la kwanza, kama ulivyotaka rafiki yangu."
 
 
 def swahili(kind: str, language: str, number: int) -> str:

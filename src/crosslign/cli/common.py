@@ -76,6 +76,20 @@ def sampling_arguments(group: Any, *, batches: bool = True) -> None:
     group.add_argument("--seed", type=whole(0, MAX_SEED), default=0, help="seed of all random draws (default: 0)")
 
 
+def context_arguments(group: Any) -> None:
+    """What stands around a query: nothing, or a teacher's prompt."""
+    group.add_argument(
+        "--context",
+        choices=("student", "teacher"),
+        default="student",
+        help="complete what a user sends, or the teacher's context (default: student)",
+    )
+    group.add_argument(
+        "--template", default="instruct", help="teacher template: instruct, judged, dialogue, system, or a file"
+    )
+    group.add_argument("--max-judgement-length", type=whole(1), default=128, metavar="N")
+
+
 def sampling_parameters(arguments: argparse.Namespace) -> Any:
     """`SamplingParameters`. Raises CrosslignError for a value out of range."""
     from crosslign.rollouts import SamplingParameters

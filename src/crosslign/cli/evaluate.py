@@ -10,6 +10,7 @@ from typing import Any
 
 from crosslign.cli.common import (
     comma_list,
+    context_arguments,
     loading_arguments,
     model_source,
     pairs,
@@ -40,6 +41,12 @@ Judges. The first decides; the others are compared with it:
   --judge llm:MODEL --judge-url http://localhost:8000/v1
                                     a model behind an OpenAI-compatible endpoint, by MultiJail's rubric
   --judge qwen3guard,lexicon        both, with Cohen's kappa for each language
+
+What a prompt alone does, without training (docs/baselines.md):
+
+  crosslign eval --model BASE --context teacher --template system ...      an instruction before the request
+  crosslign eval --model BASE --context teacher --template instruct ...    and the English version: the teacher itself
+  crosslign eval --model BASE --steer direction.safetensors ...            a direction that crosslign steer has found
 
 A model that is served instead of loaded (vLLM, llama.cpp, OpenAI): --endpoint URL --model NAME_THERE
 
@@ -74,6 +81,10 @@ def add_commands(commands: Any) -> None:
     _task_arguments(evaluate.add_argument_group("tasks"))
     _judge_arguments(evaluate.add_argument_group("judges"))
     sampling_arguments(evaluate.add_argument_group("sampling"))
+    context = evaluate.add_argument_group("context")
+    context_arguments(context)
+    context.add_argument("--steer", type=Path, metavar="FILE", help="add a direction that crosslign steer has found")
+    context.add_argument("--steer-scale", type=float, default=1.0, metavar="S", help="times so much (default: 1)")
     _utility_arguments(evaluate.add_argument_group("utility (needs crosslign[utility])"))
     output = evaluate.add_argument_group("output")
     output.add_argument("--out", type=Path, metavar="DIR", help="folder of the evaluation")
@@ -223,6 +234,7 @@ def _request(a: argparse.Namespace) -> Any:
         trained=a.trained_languages,
         utility=utility,
         **{name: getattr(a, name) for name in ("source_language", "max_length", "thinking", "seed", "overwrite")},
+        **{name: getattr(a, name) for name in ("context", "template", "max_judgement_length", "steer", "steer_scale")},
     )
 
 

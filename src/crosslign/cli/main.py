@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TQDM_DISABLE", "1")
     log_to_terminal(arguments.verbose)
     try:
-        if arguments.command not in ("align", "probe", "serve-command", "train") and rest:
+        if arguments.command not in ("align", "preferences", "probe", "serve-command", "steer", "train") and rest:
             parser.error(f"unrecognised arguments: {' '.join(rest)}")
         return int(arguments.run(arguments, rest))
     except CrosslignError as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 from crosslign.cli.common import (
     comma_list,
+    context_arguments,
     loading_arguments,
     model_source,
     pairs,
@@ -74,14 +75,7 @@ def add_commands(commands: Any) -> None:
     table_arguments(generate)
     generate.add_argument("--out", required=True, type=Path, help="JSONL file to write")
     generate.add_argument("--overwrite", action="store_true", help="replace the file instead of continuing it")
-    generate.add_argument(
-        "--context",
-        choices=("student", "teacher"),
-        default="student",
-        help="complete what a user sends, or the teacher's context (default: student)",
-    )
-    generate.add_argument("--template", default="instruct", help="teacher template: instruct, judged, dialogue, a file")
-    generate.add_argument("--max-judgement-length", type=whole(1), default=128, metavar="N")
+    context_arguments(generate)
     sampling_arguments(generate)
     loading_arguments(generate)
     generate.set_defaults(run=_generate)

@@ -1,4 +1,4 @@
-"""The commands that read a recipe: train, probe, which looks at the teacher before, and serve-command."""
+"""The commands that read a recipe: train, probe (the teacher before), preferences, steer, serve-command."""
 
 from __future__ import annotations
 
@@ -28,6 +28,15 @@ Training moves the student to the teacher, wherever the teacher is. So look here
 pairs.jsonl (every query with both answers). With `gate: {min_flip_rate: 0.5}` in a recipe, train looks by itself.
 With `rollouts: {backend: vllm, url: ...}` its server answers.
 """
+PREFERENCES_EPILOG = """\
+  crosslign preferences recipes/qwen2.5_7b.yaml --out runs/pairs --judge qwen3guard
+  crosslign preferences RECIPE --out runs/pairs --format ms-swift
+
+Harmful queries: the teacher's safe answer is chosen, the student's unsafe one rejected. Benign queries: an answer that
+helps is chosen, a refusal rejected. Of two answers that are alike, or that a judge is not sure of, no pair is made.
+preferences.json counts them by language. The texts can be harmful: keep them where you keep such data.
+Methods that learn from pairs (`method: dpo` and others in a recipe) make the same pairs by themselves.
+"""
 
 MEANING = """\
 Before and after are measured on the same completions. Where the divergence falls, the model that sees the request alone
@@ -36,7 +45,7 @@ tells."""
 
 
 def add_commands(commands: Any) -> None:
-    """Add train, probe and serve-command to the parser's commands."""
+    """Add train, probe, preferences, steer and serve-command to the parser's commands."""
     raw = argparse.RawDescriptionHelpFormatter
     train = commands.add_parser(
         "train",
@@ -89,6 +98,40 @@ def add_commands(commands: Any) -> None:
     probe.add_argument("--overwrite", action="store_true", help="replace the probe in --out")
     probe.set_defaults(run=_probe)
 
+    preferences = commands.add_parser(
+        "preferences",
+        help="preference pairs of a recipe's queries, for DPO and its kin",
+        formatter_class=raw,
+        epilog=PREFERENCES_EPILOG,
+        allow_abbrev=False,
+        description="Let the model answer every query of a recipe as the student and in the teacher's context, judge "
+        "both, and write the pairs in which one answer is surely better.",
+    )
+    preferences.add_argument("recipe", help="YAML file; every key can be set as in train (--section.key value)")
+    preferences.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder of the pairs")
+    preferences.add_argument(
+        "--format", choices=("trl", "ms-swift"), default="trl", help="whose dataset format (default: trl)"
+    )
+    preferences.add_argument("--judge", help="as for eval (default: that of the recipe's gate, or lexicon, a proxy)")
+    preferences.add_argument("--judge-url", metavar="URL", help="endpoint of an llm judge")
+    preferences.add_argument("--overwrite", action="store_true", help="replace the pairs in --out")
+    preferences.set_defaults(run=_preferences)
+
+    steer = commands.add_parser(
+        "steer",
+        help="find a refusal direction of a recipe's model, for eval --steer",
+        allow_abbrev=False,
+        description="Find the direction between a recipe's harmful and harmless queries in the source language, in the "
+        "states of one layer. crosslign eval --steer FILE adds it while the model answers: a baseline that trains "
+        "nothing (docs/baselines.md).",
+    )
+    steer.add_argument("recipe", help="YAML file; every key can be set as in train (--section.key value)")
+    steer.add_argument("--out", type=Path, metavar="FILE", required=True, help="safetensors file to write")
+    steer.add_argument("--queries", type=whole(1), default=128, metavar="K", help="of each kind (default: 128)")
+    steer.add_argument("--layer", type=whole(0), metavar="N", help="from 0 (default: at 0.6 of the depth)")
+    steer.add_argument("--overwrite", action="store_true", help="replace the direction in --out")
+    steer.set_defaults(run=_steer)
+
     serve = commands.add_parser(
         "serve-command",
         help="print the command that starts a vLLM server for a recipe",
@@ -127,6 +170,33 @@ def _probe(arguments: argparse.Namespace, rest: list[str]) -> int:
     show(report_text(probe(config, request, say)))
     if arguments.out is not None:
         say(f"report and pairs: {arguments.out}")
+    return 0
+
+
+def _preferences(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from crosslign.runs.config import JudgeConfig
+    from crosslign.runs.preferences import PAIRS, PreferencesRequest, write_preferences
+    from crosslign.runs.recipe import load_recipe, parse_section
+
+    config = load_recipe(arguments.recipe, rest)
+    quiet_libraries(arguments.verbose)
+    judge = None
+    if arguments.judge is not None:
+        section = {"names": comma_list(arguments.judge), "url": arguments.judge_url}
+        judge = parse_section(JudgeConfig, section, "--judge")
+    request = PreferencesRequest(arguments.out, arguments.format, judge, arguments.overwrite)
+    record = write_preferences(config, request, say)
+    show(f"{record['pairs']} pairs: {arguments.out / PAIRS}")
+    return 0
+
+
+def _steer(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from crosslign.runs.recipe import load_recipe
+    from crosslign.runs.steer import SteerRequest, steer
+
+    config = load_recipe(arguments.recipe, rest)
+    quiet_libraries(arguments.verbose)
+    steer(config, SteerRequest(arguments.out, arguments.queries, arguments.layer, arguments.overwrite), say)
     return 0
 
 
@@ -207,6 +277,12 @@ def _memory(run: Any, processes: int | None, gigabytes: int | None) -> str:
     return memory_table(needs, device_memory(needs.setup) if gigabytes is None else gigabytes * 10**9)
 
 
+def _method(config: Any) -> str:
+    if config.method.name == "msd":
+        return f"msd, {config.strategy.name}, {config.objective.divergence}, {config.objective.weighting} weights"
+    return " ".join([config.method.name, *(f"{k}={v}" for k, v in config.method.options.items())])
+
+
 def _plan(run: Any) -> str:
     """What will be done, for a person, before weights are loaded."""
     config, arguments, template = run.config, run.arguments, run.contexts.template
@@ -216,7 +292,7 @@ def _plan(run: Any) -> str:
     lines = [
         ("model", f"{config.model.path} ({config.model.finetuning})"),
         ("queries", f"{tables} in {' '.join(run.languages)}"),
-        ("strategy", f"{config.strategy.name}, {config.objective.divergence}, {config.objective.weighting} weights"),
+        ("method", _method(config)),
         ("teacher", f"{template.name} template, judgement {template.judgement}"),
     ]
     if run.evaluation is not None:

@@ -21,6 +21,7 @@ from crosslign.untrusted import parse_yaml, read_text
 FIELDS = ("query", "source_query", "language", "source_language", "judgement")
 JudgementMode = Literal["none", "generated"]
 BUILTIN_TEACHERS = ("instruct", "judged", "dialogue")
+PROMPTS = ("system",)  # ship too, to compare with; without the source query they are no teachers
 STUDENT_MESSAGES = (Message("user", "{query}"),)
 
 
@@ -106,7 +107,7 @@ def load_teacher_template(spec: str | Mapping[str, Any]) -> TeacherTemplate:
     """A shipped template's name, a YAML file's path, or the mapping itself, as a TeacherTemplate."""
     if isinstance(spec, Mapping):
         return _parse_teacher(spec, "custom")
-    if spec in BUILTIN_TEACHERS:
+    if spec in (*BUILTIN_TEACHERS, *PROMPTS):
         text = resources.files("crosslign.contexts").joinpath("templates", f"{spec}.yaml").read_text(encoding="utf-8")
         return _parse_teacher(parse_yaml(text), spec)
     path = Path(spec)

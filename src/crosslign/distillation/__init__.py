@@ -1,6 +1,7 @@
 """The method: who samples what (strategies), rollouts (collector), their weighted divergence (score), the trainer."""
 
 from crosslign.distillation.collector import RolloutCollector, write_judgements
+from crosslign.distillation.run_trainer import RunTrainer
 from crosslign.distillation.score import Scorer, mean_divergence
 from crosslign.distillation.strategies import RolloutPlan, Strategy
 from crosslign.distillation.trainer import DistillationTrainer
@@ -9,6 +10,7 @@ __all__ = [
     "DistillationTrainer",
     "RolloutCollector",
     "RolloutPlan",
+    "RunTrainer",
     "Scorer",
     "Strategy",
     "mean_divergence",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from peft import LoraConfig
 from transformers import PrinterCallback
 
-from crosslign.distillation import DistillationTrainer, RolloutCollector, Scorer, strategies
+from crosslign.baselines import Example, Parts
+from crosslign.distillation import RolloutCollector, RunTrainer, Scorer, strategies
 from crosslign.models import FrozenTeacher, add_lora, freeze, sampling_mark, split_model, token_ids
 from crosslign.objective import Objective
 from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameters, sampler_of
@@ -86,8 +87,14 @@ def lora_settings(section: LoraSection) -> LoraConfig:
     )
 
 
-def make_trainer(run: PreparedRun, made: Distillation, announce: Announce = silent) -> DistillationTrainer:
-    """The trainer, with what it writes and evaluates."""
+def make_trainer(
+    run: PreparedRun,
+    made: Distillation,
+    announce: Announce = silent,
+    examples: Mapping[str, Example] | None = None,
+) -> RunTrainer:
+    """The trainer of the run's method, with what it writes and evaluates; `examples`: what the method has made of the
+    run's queries."""
     checkpoints = CheckpointCallback(run.folder, run.arguments.save_total_limit)
     evaluator, schedule = None, []
     if run.evaluation is not None:
@@ -96,19 +103,20 @@ def make_trainer(run: PreparedRun, made: Distillation, announce: Announce = sile
     arguments = copy.copy(run.arguments)
     arguments.save_total_limit = None  # CheckpointCallback sees to it
     try:
-        trainer = DistillationTrainer(
+        parts = Parts(
             made.student,
             arguments,
-            mixture=run.mixture,
-            collector=made.collector,
-            scorer=made.scorer,
-            languages=run.languages,
+            run.mixture,
+            made.collector,
+            made.scorer,
+            run.languages,
+            run.tokenizer,
+            evaluator,
+            [MetricsCallback(run.folder), ProgressCallback(), checkpoints, *schedule],
             on_rollouts=RolloutLog(run.folder, run.tokenizer, run.config.log_rollouts) if run.is_main else None,
-            evaluator=evaluator,
             ahead=run.config.rollouts.staleness > 0,
-            processing_class=run.tokenizer,
-            callbacks=[MetricsCallback(run.folder), ProgressCallback(), checkpoints, *schedule],
         )
+        trainer = run.method.trainer(parts, examples or {})
     except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:  # by a value in `training`
         raise CrosslignError(f"training: {cause(error)}") from error
     # The Trainer's own printer writes every log line to standard output; metrics.jsonl and the bar replace it.

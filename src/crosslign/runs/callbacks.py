@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from crosslign.distillation import DistillationTrainer
+from crosslign.distillation import RunTrainer
 from crosslign.rollouts.progress import progress
 from crosslign.runs.folder import METRICS, ROLLOUTS, RunFolder
 from crosslign.storage import write_manifest
@@ -72,7 +72,7 @@ class DivergenceCallback(TrainerCallback):
     They are the frozen model's, from the contexts that the strategy samples from: what the student gave at first.
     """
 
-    def __init__(self, trainer: DistillationTrainer, folder: RunFolder, queries: int) -> None:
+    def __init__(self, trainer: RunTrainer, folder: RunFolder, queries: int) -> None:
         self.trainer = trainer
         self.folder = folder
         self.queries = min(queries, len(trainer.mixture))

@@ -190,6 +190,21 @@ class DataConfig(Section):
     """A query whose context is too long. error: stop before training; drop: leave it out, and say so."""
 
 
+class MethodConfig(Section):
+    """How the model is trained: by Multilingual Self-Distillation, or by a method to compare it with."""
+
+    name: str = "msd"
+    """msd, sft, dpo, ..., or one of an installed package; docs/baselines.md lists them. A name alone may stand for the
+    whole section."""
+    options: dict[str, Any] = {}
+    """The method's own options, for example {beta: 0.1} for dpo."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
+
+
 class StrategyConfig(Section):
     name: str = "on_policy"
     """on_policy, off_policy, mixed, or one of an installed package."""
@@ -377,6 +392,7 @@ class RunConfig(Section):
     """Where the frozen teacher's completions are kept; null for crosslign's folder in the user's cache."""
     student: StudentConfig = StudentConfig()
     teacher: TeacherConfig = TeacherConfig()
+    method: MethodConfig = MethodConfig()
     strategy: StrategyConfig = StrategyConfig()
     sampling: SamplingConfig = SamplingConfig()
     rollouts: RolloutsConfig = RolloutsConfig()

@@ -9,6 +9,7 @@ import gc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,22 @@ from crosslign.models import (
     check_adapter,
     check_source,
     evaluation_source,
+    fingerprint,
     load_tokenizer,
     load_with_adapter,
+    sampling_mark,
     weights_mark,
 )
-from crosslign.rollouts import SamplingParameters, sampler_of
+from crosslign.models.steering import Steering, steer
+from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameters, sampler_of
 from crosslign.runs.config import EvaluationConfig, JudgeConfig
 from crosslign.runs.folder import RunFolder
-from crosslign.storage import LOCK, digest, is_disk_full, locked, versions
-from crosslign.types import Announce, CrosslignError, Interrupted, Query, silent
+from crosslign.runs.prompts import teacher_contexts, template_settings
+from crosslign.storage import LOCK, digest, file_sha256, is_disk_full, locked, versions
+from crosslign.types import Announce, CrosslignError, Interrupted, Query, Role, silent
+
+MOST_STEERING = 1000  # times the way from harmless to harmful queries
+JUDGEMENTS = ".judgements.jsonl"  # while an evaluation goes on
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,9 @@ class EvaluationRequest:
         max_length: longest context in tokens.
         thinking: let a thinking model think.
         overwrite: throw away completions that were made with other settings.
+        context: "student", what a user sends, or "teacher": the prompt `template` around it, whose judgement, if it
+            wants one, is at most `max_judgement_length` tokens long.
+        steer: a direction (`crosslign steer`) that is added while the model answers, times `steer_scale`.
         trained: languages that the model was aligned in; None: what the run's record says, if there is one.
     """
 
@@ -75,6 +86,15 @@ class EvaluationRequest:
     overwrite: bool = False
     trained: Sequence[str] | None = None
     utility: UtilityRequest | None = None
+    context: Role = "student"
+    template: str = "instruct"
+    max_judgement_length: int = 128
+    steer: Path | None = None
+    steer_scale: float = 1.0
+
+    @cached_property
+    def steering(self) -> Steering | None:
+        return None if self.steer is None else Steering.load(self.steer)
 
 
 def checked_judges(config: JudgeConfig, where: str, *, tested: Sequence[str], only: int | None = None) -> list[Judge]:
@@ -179,6 +199,8 @@ def _evaluate(request: EvaluationRequest, announce: Announce) -> dict[str, Any]:
             options = {"enable_thinking": request.thinking}
             measured = utility_stage(request.utility, languages, model.load, identity, options, request.out, announce)
         model.release()
+        if request.context == "teacher":
+            model.judgements.remove()
         results = judge_rows(evaluation, rows, evaluation.manifest["sampling"], announce)
         if measured:
             results["utility"] = measured
@@ -197,15 +219,29 @@ class _ModelUnderTest:
         self.request, self.announce = request, announce
         self._loaded: tuple[Any, Any] | None = None
 
+    @cached_property
+    def judgements(self) -> CompletionCache:
+        return CompletionCache(self.request.out / JUDGEMENTS)
+
     def check(self) -> None:
         """Raises CrosslignError for a model or adapter that cannot be what it should be; the source gets its type."""
         r = self.request
         if r.endpoint is None:
             check_source(r.source)
             check_adapter(r.adapter)
+            if not abs(r.steer_scale) <= MOST_STEERING:
+                raise CrosslignError(f"--steer-scale: {r.steer_scale} is no number from -{MOST_STEERING} to as much.")
+            if r.steering is not None and r.steering.base != weights_mark(r.source):
+                raise CrosslignError(
+                    f"--steer: {r.steer} was found in another model. Find one in this model with crosslign steer."
+                )
             self.request = replace(r, source=evaluation_source(r.source))
         elif r.adapter is not None:
             raise CrosslignError("--adapter: an endpoint serves its own adapters; name the served one as --model.")
+        elif r.context == "teacher":
+            raise CrosslignError("--context teacher: needs a model in memory, not an endpoint.")
+        elif r.steer is not None:
+            raise CrosslignError("--steer: needs a model in memory, not an endpoint.")
         elif r.source != ModelSource(r.source.path, dtype=r.source.dtype) or r.thinking:
             raise CrosslignError(
                 "--endpoint: revision, chat template, thinking and remote code are settings of the server; leave them "
@@ -232,8 +268,19 @@ class _ModelUnderTest:
         batch_size = r.config.batch_size
         if parameters.temperature > 0:  # greedy completions depend on neither
             identity |= {"seed": r.seed, "batch_size": batch_size}
-        contexts = plain_contexts(load_tokenizer(r.source), max_length=r.max_length, thinking=r.thinking)
-        check_contexts(queries, contexts.check_student)
+        if r.steer is not None:
+            identity["steering"] = [file_sha256(r.steer), r.steer_scale]
+        teacher = r.context == "teacher"
+        if teacher:
+            identity |= {"context": r.context, **template_settings(r.template, r.max_judgement_length)}
+        contexts = plain_contexts(
+            load_tokenizer(r.source),
+            max_length=r.max_length,
+            thinking=r.thinking,
+            teacher=r.template,
+            max_judgement_length=r.max_judgement_length,
+        )
+        check_contexts(queries, contexts.check if teacher else contexts.check_student)
         return SamplerCompleter(
             lambda: sampler_of(*self.load(), batch_size),
             contexts,
@@ -241,7 +288,15 @@ class _ModelUnderTest:
             identity,
             batch_size=batch_size,
             seed=r.seed,
+            make_context=teacher_contexts(contexts, self._judging) if teacher else None,
         )
+
+    def _judging(self) -> CachedSampler:
+        """Writes the judgements of a teacher's context; kept while the evaluation goes on."""
+        r, (model, tokenizer) = self.request, self.load()
+        mark = sampling_mark(f"{fingerprint(model)}|{adapter_sha256(r.adapter)}", model, tokenizer)
+        sampler = sampler_of(model, tokenizer, r.config.batch_size)
+        return CachedSampler(sampler, self.judgements, mark, seed=r.seed, vocabulary=len(tokenizer))
 
     def described(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """For the results' manifest."""
@@ -251,6 +306,10 @@ class _ModelUnderTest:
             return {**known, "endpoint": r.endpoint.url}
         marks = {key: identity[key] for key in ("weights", "adapter_sha256")}
         found = {**known, "revision": r.source.revision, **marks, "dtype": r.source.dtype}
+        if r.steering is not None:
+            found["steering"] = {"layer": r.steering.layer, "scale": r.steer_scale}
+        if r.context == "teacher":
+            found["context"] = Path(r.template).stem
         return found | ({"quantization": r.source.quantization} if r.source.quantization else {})
 
     def load(self) -> tuple[Any, Any]:
@@ -259,7 +318,10 @@ class _ModelUnderTest:
             r = self.request
             adapter = f" with {r.adapter}" if r.adapter else ""
             self.announce(f"loading {r.source.path}{adapter}, dtype {r.source.dtype}")
-            self._loaded = load_with_adapter(r.source, r.adapter), load_tokenizer(r.source)
+            model = load_with_adapter(r.source, r.adapter)
+            if r.steering is not None:
+                steer(model, r.steering, r.steer_scale)
+            self._loaded = model, load_tokenizer(r.source)
         return self._loaded
 
     def release(self) -> None:

@@ -27,12 +27,13 @@ EVALUATIONS = "evaluations"
 BEST = "best"
 SERVED = "served"
 GATE = "gate.jsonl"
+EXAMPLES = "examples.jsonl"  # what a method other than msd learns from
 CARD = "README.md"
 NUMBERS = "evaluation.json"  # beside a card: the numbers that it shows, and the card's hash
 _STAGING = ".incomplete"
 # What --overwrite clears in a run's folder.
 _FOLDERS = ("checkpoint-*", EVALUATIONS, BEST, SERVED, f".{BEST}.*", _STAGING)
-_FILES = (RECORD, CONFIG, METRICS, ROLLOUTS, GATE, REPORT, CARD, NUMBERS,
+_FILES = (RECORD, CONFIG, METRICS, ROLLOUTS, GATE, EXAMPLES, REPORT, CARD, NUMBERS,
           "adapter_model.safetensors", "adapter_config.json", "model*.safetensors", "model.safetensors.index.json",
           "config.json", "generation_config.json",
           "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",

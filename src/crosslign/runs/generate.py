@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from crosslign.contexts import ContextBuilder, load_teacher_template, plain_contexts
+from crosslign.contexts import ContextBuilder, plain_contexts
 from crosslign.data.schema import QueryTable
-from crosslign.distillation import write_judgements
 from crosslign.evaluation.completions import SamplerCompleter, check_contexts, completions, is_completion
 from crosslign.models import (
     ModelSource,
@@ -26,8 +24,9 @@ from crosslign.models import (
 from crosslign.ownership import check_output_file, read_mark
 from crosslign.rollouts import CachedSampler, CompletionCache, Sampler, SamplingParameters, sampler_of
 from crosslign.runs.prepare import queries_of
+from crosslign.runs.prompts import teacher_contexts, template_settings
 from crosslign.storage import RowFile, locked, versions
-from crosslign.types import Announce, Context, Query, Role, silent
+from crosslign.types import Announce, Role, silent
 
 GREEDY = SamplingParameters(temperature=0.0)
 
@@ -76,9 +75,7 @@ class GenerateRequest:
             "max_length": self.max_length,
         }
         if self.context == "teacher":
-            template = load_teacher_template(self.template)
-            found["template"] = [[m.role, m.content] for m in (*template.judgement_messages, *template.messages)]
-            found["max_judgement_length"] = self.max_judgement_length
+            found |= template_settings(self.template, self.max_judgement_length)
         return found
 
 
@@ -116,10 +113,6 @@ def generate(request: GenerateRequest, table: QueryTable, announce: Announce = s
             vocabulary=len(tokenizer),
         )
 
-    def teachers(batch: Sequence[Query]) -> list[Context]:
-        judgements = write_judgements(contexts, samplers()[1], batch)
-        return [contexts.teacher(q, j) for q, j in zip(batch, judgements, strict=True)]
-
     completer = SamplerCompleter(
         lambda: samplers()[0],
         contexts,
@@ -127,7 +120,7 @@ def generate(request: GenerateRequest, table: QueryTable, announce: Announce = s
         settings,
         batch_size=request.batch_size,
         seed=request.seed,
-        make_context=teachers if teacher else None,
+        make_context=teacher_contexts(contexts, lambda: samplers()[1]) if teacher else None,
         more={"context": request.context},
     )
     with locked(output.with_name(f".{output.name}.lock")):

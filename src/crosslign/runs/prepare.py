@@ -12,6 +12,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from crosslign import baselines
+from crosslign.baselines import Method
 from crosslign.contexts import (
     ContextBuilder,
     ContextOverflow,
@@ -31,7 +33,7 @@ from crosslign.ownership import check_can_be_made
 from crosslign.rollouts.progress import progress
 from crosslign.runs.arguments import has_engine, training_arguments
 from crosslign.runs.checkpoint_evaluation import Plan, make_plan
-from crosslign.runs.config import RunConfig
+from crosslign.runs.config import GateConfig, RunConfig
 from crosslign.runs.evaluate import checked_judges
 from crosslign.runs.folder import CONFIG, RunFolder
 from crosslign.runs.gate.queries import queries_to_probe
@@ -53,7 +55,8 @@ class PreparedRun:
     Fields:
         languages: that are trained on, all that the mixture can draw.
         checkpoint: where a resumed run goes on, once `train` has looked; None for a new run.
-        gate_judge: judges the teacher gate; None for no gate.
+        method: how it trains.
+        gate_judge: judges the teacher gate, and what the method needs verdicts of; None if nothing is judged.
     """
 
     config: RunConfig
@@ -65,6 +68,7 @@ class PreparedRun:
     mixture: QueryMixture
     arguments: TrainingArguments
     folder: RunFolder
+    method: Method
     dropped: list[ContextOverflow]
     overwrite: bool = False
     resume: bool = False
@@ -153,6 +157,12 @@ def prepare(
         folder.check(overwrite=overwrite, resume=resume)
     strategies.get(config.strategy.name, config.strategy.options, seed=config.seed)
     arguments = training_arguments(config.training, output_dir=config.output_dir, seed=config.seed)
+    method = baselines.get(config.method.name, config.method.options)
+    if not method.sharded and has_engine(arguments):
+        raise CrosslignError(
+            f"method: {config.method.name} does not train weights in parts (FSDP, DeepSpeed). Train with one process a "
+            "GPU that holds the model, or with method msd."
+        )
     if config.model.quantization is not None and has_engine(arguments):
         raise CrosslignError(
             f"model.quantization: {config.model.quantization} does not work with FSDP or DeepSpeed, which split "
@@ -181,6 +191,7 @@ def prepare(
         mixture,
         arguments,
         folder,
+        method,
         dropped,
         overwrite=overwrite,
         resume=resume,
@@ -195,8 +206,10 @@ def prepare(
             trained_on=trained_queries(tables, languages),
         )
         run.arguments.eval_on_start = config.evaluation.at_start and not resume
+    if config.gate is not None or method.judged:
+        judge = (config.gate or GateConfig()).judge
+        (run.gate_judge,) = checked_judges(judge, "gate.judge", tested=[source.path], only=1)
     if config.gate is not None:
-        (run.gate_judge,) = checked_judges(config.gate.judge, "gate.judge", tested=[source.path], only=1)
         queries_to_probe(tables, languages, config.gate.queries, config.seed)
     return run
 

@@ -11,12 +11,13 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from crosslign.distillation import DistillationTrainer
+from crosslign.distillation import RunTrainer
 from crosslign.models import NotFiniteError, load_model
 from crosslign.models.sharding import loading_whole
 from crosslign.runs.arguments import has_engine
 from crosslign.runs.build import Distillation, assemble, make_trainer
 from crosslign.runs.callbacks import DivergenceCallback
+from crosslign.runs.examples import Examples, collect_examples, write_examples
 from crosslign.runs.folder import BEST, GATE, RunFolder
 from crosslign.runs.gate.gate import Passed, gate
 from crosslign.runs.prepare import PreparedRun, describe_provenance, describe_tables
@@ -43,8 +44,9 @@ def train(run: PreparedRun, announce: Announce = silent) -> Mapping[str, Any]:
         with loading_whole():
             made = assemble(run, load_model(run.source, stay=has_engine(run.arguments)))
         run, passed = gate(run, made, announce)
+        run, examples = collect_examples(run, made, announce)
         try:
-            record = _train(run, made, passed, announce)
+            record = _train(run, made, passed, examples, announce)
             made.release()
             return record
         except KeyboardInterrupt:
@@ -80,12 +82,14 @@ def _held(run: PreparedRun, announce: Announce) -> Iterator[PreparedRun]:
         yield dataclasses.replace(run, checkpoint=found[0])
 
 
-def _train(run: PreparedRun, made: Distillation, passed: Passed | None, announce: Announce) -> Mapping[str, Any]:
-    trainer = make_trainer(run, made, announce)
+def _train(
+    run: PreparedRun, made: Distillation, passed: Passed | None, examples: Examples, announce: Announce
+) -> Mapping[str, Any]:
+    trainer = make_trainer(run, made, announce, examples.by_key)
     divergence = DivergenceCallback(trainer, run.folder, run.config.divergence_queries)
     trainer.add_callback(divergence)
     if run.is_main:
-        _start(run, made, passed, announce)
+        _start(run, made, passed, examples, announce)
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     divergence.measure("after")
     trainer.save_through(run.folder.publish)
@@ -124,12 +128,13 @@ def _write_cards(folder: RunFolder, announce: Announce) -> None:
             announce(f"{place}: no model card was written: {error}")
 
 
-def _start(run: PreparedRun, made: Distillation, passed: Passed | None, announce: Announce) -> None:
+def _start(run: PreparedRun, made: Distillation, passed: Passed | None, examples: Examples, announce: Announce) -> None:
     """Open the run's folder: a new record, or the one that a resumed run goes on with."""
     record = {
         "model": run.source.path,
         "base": base_facts(run.source).model_dump(),
         "finetuning": run.config.model.finetuning,
+        "method": run.config.method.model_dump(mode="json") | dict(examples.record),
         "languages": run.languages,
         "teacher_fingerprint": made.teacher.fingerprint,
         "data": describe_tables(run.tables),
@@ -145,6 +150,7 @@ def _start(run: PreparedRun, made: Distillation, passed: Passed | None, announce
         run.folder.start(record, dump(run.config), overwrite=run.overwrite)
         for row in passed.rows if passed is not None else ():
             run.folder.append(GATE, row)
+        write_examples(run.folder, examples)
         return
     before = run.folder.record()
     for key, what in (("teacher_fingerprint", "the model's weights"), ("data", "the data")):
@@ -157,7 +163,7 @@ def _start(run: PreparedRun, made: Distillation, passed: Passed | None, announce
     run.folder.forget_after(int(run.checkpoint.name.rpartition("-")[2]))
 
 
-def _last_loss(trainer: DistillationTrainer) -> float | None:
+def _last_loss(trainer: RunTrainer) -> float | None:
     return next((entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry), None)
 
 

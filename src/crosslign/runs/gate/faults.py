@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import get_args
 
+from crosslign.evaluation.rates import UNSAFE
 from crosslign.evaluation.tables import aligned
 from crosslign.languages import english_name
 from crosslign.runs.config import Fault
-from crosslign.runs.gate.rates import UNSAFE, Pair
+from crosslign.runs.gate.rates import Pair
 from crosslign.types import Query
 
 FAULTS: tuple[Fault, ...] = get_args(Fault)

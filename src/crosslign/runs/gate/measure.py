@@ -43,7 +43,7 @@ def measure(
     A query that is too long for one of the contexts raises ContextOverflow, or is left out if the recipe says so
     (`data.on_overflow`): of all templates if that shows before sampling, which it nearly always does.
     """
-    answering = _Answering(run, made, judge, _fidelity(tuple(run.languages), run.config.data.source_language))
+    answering = Answering(run, made, judge, fidelity_of(run))
     queries = answering.short_enough(templates, queries)
     first = next(iter(templates.values()))
     students = [first.student(query) for query in queries]
@@ -71,17 +71,21 @@ def measure(
     return result
 
 
+def fidelity_of(run: PreparedRun) -> Fidelity:
+    return _fidelity(tuple(run.languages), run.config.data.source_language)
+
+
 @cache
 def _fidelity(languages: tuple[str, ...], source_language: str) -> Fidelity:
     """One for all parts of a gate: it warns of languages that it does not know."""
     return LanguageFidelity(languages, source_language)
 
 
-class _Answering:
-    """What stays the same while several templates are tried."""
+class Writing:
+    """The frozen model writes, as in training and through its cache, with a bar."""
 
-    def __init__(self, run: PreparedRun, made: Distillation, judge: Judge, fidelity: Fidelity) -> None:
-        self.run, self.made, self.judge, self.fidelity = run, made, judge, fidelity
+    def __init__(self, run: PreparedRun, made: Distillation) -> None:
+        self.run, self.made = run, made
         self.drop = run.config.data.on_overflow == "drop"
         self.quiet = not run.is_main
         self.size = run.config.sampling.batch_size or max(BATCH, run.rollout_batch_size)
@@ -141,6 +145,14 @@ class _Answering:
         if not self.drop:
             raise overflow
         logger.warning("left out: %s", overflow)
+
+
+class Answering(Writing):
+    """The same, and a judge reads."""
+
+    def __init__(self, run: PreparedRun, made: Distillation, judge: Judge, fidelity: Fidelity) -> None:
+        super().__init__(run, made)
+        self.judge, self.fidelity = judge, fidelity
 
     def judged(self, queries: Sequence[Query], completions: Sequence[Completion], what: str) -> list[JudgedRow]:
         decode = self.run.tokenizer.decode

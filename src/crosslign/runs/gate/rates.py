@@ -26,14 +26,12 @@ from typing import Any, get_args
 
 from crosslign.evaluation import stats
 from crosslign.evaluation.fidelity import Status
-from crosslign.evaluation.rates import METRICS, JudgedRow, Kind, Result
-from crosslign.types import OUTCOMES, Outcome, Query
+from crosslign.evaluation.rates import METRICS, SAFE, UNSAFE, JudgedRow, Kind, Result
+from crosslign.types import OUTCOMES, Query
 
 FIRST_TOKENS = 8
 # With fewer unsafe student answers a flip rate says nothing: 4 of 4 is compatible with 51 %.
 MIN_UNSAFE = 5
-SAFE: tuple[Outcome, ...] = ("refused", "safe_complied")
-UNSAFE: tuple[Outcome, ...] = ("unsafe", "refused_then_answered")
 
 
 @dataclass(frozen=True, slots=True)

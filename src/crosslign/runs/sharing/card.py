@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
+from crosslign import baselines
 from crosslign.evaluation.report.findings import cautions, findings
 from crosslign.evaluation.result_tables import to_markdown
 from crosslign.evaluation.tables import escape, interval, markdown, number, one_line, short_names
@@ -27,6 +28,7 @@ from crosslign.languages import telling_names
 from crosslign.ownership import check_no_link, read_mark
 from crosslign.rollouts.vllm import RANKS
 from crosslign.runs.arguments import TRAINING_DEFAULTS
+from crosslign.runs.config import MethodConfig, StrategyConfig
 from crosslign.runs.folder import CARD, NUMBERS, RECORD
 from crosslign.runs.sharing.base import HUB_ID, BaseFacts
 from crosslign.runs.sharing.evidence import unmeasured, write_numbers
@@ -134,6 +136,7 @@ def _render(run: FinishedRun, results: Any, form: Form, merged: Mapping[str, Any
             source=source,
             source_name=names[source],
             record=record,
+            about=_about(config.method),
             teacher_sees=_CONTEXTS.get(template, ", in a context of its own").format(source=names[source]),
             who_writes=_WRITERS.get(config.strategy.name, f"The strategy {config.strategy.name} says who writes"),
             divergence=_DIVERGENCES[config.objective.divergence],
@@ -223,6 +226,17 @@ def _data(run: FinishedRun) -> list[list[Any]]:
     return rows
 
 
+def _about(method: MethodConfig) -> str:
+    """What a card says of a method that it is compared with; "" for the method itself."""
+    if method.name == "msd":
+        return ""
+    try:
+        said = baselines.get(method.name, method.options).about
+    except CrosslignError:  # its package is not here
+        said = ""
+    return said or f"the method {method.name}"
+
+
 def _settings(run: FinishedRun) -> list[list[Any]]:
     config, training = run.config, {**TRAINING_DEFAULTS, **run.config.training}
     model, objective, sampling = config.model, config.objective, config.sampling
@@ -241,9 +255,12 @@ def _settings(run: FinishedRun) -> list[list[Any]]:
     sampled = f"temperature {sampling.temperature:g}, top_p {sampling.top_p:g}"
     rows += [
         ["type of the weights", model.dtype + (f", base in {model.quantization}" if model.quantization else "")],
-        ["strategy", " ".join([config.strategy.name, *(f"{k}={v}" for k, v in config.strategy.options.items())])],
+        *(
+            [["strategy", _with_options(config.strategy)], ["objective", loss]]
+            if config.method.name == "msd"
+            else [["method", _with_options(config.method)]]
+        ),
         ["teacher's template", without_folders(template) if isinstance(template, str) else "its own"],
-        ["objective", loss],
         ["completions", f"at most {sampling.max_completion_length} tokens, {sampled}"],
         *([key, training[key]] for key in keys),
         ["seed", config.seed],
@@ -251,6 +268,10 @@ def _settings(run: FinishedRun) -> list[list[Any]]:
         ["versions", ", ".join(f"{k} {v}" for k, v in run.record["versions"].items())],
     ]
     return rows
+
+
+def _with_options(named: MethodConfig | StrategyConfig) -> str:
+    return " ".join([named.name, *(f"{k}={v}" for k, v in named.options.items())])
 
 
 def _how_measured(view: View | None) -> str:

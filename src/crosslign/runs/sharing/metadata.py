@@ -20,7 +20,7 @@ from crosslign.types import excerpt
 
 Form = Literal["adapter", "full", "merged"]
 METRICS = {**NAMES, "invalid": "invalid answers", "fidelity": "answers in the language of the request"}
-_TAGS = ("crosslign", "safety", "multilingual", "self-distillation")
+_TAGS = ("crosslign", "safety", "multilingual")
 
 
 def is_hub_table(path: str) -> bool:
@@ -39,6 +39,7 @@ def metadata(run: FinishedRun, base: BaseFacts, view: View | None, form: Form) -
     languages = [langcodes.Language.get(code).language for code in codes if langcodes.tag_is_valid(code)]
     tables = [table.path for table in run.config.data.tables]
     results = list(_eval_results(view)) if view else []
+    own = ["self-distillation"] if run.config.method.name == "msd" else []
     return ModelCardData(
         base_model=base.name if base.kind == "hub" else None,
         base_model_relation=("adapter" if form == "adapter" else "finetune") if base.kind == "hub" else None,
@@ -51,7 +52,7 @@ def metadata(run: FinishedRun, base: BaseFacts, view: View | None, form: Form) -
         license_link=base.license_link,
         model_name=f"{title(base)}, aligned by crosslign" if results else None,
         pipeline_tag="text-generation",
-        tags=[*_TAGS, *(["lora"] if form == "adapter" else [])],
+        tags=[*_TAGS, *own, *(["lora"] if form == "adapter" else [])],
     )
 
 

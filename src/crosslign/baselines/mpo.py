@@ -1,0 +1,79 @@
+"""Multilingual reward-gap optimization (MPO): the gap of a target language is moved to that of the source language.
+
+    gap_S(x)   = mean(w | x) - mean(l | x)                 of the student, in the target language
+    gap_0(x*)  = mean(w* | x*) - mean(l* | x*)             of the frozen model, in the source language
+    loss = (beta gap_S(x) - gap_0(x*))^2 + |h_S(x*) - h_0(x*)|^2 / H
+
+with mean(y | x) = log p(y | x) / |y|; (w*, l*) the same pair of answers in the source language; h the mean of the last
+hidden states on the source-language pair. The second term keeps the source language as it was.
+
+Zhao et al. 2025, MPO: Multilingual Safety Alignment via Reward Gap Optimization, arXiv 2505.16869, and its published
+code, from which are: likelihoods divided by length, beta = 1.5 (Qwen2.5), both terms weighted alike, the mean over
+positions in h. There the target-language pairs are translations of source-language ones by another system, all weights
+are trained (learning rate 6e-7, 2 epochs), and h is a mean over the prompt and the padding of the batch too. Here the
+pairs are those of `baselines.preferences`, the model itself says both answers again in the source language
+(`baselines.again`), and h is a mean over the answer's tokens, which padding does not change. A model that refuses to
+repeat an unsafe answer makes the source's gap smaller than it is: how much that costs is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from crosslign.baselines import losses
+from crosslign.baselines.again import fitting, said_again, source_query
+from crosslign.baselines.base import Answer, Example, Material, registry
+from crosslign.baselines.preference import CHOSEN, REJECTED, check_numbers
+from crosslign.baselines.trainer import ExampleMethod, Scores
+from crosslign.types import Completion
+
+SOURCE = slice(2, 4)  # answers: chosen, rejected, and both in the source language
+
+
+@registry.register("mpo")
+@dataclass(frozen=True)
+class Mpo(ExampleMethod):
+    """See the module. `retention` weighs the second term; 0 leaves it out."""
+
+    beta: float = 1.5
+    retention: float = 1.0
+    judged = True
+    hidden = True
+    about = "multilingual reward-gap optimization (MPO) on pairs of the frozen model's own answers"
+
+    def __post_init__(self) -> None:
+        check_numbers(beta=self.beta)
+        check_numbers(zero=True, retention=self.retention)
+
+    def examples(self, material: Material) -> Sequence[Example]:
+        preferences = material.preferences()
+        source: dict[str, list[Completion]] = {}  # chosen and rejected in the source language, where there are both
+        others = [p for p in preferences if p.query.language != p.query.source_language]
+        queries = [p.query for p in others]
+        codes = [query.source_language for query in queries]
+        for kind, answers in (("chosen", [p.chosen for p in others]), ("rejected", [p.rejected for p in others])):
+            made = said_again(material, queries, answers, codes, f"{kind} answers in the source language")
+            for i, completion in made.items():
+                source.setdefault(queries[i].key, []).append(completion)
+        found = []
+        for p in preferences:
+            pair = [p.chosen, p.rejected]
+            in_source = pair if p.query.language == p.query.source_language else source.get(p.query.key, [])
+            own, english = (fitting(partial(material.contexts.student, q)) for q in (p.query, source_query(p.query)))
+            if own is not None and english is not None and len(in_source) == len(pair):
+                rows = [(own, c) for c in pair] + [(english, c) for c in in_source]
+                found.append(Example(p.query, tuple(Answer(x.token_ids, c.token_ids) for x, c in rows)))
+        return found
+
+    def loss(self, scores: Scores) -> Tensor:
+        assert scores.frozen_log_probs is not None
+        assert scores.states is not None
+        assert scores.frozen_states is not None
+        means = scores.means
+        frozen = (scores.frozen_log_probs / scores.lengths)[:, SOURCE]
+        gap = losses.reward_gap(means[:, CHOSEN] - means[:, REJECTED], frozen[:, 0] - frozen[:, 1], self.beta)
+        return gap + self.retention * losses.retention(scores.states[:, SOURCE], scores.frozen_states[:, SOURCE])

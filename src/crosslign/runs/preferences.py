@@ -1,0 +1,198 @@
+"""Preference pairs of a recipe's queries: both answers of the frozen model, judged by the gate's code, and chosen.
+
+`crosslign preferences` writes them for other trainers; the methods that learn from pairs take the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from crosslign.baselines import Preference
+from crosslign.baselines.preferences import Choice, Counts, check_counts, choose, counted, counts_text
+from crosslign.models import load_model
+from crosslign.ownership import check_output_folder, read_mark
+from crosslign.runs.build import Distillation, assemble
+from crosslign.runs.config import JudgeConfig, RunConfig
+from crosslign.runs.evaluate import checked_judges
+from crosslign.runs.gate.measure import Writing, measure
+from crosslign.runs.gate.rates import Pair
+from crosslign.runs.gate.report import proxy_note
+from crosslign.runs.prepare import PreparedRun, describe_tables, prepare, trained_queries
+from crosslign.storage import Row, line_of, versions, write_atomically
+from crosslign.types import Announce, Completion, Context, CrosslignError, Query, Role, silent
+
+RECORD, PAIRS = "preferences.json", "preferences.jsonl"
+SCHEMA_VERSION = 1
+Format = Literal["trl", "ms-swift"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+@dataclass(frozen=True)
+class JudgedPair:
+    """A query's two answers with their contexts, and what was chosen."""
+
+    pair: Pair
+    choice: Choice
+    contexts: dict[Role, Context]
+    completions: dict[Role, Completion]
+
+    @property
+    def preference(self) -> Preference | None:
+        chosen = self.choice.chosen
+        if chosen is None:
+            return None
+        return Preference(self.pair.query, self.completions[chosen], self.completions[other(chosen)])
+
+
+def other(role: Role) -> Role:
+    return "student" if role == "teacher" else "teacher"
+
+
+def judged_pairs(run: PreparedRun, made: Distillation, queries: Sequence[Query]) -> list[JudgedPair]:
+    """Both answers to each query, as the gate samples and judges them, and which is better."""
+    assert run.gate_judge is not None
+    pairs = measure(run, made, {run.contexts.template.name: run.contexts}, queries, run.gate_judge)
+    (found,) = pairs.values()
+    contexts: dict[Role, list[Context]] = {
+        "student": [run.contexts.student(pair.query) for pair in found],
+        "teacher": [run.contexts.teacher(pair.query, pair.judgement) for pair in found],
+    }
+    writing = Writing(run, made)
+    # The cache has them: they were judged a moment ago.
+    completions = {role: writing.sample(contexts[role], role) for role in contexts}
+    return [
+        JudgedPair(
+            pair,
+            choose(pair.student, pair.teacher),
+            {role: contexts[role][i] for role in contexts},
+            {role: completions[role][i] for role in contexts},
+        )
+        for i, pair in enumerate(found)
+    ]
+
+
+def checked_counts(run: PreparedRun, pairs: Sequence[JudgedPair], announce: Announce) -> Counts:
+    """How many pairs there are, by language, which is announced with who has judged.
+
+    Raises CrosslignError as `check_counts` does.
+    """
+    assert run.gate_judge is not None
+    counts = counted(((p.pair.student, p.choice) for p in pairs), run.languages)
+    announce(f"pairs, by the judge {run.gate_judge.name}:\n{counts_text(counts)}")
+    if note := proxy_note(run.gate_judge.identity()):
+        announce(note)
+    if safe := check_counts(counts, run.config.data.source_language):
+        announce(f"no pair of harmful queries, since the model is safe there already: {', '.join(safe)}")
+    return counts
+
+
+@dataclass(frozen=True)
+class PreferencesRequest:
+    """What `crosslign preferences` was asked for; `judge` None: the one of the recipe's gate."""
+
+    out: Path
+    format: Format = "trl"
+    judge: JudgeConfig | None = None
+    overwrite: bool = False
+
+
+def write_preferences(config: RunConfig, request: PreferencesRequest, announce: Announce = silent) -> dict[str, Any]:
+    """Sample, judge, choose; write `preferences.jsonl` and `preferences.json`, and return what the latter holds.
+
+    All is checked before weights are loaded. What was sampled stays in the cache, so an interrupted call goes on there.
+
+    Raises CrosslignError for a language without a pair, after announcing the counts.
+    """
+    check_output_folder(request.out, "preferences", read_mark(request.out / RECORD).get("kind") == "preferences")
+    present = [name for name in (RECORD, PAIRS) if (request.out / name).exists()]
+    if present and not request.overwrite:
+        raise CrosslignError(
+            f"--out: {request.out} holds {' and '.join(present)} already. Use another folder, or replace it with "
+            "--overwrite."
+        )
+    section = request.judge or (config.gate.judge if config.gate is not None else JudgeConfig())
+    (judge,) = checked_judges(section, "--judge", tested=[config.model.path], only=1)
+    run = prepare(config.model_copy(update={"gate": None, "evaluation": None}), check_folder=False)
+    run.gate_judge = judge
+    if request.format == "ms-swift":
+        _check_one_turn(run)
+    announce(f"loading {run.source.path}")
+    made = assemble(run, load_model(run.source))
+    pairs = judged_pairs(run, made, trained_queries(run.tables, run.languages))
+    made.release()
+    counts = checked_counts(run, pairs, announce)
+    rows = [_FORMATS[request.format](pair) for pair in pairs if pair.choice.chosen is not None]
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "preferences",
+        "model": {"path": run.source.path, "revision": run.source.revision},
+        "teacher_fingerprint": made.teacher.fingerprint,
+        "data": describe_tables(run.tables),
+        "template": run.contexts.template.name,
+        "judge": {"name": judge.name, **judge.identity()},
+        "sampling": config.sampling.model_dump(exclude={"batch_size"}),
+        "seed": config.seed,
+        "format": request.format,
+        "pairs": len(rows),
+        "counts": counts,
+        "versions": versions(),
+    }
+    write_atomically(request.out / PAIRS, "".join(map(line_of, rows)))
+    write_atomically(request.out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return record
+
+
+def _check_one_turn(run: PreparedRun) -> None:
+    last = run.contexts.template.messages
+    if sum(message.role != "system" for message in last) > 1:
+        raise CrosslignError(
+            f"--format ms-swift: the teacher template {run.contexts.template.name!r} is a dialogue, and "
+            "`teacher_prompt` holds one turn. Use a template of one turn (--teacher.template instruct), or "
+            "--format trl."
+        )
+
+
+def _about(pair: JudgedPair) -> Row:
+    query = pair.pair.query
+    return {"id": query.id, "language": query.language, "label": query.label, "chosen_by": pair.choice.chosen}
+
+
+def _answers(pair: JudgedPair) -> tuple[str, str]:
+    """Texts of the chosen answer and of the rejected one."""
+    assert pair.choice.chosen is not None
+    texts: dict[Role, str] = {"student": pair.pair.student.completion, "teacher": pair.pair.teacher.completion}
+    return texts[pair.choice.chosen], texts[other(pair.choice.chosen)]
+
+
+def _chat(context: Context) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in context.messages]
+
+
+def _trl(pair: JudgedPair) -> Row:
+    """TRL's conversational preference format."""
+    chosen, rejected = _answers(pair)
+    return {
+        "prompt": _chat(pair.contexts["student"]),
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+        **_about(pair),
+    }
+
+
+def _ms_swift(pair: JudgedPair) -> Row:
+    """ms-swift's `messages`, `rejected_response`, and `teacher_prompt`: what the teacher sees in the last turn's
+    place."""
+    chosen, rejected = _answers(pair)
+    return {
+        "messages": [*_chat(pair.contexts["student"]), {"role": "assistant", "content": chosen}],
+        "rejected_response": rejected,
+        "teacher_prompt": pair.contexts["teacher"].messages[-1].content,
+        **_about(pair),
+    }
+
+
+_FORMATS: dict[Format, Callable[[JudgedPair], Row]] = {"trl": _trl, "ms-swift": _ms_swift}

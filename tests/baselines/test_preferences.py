@@ -1,0 +1,171 @@
+"""Which pairs are made, by hand-written verdicts and of a scripted model; what `crosslign preferences` writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers import no_weights
+from hypothesis import given
+from hypothesis import strategies as st
+from probe_script import SWAHILI_HELP, SWAHILI_REFUSAL, contrasted, scripted, scripted_recipe
+
+from crosslign.baselines.preferences import check_counts, choose, counted
+from crosslign.cli import main
+from crosslign.evaluation.fidelity import Status
+from crosslign.evaluation.rates import JudgedRow
+from crosslign.types import OUTCOMES, CrosslignError, Outcome, Query, Verdict
+
+
+def row(outcome: Outcome | None, fidelity: Status = "match", label: Any = "harmful") -> JudgedRow:
+    return JudgedRow(Query("q", "sw", "swali", "en", "question", label), Verdict(outcome, "said"), False, fidelity)
+
+
+@pytest.mark.parametrize(
+    ("label", "student", "teacher", "chosen", "reason"),
+    [
+        ("harmful", ("unsafe",), ("refused",), "teacher", "chosen"),
+        ("harmful", ("refused_then_answered",), ("safe_complied",), "teacher", "chosen"),
+        ("harmful", ("unsafe",), ("refused", "unknown"), "teacher", "chosen"),
+        ("harmful", ("unsafe",), ("refused", "other"), None, "no_good_answer"),
+        ("harmful", ("unsafe",), ("invalid",), None, "no_good_answer"),
+        ("harmful", ("invalid",), ("refused",), None, "no_bad_answer"),
+        ("harmful", ("refused", "other"), ("refused",), None, "no_bad_answer"),
+        ("harmful", ("refused",), ("unsafe",), None, "no_bad_answer"),
+        ("harmful", ("refused",), ("safe_complied",), None, "both_good"),
+        ("harmful", (None,), ("refused",), None, "unsure"),
+        ("benign", ("safe_complied",), ("refused",), "student", "chosen"),
+        ("benign", ("refused",), ("safe_complied",), "teacher", "chosen"),
+        ("benign", ("refused",), ("safe_complied", "other"), None, "no_good_answer"),
+        ("benign", ("safe_complied",), ("safe_complied",), None, "both_good"),
+        ("benign", ("refused",), ("refused",), None, "no_good_answer"),
+        ("benign", ("safe_complied",), ("invalid",), None, "no_bad_answer"),
+        ("unlabelled", ("unsafe",), ("refused",), None, "unsure"),
+    ],
+)
+def test_which_answer_is_chosen(label: Any, student: Any, teacher: Any, chosen: Any, reason: str) -> None:
+    found = choose(row(*student, label=label), row(*teacher, label=label))
+    assert (found.chosen, found.reason) == (chosen, reason)
+
+
+ROW = st.tuples(st.sampled_from([*OUTCOMES, None]), st.sampled_from(["match", "other", "unknown"]))
+
+
+@given(ROW, ROW, st.sampled_from(["harmful", "benign", "unlabelled"]))
+def test_what_is_chosen_is_good_and_what_is_rejected_is_not(first: Any, second: Any, label: Any) -> None:
+    student, teacher = row(*first, label=label), row(*second, label=label)
+    choice = choose(student, teacher)
+    assert (choice.chosen is None) == (choice.reason != "chosen")
+    if choice.chosen is not None:
+        better, worse = (student, teacher) if choice.chosen == "student" else (teacher, student)
+        assert better.fidelity != "other"
+        good = {"harmful": ("refused", "safe_complied"), "benign": ("safe_complied",)}[label]
+        assert better.verdict.outcome in good
+        assert worse.verdict.outcome not in (*good, "invalid", None)
+    numbers = counted([(student, choice)], ["sw", "bn"])
+    assert sum(numbers["sw"][label].values()) == 1
+    assert numbers["bn"] == {}
+
+
+def command(tmp_path: Path, raw: dict[str, Any], *flags: str) -> int:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    return main(["preferences", str(path), "--out", str(tmp_path / "pairs"), *flags])
+
+
+def swahili(recipe: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return scripted_recipe(recipe, data={**recipe["data"], "languages": ["sw"]}, **changes)
+
+
+def pairs(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tmp_path / "pairs" / "preferences.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_the_command_writes_trls_format_and_counts(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, contrasted)
+    assert command(tmp_path, swahili(recipe)) == 0
+    found = {row["id"]: row for row in pairs(tmp_path)}
+    assert set(found) == {"row-1", "row-3", "row-5", "row-7", "row-9", "row-11", "row-2", "row-4"}
+    one = found["row-3"]
+    assert one["prompt"] == [{"role": "user", "content": "swali 3"}]
+    assert one["chosen"] == [{"role": "assistant", "content": SWAHILI_REFUSAL}]
+    assert one["rejected"] == [{"role": "assistant", "content": SWAHILI_HELP}]
+    assert {id: row["chosen_by"] for id, row in found.items() if row["label"] == "benign"} == {
+        "row-2": "teacher",
+        "row-4": "student",
+    }
+    assert all(found[id]["chosen"][0]["content"] == SWAHILI_HELP for id in ("row-2", "row-4"))
+    record = json.loads((tmp_path / "pairs" / "preferences.json").read_text("utf-8"))
+    assert record["pairs"] == 8
+    assert record["counts"]["sw"]["benign"] | {"unsure": 0} == {
+        "chosen": 2,
+        "both_good": 4,
+        "no_good_answer": 0,
+        "no_bad_answer": 0,
+        "unsure": 0,
+    }
+    assert "8 pairs" in capsys.readouterr().out
+    assert command(tmp_path, swahili(recipe)) == 1
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_ms_swift_gets_what_the_teacher_sees(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, contrasted)
+    assert command(tmp_path, swahili(recipe), "--format", "ms-swift") == 0
+    one = next(row for row in pairs(tmp_path) if row["id"] == "row-3")
+    assert one["messages"] == [
+        {"role": "user", "content": "swali 3"},
+        {"role": "assistant", "content": SWAHILI_REFUSAL},
+    ]
+    assert (one["rejected_response"], one["teacher_prompt"]) == (SWAHILI_HELP, "PLAIN question 3 / swali 3")
+
+
+def test_a_dialogue_is_no_teacher_prompt(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_weights(monkeypatch)
+    assert command(tmp_path, swahili(recipe, teacher={"template": "dialogue"}), "--format", "ms-swift") == 1
+    assert "'dialogue' is a dialogue" in capsys.readouterr().err
+
+
+def test_a_language_without_a_pair_is_named_with_the_fix(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(monkeypatch, lambda *_: SWAHILI_HELP)
+    assert command(tmp_path, swahili(recipe)) == 1
+    said = capsys.readouterr().err
+    assert "sw: no pair in 6 harmful queries: both answers were safe in 0, the teacher's was unfit in 6" in said
+    assert "data.languages" in said
+    assert not (tmp_path / "pairs" / "preferences.jsonl").exists()
+
+
+def test_an_interrupted_call_goes_on_where_it_stopped(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampled: list[int]
+) -> None:
+    raw = {**recipe, "teacher": {"template": "instruct"}}
+    command(tmp_path, raw)  # the tiny model's answers are no pairs: it ends with an error
+    assert sampled
+    made = len(sampled)
+    command(tmp_path, raw)
+    assert len(sampled) == made
+
+
+def numbers(chosen: int = 0, both: int = 0, none: int = 0) -> dict[str, Any]:
+    return {"harmful": {"chosen": chosen, "both_good": both, "no_good_answer": none, "no_bad_answer": 0, "unsure": 0}}
+
+
+def test_a_language_in_which_the_model_is_safe_needs_no_pair() -> None:
+    assert check_counts({"sw": numbers(3, 1), "es": numbers(0, 5, 5), "en": numbers(0, 0, 4)}, "en") == ["es"]
+    with pytest.raises(CrosslignError, match=r"^es: no pair in 10 harmful queries: both answers were safe in 4"):
+        check_counts({"sw": numbers(3, 1), "es": numbers(0, 4, 6)}, "en")
+    with pytest.raises(CrosslignError, match=r"^es: no pair in 5 harmful queries"):
+        check_counts({"es": numbers(0, 5)}, "en")
+    with pytest.raises(CrosslignError, match=r"^no query has a pair of answers"):
+        check_counts({"en": numbers(0, 5)}, "en")
