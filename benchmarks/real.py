@@ -41,6 +41,8 @@ from crosslign.data.load import TableSpec, require_table
 from crosslign.evaluation.folder import read_folder
 from crosslign.evaluation.judges.lexicon import RULES_VERSION
 from crosslign.evaluation.stages import RESULTS
+from crosslign.runs.prompts import template_settings
+from crosslign.runs.recipe import merged, read_recipe
 from crosslign.storage import digest, write_atomically
 from crosslign.types import CrosslignError
 
@@ -159,8 +161,6 @@ def check_apart(
 
 def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> dict[str, Any]:
     """The shipped recipe with the plan's model, tables and languages, and a variant's changes."""
-    from crosslign.runs.recipe import merged, read_recipe
-
     own = ("benign", "mild", "languages", "checkpoint")
     raw = merged(read_recipe(RECIPE), {key: value for key, value in changes.items() if key not in own})
     harmful, shipped = raw["data"]["tables"]
@@ -202,11 +202,11 @@ def settings(plan: Plan, name: str) -> str:
         return require_table(TableSpec(table), "en", None).fingerprint()
 
     measured = [text(HELD_OUT), shipped(BENIGN), plan.measured(name), plan.completion, RULES_VERSION]
-    if name == "base":  # it has learned nothing, and answers whatever the recipe says
-        return digest(measured)[:16]
+    if name in CONTEXTS:  # nothing was learned there, whatever the recipe says
+        template, length = CONTEXTS[name], raw["teacher"]["max_judgement_length"]
+        return digest(measured if template is None else [measured, template_settings(template, length)])[:16]
     learned = [text(TRAIN), text(MILD), shipped("builtin:benign")]
-    how = [name if name in CONTEXTS else "", raw, "method" in raw]
-    return digest([measured, learned, how])[:16]
+    return digest([measured, learned, raw])[:16]
 
 
 def train(plan: Plan, name: str, seed: int) -> Path:
@@ -226,28 +226,24 @@ def is_finished(run: Path) -> bool:
     return record.exists() and json.loads(record.read_text(encoding="utf-8")).get("status") == "finished"
 
 
-def evaluate(plan: Plan, out: Path, languages: Sequence[str], adapter: str = "") -> None:
-    """Complete, judge and count the held-out queries; measure how likely ordinary text is."""
+def evaluate(plan: Plan, out: Path, languages: Sequence[str], adapter: str = "", template: str | None = None) -> None:
+    """Complete, judge and count the held-out queries, in the context of a teacher's template if one is named; measure
+    how likely ordinary text is."""
     if not (out / RESULTS).exists():
         flags = ["--model", plan.model, "--dtype", "bfloat16", "--out", str(out)]
         flags += ["--tasks", f"table:{plan.out / HELD_OUT},{BENIGN}"]
         flags += ["--languages", ",".join(languages), "--trained-languages", ",".join(plan.trained)]
         flags += ["--max-completion-length", str(plan.completion), "--batch-size", str(plan.batch)]
+        flags += ["--adapter", adapter] if adapter else []
+        if template is not None:
+            length = recipe(plan, {}, 0, out)["teacher"]["max_judgement_length"]
+            flags += ["--context", "teacher", "--template", template, "--max-judgement-length", str(length)]
         start = time.perf_counter()
-        call("crosslign.cli", "eval", *flags, *(["--adapter", adapter] if adapter else []))
+        call("crosslign.cli", "eval", *flags)
         if not (out / SECONDS).exists():  # judging again takes none
             write_atomically(out / SECONDS, json.dumps(round(time.perf_counter() - start)))
-    if not (out / LOSSES).exists():
-        call("benchmarks.real_workers", "losses", plan.model, adapter, str(out / LOSSES), ",".join(languages))
-
-
-def measure_context(plan: Plan, name: str) -> None:
-    """The model itself in another context: `crosslign eval` makes those of a user alone."""
-    if not (plan.evaluation(name) / RESULTS).exists():
-        path = plan.out / "recipe.yaml"
-        path.write_text(yaml.safe_dump(recipe(plan, {}, 0, plan.out), sort_keys=False), encoding="utf-8")
-        numbers = (str(plan.completion), str(plan.batch))
-        call("benchmarks.real_workers", name, str(path), str(plan.out), ",".join(plan.languages), *numbers)
+    if template is None and not (out / LOSSES).exists():
+        call("benchmarks.real_losses", plan.model, adapter, str(out / LOSSES), ",".join(languages))
 
 
 def keep(plan: Plan, name: str, seed: int | None, evaluation: Path) -> None:
@@ -355,10 +351,8 @@ def make(plan: Plan, contexts: Sequence[str], variants: Sequence[str], seeds: Se
         if seed is not None:
             adapter = train(plan, name, seed) / VARIANTS[name].get("checkpoint", "")
             evaluate(plan, evaluation, plan.measured(name), str(adapter))
-        elif name == "base":
-            evaluate(plan, evaluation, plan.languages)
         else:
-            measure_context(plan, name)
+            evaluate(plan, evaluation, plan.languages, template=CONTEXTS[name])
         keep(plan, name, seed, evaluation)
 
 

@@ -41,8 +41,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "SFT": {"method": {"name": "sft"}},
     "best checkpoint": {"checkpoint": "best"},
 }
-# Not trained: the model itself, in other contexts.
-CONTEXTS = ("base", "teacher", "system prompt")
+# Not trained: the model itself, in the context of a teacher's template; the teacher's is that of the recipe.
+CONTEXTS: dict[str, str | None] = {"base": None, "teacher": "dialogue", "system prompt": "system"}
 
 
 def folder_name(variant: str) -> str:

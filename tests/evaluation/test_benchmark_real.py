@@ -123,11 +123,11 @@ def test_what_decides_a_cells_numbers_decides_whether_it_is_made_again(tmp_path:
     assert marks == {
         name: real.settings(replace(made, out=made.out, model="elsewhere", batch=9), name) for name in marks
     }
-    for part in (real.TRAIN, real.MILD):  # the model itself has not learned from them
+    for part in (real.TRAIN, real.MILD):  # the model itself has not learned from them, in no context
         file = made.out / part
         text = file.read_text()
         file.write_text(text.replace('"', "'"))
-        assert [name for name in marks if real.settings(made, name) == marks[name]] == ["base"]
+        assert [name for name in marks if real.settings(made, name) == marks[name]] == [*CONTEXTS]
         file.write_text(text)
     for changed in (replace(made, completion=9), plan(tmp_path, table(9))):
         real.split(changed)
