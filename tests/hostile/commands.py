@@ -109,6 +109,13 @@ COMMANDS = {
         ("table", "model", "adapter", "output"),
         lambda given: _complete(given, "eval", "--tasks", f"table:{given['table']}"),
     ),
+    "eval with steering": Command(
+        ("direction",),
+        lambda given: [
+            *("eval", "--model", str(given["model"]), "--out", str(given["output"]), "--languages", "en,sw"),
+            *("--tasks", f"table:{given['table']}", "--max-completion-length", "4", "--steer", str(given["direction"])),
+        ],
+    ),
     "compare": Command(("evaluation", "output"), _compare),
     "report": Command(("evaluation",), lambda given: ["report", str(given["evaluation"])]),
     "report of a run": Command(("evaluated run",), lambda given: ["report", str(given["evaluated run"])]),

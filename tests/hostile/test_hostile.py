@@ -15,6 +15,7 @@ import pytest
 import yaml
 from commands import COMMANDS
 from conftest import CHATML, small_recipe, write_csv
+from hostile_directions import DIRECTIONS
 from hostile_evaluations import EVALUATIONS
 from hostile_finished import BASES, FINISHED_RUNS
 from hostile_models import ADAPTERS, CONFIGURATIONS, MODELS, saying
@@ -32,6 +33,7 @@ HOSTILE: dict[str, list[Hostile]] = {
     "recipe": RECIPES,
     "table": TABLES,
     "evaluation": EVALUATIONS,
+    "direction": DIRECTIONS,
     "chat template": CHAT_TEMPLATES,
     "teacher template": TEACHER_TEMPLATES,
     "model": MODELS,
@@ -85,6 +87,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
     given = {name: folder / name for name in ("model", "adapter")}
     assert main(COMMANDS["eval"].arguments({**given, "table": table, "output": folder / "evaluation"})) == 0
     (folder / "evaluation" / "report.html").unlink()
+    assert main(["steer", str(folder / "recipe.yaml"), "--out", str(folder / "direction")]) == 0
     record = folder / "run" / "run.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "status": "running"}))
     shutil.copytree(folder / "run", folder / "evaluated run", ignore=shutil.ignore_patterns("checkpoint-*"))

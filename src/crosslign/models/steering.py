@@ -27,6 +27,7 @@ from torch import Tensor
 from crosslign.models.forward import causal_lm, evaluating
 from crosslign.storage import write_atomically
 from crosslign.types import CrosslignError
+from crosslign.untrusted import check_file
 
 DEPTH = 0.6  # of the layers, where none is named
 _KEY = "direction"
@@ -52,11 +53,15 @@ class Steering:
     def load(cls, place: Path) -> Steering:
         """Raises CrosslignError for a file that is missing, or that `save` has not written."""
         try:
+            check_file(place, "CONFIG_KB")  # a pipe would be waited for
             with safe_open(place, "pt") as file:
                 found = file.metadata() or {}
-                return cls(file.get_tensor(_KEY), int(found["layer"]), found["base"])
+                direction, layer = file.get_tensor(_KEY), int(found["layer"])
+                if direction.ndim == 1 and direction.isfinite().all() and layer >= 0:
+                    return cls(direction, layer, found["base"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise CrosslignError(f"{place}: is no direction that crosslign steer has written.") from error
+        raise CrosslignError(f"{place}: is no direction that crosslign steer has written.")
 
 
 def layers_of(model: Any) -> Sequence[torch.nn.Module]:
@@ -95,14 +100,23 @@ def _mean_state(model: Any, layer: torch.nn.Module, contexts: Sequence[Sequence[
 
 
 def steer(model: Any, steering: Steering, scale: float = 1.0) -> Any:
-    """From now on the direction is added, until `remove()` of what is returned."""
+    """From now on the direction is added, until `remove()` of what is returned.
+
+    Raises CrosslignError if it is not one of this model.
+    """
+    layers, width = layers_of(model), model.get_input_embeddings().weight.shape[1]
+    if steering.layer >= len(layers) or len(steering.direction) != width:
+        raise CrosslignError(
+            f"--steer: a direction of {len(steering.direction)} numbers for layer {steering.layer} is not of this "
+            f"model, which has {len(layers)} layers of {width}. Find it anew with crosslign steer."
+        )
 
     def add(_: torch.nn.Module, __: Any, output: Any) -> Any:
         states = _states(output)
         moved = states + (scale * steering.direction).to(states)
         return moved if output is states else (moved, *output[1:])
 
-    return layers_of(model)[steering.layer].register_forward_hook(add)
+    return layers[steering.layer].register_forward_hook(add)
 
 
 def _states(output: Any) -> Tensor:
