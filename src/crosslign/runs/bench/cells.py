@@ -13,7 +13,7 @@ from typing import Any, Literal
 from crosslign.evaluation.stages import folder_name
 from crosslign.evaluation.utility import UtilityRequest
 from crosslign.ownership import read_mark
-from crosslign.runs.bench.config import BASE, BenchConfig, BenchTask, UntrainedMethod, untrained
+from crosslign.runs.bench.config import BASE, BenchConfig, UntrainedMethod, titles, untrained
 from crosslign.runs.config import EvaluationConfig, RunConfig, TaskConfig
 from crosslign.runs.recipe import merged, parse_config, parse_section, read_recipe
 from crosslign.storage import digest, file_sha256, write_atomically
@@ -184,6 +184,7 @@ def shard_of(cells: Sequence[Cell], shard: str | None) -> list[Cell]:
     return list(cells)[int(parts[1]) :: int(parts[2])]
 
 
-def bench_tasks(bench: BenchConfig, cell: Cell) -> dict[str, BenchTask]:
-    """The bench's tasks by the names that this cell's evaluation has for them."""
-    return {own.name: task for own, task in zip(cell.evaluation.tasks, bench.tasks, strict=True)}
+def titles_of(bench: BenchConfig, cell: Cell) -> dict[str, tuple[str, bool]]:
+    """Title, and whether it is a harder one, of each task by the name that this cell's evaluation has for it."""
+    known = zip(titles(bench.tasks), (task.harder for task in bench.tasks), strict=True)
+    return dict(zip((task.name for task in cell.evaluation.tasks), known, strict=True))

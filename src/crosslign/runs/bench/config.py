@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from crosslign.evaluation.stages import folder_name
+from crosslign.evaluation.tables import short_names
 from crosslign.rollouts.base import MOST_TOKENS
 from crosslign.runs.config import MANY, EvaluationConfig, Length, RunConfig, Section, TaskConfig
 from crosslign.runs.recipe import override, parse_section, read_recipe
@@ -21,16 +22,12 @@ Name = Annotated[str, Field(max_length=100)]
 
 
 class BenchTask(TaskConfig):
-    """A task, and how the tables take it."""
+    """A task, and its place in the tables."""
 
     title: Name | None = None
     """Its name in the tables; null for the task's own."""
     harder: bool = False
     """A harder version, such as jailbreaks: it has a column of its own, and counts in no other."""
-
-    @property
-    def shown(self) -> str:
-        return self.title or self.name
 
 
 class SteerConfig(Section):
@@ -62,7 +59,7 @@ class UtilityConfig(Section):
 
     tasks: list[str] = Field(min_length=1)
     """mgsm, mmmlu, afrimgsm, global_mmlu."""
-    paths: dict[str, str] = {}
+    paths: dict[str, str] = Field({})
     """Benchmark: a local parallel table that is read instead of the hub's data."""
     languages: list[str] | None = None
     """Languages; null for those of the bench."""
@@ -108,7 +105,7 @@ class BenchConfig(EvaluationConfig):
     """What the models can still do; null: it is not measured."""
     reference: str = "msd"
     """The method that all others are compared with, besides base."""
-    published: list[PublishedFigure] = []
+    published: list[PublishedFigure] = Field([])
     """Numbers of a publication, shown beside ours."""
     published_source: str = ""
     """Where they are from, and what they are worth."""
@@ -146,8 +143,7 @@ class BenchConfig(EvaluationConfig):
     @field_validator("tasks")
     @classmethod
     def _titles_differ(cls, tasks: list[BenchTask]) -> list[BenchTask]:
-        titles = [task.shown for task in tasks]
-        if len(set(titles)) < len(titles):
+        if len(set(titles(tasks))) < len(tasks):
             raise ValueError("two tasks have one title")
         return tasks
 
@@ -156,9 +152,7 @@ class BenchConfig(EvaluationConfig):
     def _is_a_method(cls, reference: str, info: ValidationInfo) -> str:
         known = [BASE, *info.data.get("methods", {})]
         if reference not in known:
-            raise ValueError(
-                f"there is no method {reference!r}. {nearest(reference, known)} Others are compared with it"
-            )
+            raise ValueError(f"there is no method {reference!r}. {nearest(reference, known)} All are compared with it")
         return reference
 
     @field_validator("published")
@@ -170,6 +164,12 @@ class BenchConfig(EvaluationConfig):
                 if name not in known:
                     raise ValueError(f"there is no {name!r}. {nearest(name, known)} A figure stands beside one of ours")
         return published
+
+
+def titles(tasks: Sequence[BenchTask]) -> list[str]:
+    """The tasks' names in the tables, without the folders of a machine."""
+    short = short_names(task.name for task in tasks)
+    return [task.title or short[task.name] for task in tasks]
 
 
 def untrained(name: str, changes: Mapping[str, Any] | None) -> UntrainedMethod | None:

@@ -13,7 +13,7 @@ from crosslign.evaluation.folder import Finished, read_folder
 from crosslign.evaluation.rates import METRICS, JudgedRow, Kind
 from crosslign.evaluation.stages import ANSWERS
 from crosslign.evaluation.stats import Array
-from crosslign.runs.bench.cells import EVALUATION, Cell, bench_tasks
+from crosslign.runs.bench.cells import EVALUATION, Cell, titles_of
 from crosslign.runs.bench.config import BenchConfig
 from crosslign.storage import read_rows
 from crosslign.types import Announce, CrosslignError, Outcome, silent
@@ -102,14 +102,14 @@ def _check_alike(cell: Cell, finished: Finished, first: dict[str, tuple[Cell, An
 def _judged(bench: BenchConfig, cell: Cell, finished: Finished) -> Answers:
     """Queries are known by task, id and source text: those of two seeds' worlds are not the same."""
     found: Answers = {}
-    for name, task in bench_tasks(bench, cell).items():
+    for name, (title, harder) in titles_of(bench, cell).items():
         for kind in get_args(Kind):
             rows = finished.tasks.get(name, {}) or finished.tasks.get(f"{name} {kind}", {})
             for row in rows.values():
                 query = row.query
                 if query.label == kind:
-                    column = Column(kind, task.shown, query.language, task.harder)
-                    key = (column, (task.shown, query.id, query.source_text))
+                    column = Column(kind, title, query.language, harder)
+                    key = (column, (title, query.id, query.source_text))
                     found[key] = {metric: event(row) for metric, event in EVENTS[kind].items()}
     return found
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from crosslign.evaluation.report import render_tables
 from crosslign.evaluation.tables import MISSING, Table, escape, latex, markdown, number, one_line
 from crosslign.runs.bench.cells import Cell
-from crosslign.runs.bench.config import BenchConfig
+from crosslign.runs.bench.config import BenchConfig, titles
 from crosslign.runs.bench.numbers import Numbers
 from crosslign.runs.bench.outcomes import read_blocks
 from crosslign.runs.bench.tables import FLAT, Flat, flat_rows, model_tables
@@ -43,7 +43,7 @@ def write_tables(bench: BenchConfig, cells: Sequence[Cell], announce: Announce =
     facts = {
         "Models": ", ".join(bench.models),
         "Judge": ", ".join(bench.judge.names),
-        "Tasks": ", ".join(task.shown for task in bench.tasks),
+        "Tasks": ", ".join(titles(bench.tasks)),
         "Seeds": ", ".join(map(str, bench.seeds)),
         "Cells": f"{sum(cell.state() == 'finished' for cell in cells)} of {len(cells)} finished",
     }
