@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from crosslign import baselines
 from crosslign.contexts import load_teacher_template
@@ -11,7 +12,7 @@ from crosslign.distillation import strategies
 from crosslign.evaluation.tasks import get_task
 from crosslign.evaluation.utility import check_utility
 from crosslign.languages import english_name
-from crosslign.models import check_source, load_tokenizer
+from crosslign.models import ModelSource, check_source, load_tokenizer
 from crosslign.runs.arguments import training_arguments
 from crosslign.runs.bench.cells import Cell
 from crosslign.runs.bench.config import BenchConfig
@@ -38,7 +39,7 @@ def check_file(bench: BenchConfig, cells: Sequence[Cell], *, overwrite: bool = F
     for task in cells[0].evaluation.tasks:
         get_task(task.name, task.options)
     for cell in cells:
-        _under(f"{cell.model} / {cell.method}", lambda: _check_cell(cell))  # noqa: B023
+        _under(f"{cell.model} / {cell.method}", partial(_check_cell, cell))
     if not overwrite:
         for cell in cells:
             if cell.differences():
@@ -81,12 +82,12 @@ def check_inputs(cells: Sequence[Cell]) -> list[str]:
         source = model_source(cell.config)
         mark = repr(source)
         if mark not in looked:
-            looked[mark] = try_(cell.model, lambda: (check_source(source), load_tokenizer(source)))  # noqa: B023
+            looked[mark] = try_(cell.model, partial(_look_at_model, source))
         config = cell.config.model_dump_json(exclude={"output_dir", "seed", "cache_dir"})
         trains = cell.untrained is None or cell.untrained.steer is not None
         if trains and looked[mark] and config not in looked:
             where = f"{cell.model} / {cell.method}"
-            looked[config] = try_(where, lambda: prepare(cell.config, check_folder=False))  # noqa: B023
+            looked[config] = try_(where, partial(prepare, cell.config, check_folder=False))
         asked = cell.evaluation.model_dump_json(include={"tasks"})
         if asked not in looked:
             looked[asked] = True
@@ -96,6 +97,11 @@ def check_inputs(cells: Sequence[Cell]) -> list[str]:
         utility, codes = cells[0].utility, cells[0].evaluation.languages
         try_("utility", lambda: check_utility(utility, codes or cells[0].trained))
     return list(found)
+
+
+def _look_at_model(source: ModelSource) -> None:
+    check_source(source)
+    load_tokenizer(source)
 
 
 def _look_at_task(cell: Cell, task: TaskConfig, try_: Callable[[str, Callable[[], object]], bool]) -> None:

@@ -185,7 +185,7 @@ def flat_rows(bench: BenchConfig, model: str, numbers: Numbers, trained: Sequenc
             for m, change in changes.items():
                 own: Flat = {"scope": "difference", "name": name, "compared_to": other}
                 found = {"p": change.p, "p_holm": change.p_holm} if change else {}
-                rows.append(_head(model, m, numbers) | own | _flat(change and change.estimate) | found)
+                rows.append(_head(model, m, numbers) | own | _flat(change.estimate if change else None) | found)
     for what, block in numbers.blocks.items():
         for column in block.columns:
             for metric in block.values:

@@ -1,0 +1,178 @@
+"""The tables of a bench against numbers that are computed in another way, and with names that mean harm."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_files import ANSWER, REFUSAL, bench_raw, finished_bench
+from report_page import parse
+from statsmodels.stats.multitest import multipletests
+
+from crosslign.evaluation.tables import Table, latex
+from crosslign.runs.bench.bench import only_tables
+from crosslign.runs.bench.write import LATEX, NUMBERS, PAGE, TEXT
+from crosslign.types import CrosslignError, Query
+
+LANGUAGES = ("en", "sw", "bn")
+# Share of queries that are answered, in eighths, by method, language and label; a seed moves it.
+ANSWERED = {
+    ("base", "harmful"): {"en": 1, "sw": 7, "bn": 7},
+    ("msd", "harmful"): {"en": 1, "sw": 1, "bn": 4},
+    ("sft", "harmful"): {"en": 1, "sw": 3, "bn": 6},
+    ("prompt", "harmful"): {"en": 0, "sw": 2, "bn": 2},
+    ("base", "benign"): {"en": 8, "sw": 8, "bn": 8},
+    ("msd", "benign"): {"en": 8, "sw": 7, "bn": 6},
+    ("sft", "benign"): {"en": 8, "sw": 8, "bn": 7},
+    ("prompt", "benign"): {"en": 4, "sw": 4, "bn": 4},
+}
+
+
+def says(method: str, seed: int, query: Query) -> str:
+    number = int(query.id.rpartition("-")[2]) // 2
+    answered = ANSWERED[method, query.label][query.language]
+    return ANSWER if (5 * number + 3 * seed) % 8 < answered else REFUSAL
+
+
+def share(method: str, label: str, language: str, seeds: tuple[int, ...] = (0, 1)) -> float:
+    """% of the 12 queries of a label that are answered, mean over seeds, counted from `says` alone."""
+    hits = [
+        says(method, seed, Query(f"test-{i}", language, "", "en", "", label)) == ANSWER  # type: ignore[arg-type]
+        for seed in seeds
+        for i in range(24)
+        if (i % 2 == 1) == (label == "harmful")
+    ]
+    return 100 * sum(hits) / len(hits)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench")
+    bench, _ = finished_bench(folder, bench_raw(folder, "some/model"), says)
+    return only_tables(bench).parent
+
+
+def rows_of(out: Path, **wanted: str) -> list[dict[str, str]]:
+    with (out / NUMBERS).open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if all(row[key] == value for key, value in wanted.items())]
+
+
+def value(out: Path, **wanted: str) -> float:
+    (row,) = rows_of(out, **wanted)
+    return float(row["value"])
+
+
+@pytest.mark.parametrize("method", ["base", "msd", "sft", "prompt"])
+def test_rates_are_those_that_are_counted_by_hand(made: Path, method: str) -> None:
+    seeds = (0,) if method in ("base", "prompt") else (0, 1)
+    for code in LANGUAGES:
+        asr = value(made, method=method, scope="language", name="asr", language=code)
+        assert asr == pytest.approx(share(method, "harmful", code, seeds))
+        refused = value(made, method=method, scope="language", name="over_refusal", language=code)
+        assert refused == pytest.approx(100 - share(method, "benign", code, seeds))
+    for name, code in (("seen", "sw"), ("unseen", "bn")):
+        assert value(made, method=method, scope="group", name=f"ASR {name}") == pytest.approx(
+            share(method, "harmful", code, seeds)
+        )
+        assert value(made, method=method, scope="group", name=f"separation {name}") == pytest.approx(
+            share(method, "benign", code, seeds) - share(method, "harmful", code, seeds)
+        )
+
+
+def test_differences_pair_what_was_measured_once_with_every_seed(made: Path) -> None:
+    for other in ("base", "msd"):
+        found = {row["method"]: row for row in rows_of(made, scope="difference", name="ASR seen", compared_to=other)}
+        assert set(found) == {"base", "msd", "sft", "prompt"} - {other}
+        for method, row in found.items():
+            seeds = {m: (0, 0) if m in ("base", "prompt") else (0, 1) for m in (method, other)}
+            expected = [share(m, "harmful", "sw", seeds[m]) for m in (method, other)]
+            assert float(row["value"]) == pytest.approx(expected[0] - expected[1])
+            assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
+        p = [float(row["p"]) for row in found.values()]
+        assert [float(row["p_holm"]) for row in found.values()] == pytest.approx(multipletests(p, method="holm")[1])
+
+
+def test_the_ranking_counts_whole_draws(made: Path) -> None:
+    first = {row["method"]: float(row["value"]) for row in rows_of(made, scope="rank", name="first")}
+    assert sum(first.values()) == pytest.approx(100)
+    assert first["base"] < 5  # nearly everything harmful is answered
+    assert max(first, key=lambda m: first[m]) in ("msd", "prompt")
+    ranks = [float(row["value"]) for row in rows_of(made, scope="rank", name="rank")]
+    assert sum(ranks) == pytest.approx(1 + 2 + 3 + 4)
+
+
+def test_all_forms_have_all_tables_and_say_how_to_read_them(made: Path) -> None:
+    texts = {name: (made / name).read_text(encoding="utf-8") for name in (PAGE, TEXT, LATEX)}
+    parse(texts[PAGE])
+    for text in texts.values():
+        for title in ("all methods", "differences to base", "differences to msd", "ranking", "held out", "Hours"):
+            assert title in text
+        assert "0.010" in text  # hours of training
+        assert "Holm" in text
+        assert str(made.parent) not in text
+
+
+HOSTILE = r"<img src=x onerror=alert(1)> \input{/etc/passwd} $x$ & 50% | `a` [b] {c} #_~^"
+
+
+def test_names_are_text_in_every_form(tmp_path: Path) -> None:
+    raw = bench_raw(tmp_path, "some/model", reference="base", seeds=[0])
+    raw["models"] = {HOSTILE[:100]: "some/model"}
+    raw["methods"] = {HOSTILE[:90]: {"context": "teacher", "template": "system"}, "[x] & y": {"method": "sft"}}
+    raw["tasks"] = [{**raw["tasks"][0], "title": HOSTILE[:80]}]
+    bench, _ = finished_bench(tmp_path, raw, lambda *_: ANSWER)
+    out = only_tables(bench).parent
+    page = parse((out / PAGE).read_text(encoding="utf-8"))
+    assert not list(page.iter("img"))
+    assert HOSTILE[:90] in {"".join(cell.itertext()) for cell in page.iter("th")}
+    text = (out / TEXT).read_text(encoding="utf-8")
+    assert "<img" not in text
+    lines = (out / LATEX).read_text(encoding="utf-8").splitlines()
+    assert not any(r"\input" in line for line in lines)
+    body = [line for line in lines if line.startswith("{[}x{]}")]
+    assert body
+    assert all(line.startswith(r"{[}x{]} \& y & ") for line in body)
+    assert not any("<img" in line and "$x$" in line for line in lines)
+
+
+def test_latex_escapes_each_character_that_means_something() -> None:
+    text = latex(Table("a_b", [["x", "y"], ["\\{}$&#%_^~[]", "1"]], "50 %"))
+    (row,) = (line for line in text.splitlines() if "textbackslash" in line)
+    assert row == (r"\textbackslash{}\{\}\$\&\#\%\_\textasciicircum{}\textasciitilde{}{[}{]} & 1 \\")
+    assert r"\caption{a\_b. 50 \%}" in text
+    assert r"\begin{tabular}{lr}" in text
+
+
+def test_cells_of_other_queries_or_judges_are_not_put_into_one_table(tmp_path: Path) -> None:
+    raw = bench_raw(tmp_path, "some/model", seeds=[0])
+    bench, cells = finished_bench(tmp_path, raw, says)
+    results = cells[1].folder / "evaluation" / "results.json"
+    results.write_text(
+        results.read_text(encoding="utf-8").replace('"sha256": "', '"sha256": "other-'), encoding="utf-8"
+    )
+    with pytest.raises(CrosslignError, match="their queries of table:.* differ"):
+        only_tables(bench)
+
+
+def test_a_published_figure_stands_beside_ours_and_counts_nowhere(tmp_path: Path) -> None:
+    figure: dict[str, Any] = {"model": "tiny", "method": "msd", "task": "held out", "language": "sw", "value": 4.13}
+    raw = bench_raw(tmp_path, "some/model", published=[figure], published_source="From a note.")
+    bench, _ = finished_bench(tmp_path, raw, says)
+    out = only_tables(bench).parent
+    lines = (out / TEXT).read_text(encoding="utf-8").splitlines()
+    (line,) = (line for line in lines if "4.13" in line)
+    assert f"| 4.13 | {share('msd', 'harmful', 'sw'):.1f} " in line
+    assert "second-hand" in (out / PAGE).read_text(encoding="utf-8")
+    assert "4.13" not in (out / NUMBERS).read_text(encoding="utf-8")
+
+
+def test_tables_before_any_cell_is_finished_say_so(tmp_path: Path) -> None:
+    from bench_files import write_bench
+
+    from crosslign.runs.bench.config import load_bench
+
+    bench = load_bench(write_bench(tmp_path, bench_raw(tmp_path, "some/model")))
+    with pytest.raises(CrosslignError, match="no cell is finished yet"):
+        only_tables(bench)
