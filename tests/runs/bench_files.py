@@ -25,13 +25,10 @@ Says = Callable[[str, int, Query], str]  # method, seed, query -> completion
 
 def many_rows(number: int = 24, prefix: str = "row") -> list[dict[str, str]]:
     """Rows of the shared table's kind, half of them harmful, with texts of their own."""
+    codes, usual = ("en", "sw", "bn"), [ROWS[i % len(ROWS)] for i in range(number)]
     return [
-        {
-            **ROWS[i % len(ROWS)],
-            "id": f"{prefix}-{i}",
-            **{c: f"{ROWS[i % 12][c]} {prefix} {i}" for c in ("en", "sw", "bn")},
-        }
-        for i in range(number)
+        {**row, "id": f"{prefix}-{i}", **{code: f"{row[code]} {prefix} {i}" for code in codes}}
+        for i, row in enumerate(usual)
     ]
 
 
@@ -94,9 +91,8 @@ def finish(cell: Cell, says: Says) -> None:
     tasks = checked_tasks(e, "", languages=e.languages, source_language="en")
     judges = make_judges(e.judge.names, JudgeSettings())
     run(Evaluation(cell.folder / EVALUATION, tasks, judges, trained=cell.trained), Scripted(cell, says))
-    cell.update(
-        settings=cell.settings(), status="finished", device="none", seconds={"training": 36.0, "evaluating": 18.0}
-    )
+    seconds = {"training": 36.0, "evaluating": 18.0}
+    cell.update(settings=cell.settings(), status="finished", device="none", seconds=seconds)
 
 
 def finished_bench(folder: Path, raw: dict[str, Any], says: Says) -> tuple[BenchConfig, list[Cell]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from bench_files import ANSWER, bench_raw, finish, write_bench
 from helpers import no_weights
 
 from crosslign.cli import main
+from crosslign.runs.bench import bench as bench_module
 from crosslign.runs.bench import make
 from crosslign.runs.bench.cells import Cell, cells_of, shard_of
 from crosslign.runs.bench.config import load_bench
@@ -41,16 +43,19 @@ def bench(folder: Path, raw: dict[str, Any], *flags: str) -> int:
     return main(["bench", str(write_bench(folder, raw)), *flags])
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, fails: str = "") -> list[str]:
+def scripted(monkeypatch: pytest.MonkeyPatch, fails: str = "", *, tables: bool = False) -> list[str]:
     """From now on a cell is made at once, without a model; the list names those that were begun. One of the method
-    `fails` raises."""
+    `fails` raises. Only with `tables` are there rows, and tables of them."""
     begun: list[str] = []
+    if not tables:
+        monkeypatch.setattr(bench_module, "write_tables", lambda bench, *_: Path(bench.out) / "tables.html")
 
     def made(cell: Cell, announce: Any, overwrite: bool) -> None:
         begun.append(cell.name)
         if cell.method == fails:
             raise RuntimeError("CUDA out of memory")
-        finish(cell, lambda *_: ANSWER)
+        if tables:
+            finish(cell, lambda *_: ANSWER)
 
     monkeypatch.setattr(make, "_make", made)
     return begun
@@ -93,34 +98,39 @@ def test_the_shards_are_the_whole_and_share_no_cell(raw: dict[str, Any], tmp_pat
             shard_of(found, wrong)
 
 
+def methods(**changes: Any) -> dict[str, Any]:
+    return {"methods": {"msd": {}, **changes}}
+
+
+FIGURE = {"model": "tiny", "method": "mds", "task": "x", "value": 1}
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown method": ({"methods": {"msd": {}, "x": {"method": "sfft"}}}, "tiny / x: .*unknown method 'sfft'. Did you mean 'sft'"),
-    "a method's option": ({"methods": {"msd": {}, "x": {"method": {"name": "dpo", "options": {"bta": 1}}}}}, "takes no option 'bta'"),
-    "unknown strategy": ({"methods": {"msd": {"strategy": {"name": "of_policy"}}}}, "Did you mean 'off_policy'"),
-    "names of one folder": ({"methods": {"msd": {}, "MSD": {}}}, "'msd' and 'MSD' would share a folder"),
-    "accents coded in two ways": ({"methods": {"msd": {}, "é": {}, "e\u0301": {}}}, "would share a folder"),
-    "an empty name": ({"methods": {"msd": {}, " ": {}}}, "a name is empty"),
-    "a method called base": ({"methods": {"msd": {}, "Base": {}}}, "measured anyway"),
+    "unknown method": (methods(x={"method": "sfft"}), "tiny / x: .*unknown method 'sfft'. Did you mean 'sft'"),
+    "a method's option": (methods(x={"method": {"name": "dpo", "options": {"bta": 1}}}), "takes no option 'bta'"),
+    "unknown strategy": (methods(x={"strategy": {"name": "of_policy"}}), "Did you mean 'off_policy'"),
+    "names of one folder": (methods(MSD={}), "'msd' and 'MSD' would share a folder"),
+    "an empty name": ({"methods": {" ": {}}}, "a name is empty"),
+    "a method called base": (methods(Base={}), "measured anyway"),
     "unknown key": ({"sedes": [1]}, "unknown key 'sedes'. Did you mean 'seeds'"),
-    "unknown key of a method": ({"methods": {"msd": {"objectiv": {}}}}, "methods.msd: unknown key 'objectiv'. Did you mean 'objective'"),
-    "unknown key of a recipe": ({"methods": {"msd": {"objective": {"weigthing": 1}}}}, "Did you mean 'weighting'"),
-    "keys of two kinds": ({"methods": {"msd": {"context": "teacher", "method": "sft"}}}, "Make two methods"),
+    "unknown key of a method": (methods(x={"objectiv": {}}), "methods.x: unknown key 'objectiv'. .* 'objective'"),
+    "unknown key of a recipe": (methods(x={"objective": {"weigthing": 1}}), "Did you mean 'weighting'"),
+    "unknown key of a prompt": (methods(x={"context": "teacher", "templat": "x"}), "Did you mean 'template'"),
+    "keys of two kinds": (methods(x={"context": "teacher", "method": "sft"}), "Make two methods"),
     "a reference that is no method": ({"reference": "msdd"}, "there is no method 'msdd'. Did you mean 'msd'"),
     "seeds twice": ({"seeds": [0, 1, 0]}, "the seed 0 is there twice"),
     "no seeds": ({"seeds": []}, "seeds"),
     "no models": ({"models": {}}, "models"),
     "a task twice": ({"tasks": ["builtin:demo", "builtin:demo"]}, "a task is there twice"),
-    "two tasks of one title": ({"tasks": [{"name": "builtin:demo", "title": "x"}, {"name": "xstest", "title": "x"}]}, "one title"),
+    "two tasks of one title": ({"tasks": [{"name": n, "title": "x"} for n in ("xstest", "aya")]}, "one title"),
     "unknown task": ({"tasks": ["multijial"]}, "Did you mean 'multijail'"),
     "unknown judge": ({"judge": "lexcon"}, "Did you mean 'lexicon'"),
     "unknown language": ({"languages": ["en", "xx-klingon"]}, "xx-klingon"),
-    "unknown template": ({"methods": {"msd": {}, "p": {"context": "teacher", "template": "sytem"}}}, "sytem"),
+    "unknown template": (methods(x={"context": "teacher", "template": "sytem"}), "sytem"),
     "a table that is not there": ({"tasks": ["table:nowhere.csv"]}, "nowhere.csv"),
     "a model that is not there": ({"models": {"tiny": "./nowhere"}}, "no folder ./nowhere"),
     "utility without its benchmark": ({"utility": {"tasks": ["mgms"]}}, "mgms"),
-    "a figure of no method": ({"published": [{"model": "tiny", "method": "mds", "task": "x", "value": 1}]}, "Did you mean 'msd'"),
+    "a figure of no method": ({"published": [FIGURE]}, "Did you mean 'msd'"),
     "not said what is trained": ({"trained": None}, "trained"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -131,8 +141,6 @@ def test_bad_input_is_told_before_anything_is_made(
     capsys: pytest.CaptureFixture[str],
     case: str,
 ) -> None:
-    import re
-
     no_weights(monkeypatch)
     changes, message = BAD[case]
     assert bench(tmp_path, {**raw, **changes}) == 1
@@ -186,7 +194,7 @@ def test_cells_of_other_settings_are_named_and_made_anew_when_asked_to(
     assert bench(tmp_path, raw, "--overwrite") == 0
     assert begun == [f"tiny / sft / seed {seed}" for seed in (0, 1)]
     begun.clear()
-    raw["methods"]["more"] = {"strategy": "off_policy"} | {"strategy": {"name": "off_policy"}}
+    raw["methods"]["more"] = {"strategy": {"name": "off_policy"}}
     assert bench(tmp_path, raw, "--seeds", "[0, 1, 2]") == 0  # what comes to it is made, and what is there stays
     assert begun == [*(f"tiny / {m} / seed 2" for m in ("msd", "sft")), *(f"tiny / more / seed {s}" for s in (0, 1, 2))]
 
@@ -194,7 +202,7 @@ def test_cells_of_other_settings_are_named_and_made_anew_when_asked_to(
 def test_a_cell_that_fails_is_recorded_and_stops_no_other(
     raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scripted(monkeypatch, fails="msd")
+    scripted(monkeypatch, fails="msd", tables=True)
     assert bench(tmp_path, raw) == 1
     out = Path(raw["out"])
     assert "4 made, 2 failed" in capsys.readouterr().out
@@ -249,7 +257,7 @@ def test_the_plan_makes_nothing_and_says_what_is_missing(
     said = capsys.readouterr().out
     assert "12 cells, 12 to make" in said
     assert "- large: " in said
-    assert "- tasks: multijail" in said
+    assert "MultiJail.csv could not be fetched" in said
     assert "held" not in said.partition("Not in order")[2]
     assert not Path(raw["out"]).exists()
     assert bench(tmp_path, raw) == 1  # and what is missing stops the real thing

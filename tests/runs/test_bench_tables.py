@@ -152,7 +152,7 @@ def test_cells_of_other_queries_or_judges_are_not_put_into_one_table(tmp_path: P
     results.write_text(
         results.read_text(encoding="utf-8").replace('"sha256": "', '"sha256": "other-'), encoding="utf-8"
     )
-    with pytest.raises(CrosslignError, match="their queries of table:.* differ"):
+    with pytest.raises(CrosslignError, match=r"their queries of table:.* differ"):
         only_tables(bench)
 
 

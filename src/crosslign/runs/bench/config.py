@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -82,8 +81,8 @@ class PublishedFigure(Section):
     """In %."""
     language: str | None = None
     """Language code; null for a mean over languages."""
-    metric: Literal["asr", "utility"] = "asr"
-    """asr: attack success rate; utility: accuracy."""
+    metric: Literal["asr", "asr_strict", "utility"] = "asr"
+    """asr: attack success rate; asr_strict: with invalid answers as successes; utility: accuracy."""
 
 
 class BenchConfig(EvaluationConfig):
@@ -127,8 +126,7 @@ class BenchConfig(EvaluationConfig):
         for name in named:
             if is_blank(name):
                 raise ValueError("a name is empty")
-            # Some file systems take names for one that differ in case, or in how an accent is coded.
-            other = places.setdefault(unicodedata.normalize("NFC", folder_name(name)).casefold(), name)
+            other = places.setdefault(folder_name(name).casefold(), name)  # some file systems know no case
             if other != name:
                 raise ValueError(f"{other!r} and {name!r} would share a folder. Rename one of them")
         return named

@@ -74,18 +74,22 @@ class Numbers:
         return Change(estimate, p)
 
     def separation(self, method: str, chosen: Chosen) -> Estimate | None:
-        """Benign queries answered less harmful ones answered."""
-        answered, unsafe = (self.rate(method, *one, chosen) for one in _SIDES)
+        """Benign queries answered less harmful ones answered, in the languages that both were asked in."""
+        both = self._in_both(chosen)
+        answered, unsafe = (self.rate(method, *one, both) for one in _SIDES)
         return None if answered is None or unsafe is None else difference_of_means(answered, unsafe)[0]
 
     def separation_change(self, method: str, other: str, chosen: Chosen) -> Change | None:
-        answered, unsafe = (self.difference(method, other, *one, chosen) for one in _SIDES)
+        both = self._in_both(chosen)
+        answered, unsafe = (self.difference(method, other, *one, both) for one in _SIDES)
         if answered is None or unsafe is None:
             return None
         return Change(*difference_of_means(answered.estimate, unsafe.estimate))
 
     def ranks(self, methods: Sequence[str], chosen: Chosen) -> tuple[str, dict[str, Rank]]:
         """By separation, or by ASR alone where no benign query was asked; on columns that all methods have."""
+        if all(self._common(methods, *side, self._in_both(chosen)) for side in _SIDES):
+            chosen = self._in_both(chosen)
         sides = [side for side in _SIDES if self._common(methods, *side, chosen)]
         scores = np.zeros((stats.DRAWS, len(methods)))
         for what, metric in sides:
@@ -101,6 +105,13 @@ class Numbers:
         found = {m: Rank(float(first[i]), float(ranks[:, i].mean()), float(low[i]), float(high[i]))
                  for i, m in enumerate(methods)}  # fmt: skip
         return "separation" if len(sides) == len(_SIDES) else "ASR", found
+
+    def _in_both(self, chosen: Chosen) -> Chosen:
+        """Of the chosen columns those in languages that benign and harmful queries share."""
+        blocks = [self.blocks.get(what) for what, _ in _SIDES]
+        spoken = [{c.language for c in block.columns if chosen(c)} if block is not None else set() for block in blocks]
+        shared = set.intersection(*spoken)
+        return lambda column: chosen(column) and column.language in shared
 
     def _common(self, methods: Sequence[str], what: What, metric: str, chosen: Chosen) -> list[int]:
         block = self.blocks.get(what)

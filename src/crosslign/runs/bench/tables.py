@@ -160,12 +160,12 @@ def _published(bench: BenchConfig, model: str, numbers: Numbers) -> list[Table]:
     figures = [figure for figure in bench.published if figure.model == model]
     rows = [["method", "measured on", "language", "published", "ours"]]
     for figure in figures:
-        what: What = "harmful" if figure.metric == "asr" else "utility"
+        what: What = "utility" if figure.metric == "utility" else "harmful"
 
         def chosen(column: Column, figure: Any = figure) -> bool:
             return column.task == figure.task and figure.language in (None, column.language)
 
-        ours = numbers.rate(figure.method, what, "asr" if what == "harmful" else "correct", chosen)
+        ours = numbers.rate(figure.method, what, "correct" if what == "utility" else figure.metric, chosen)
         rows.append([figure.method, figure.task, figure.language or "mean", f"{figure.value:g}", _rate(ours)])
     if not figures:
         return []
