@@ -258,7 +258,7 @@ def test_the_plan_makes_nothing_and_says_what_is_missing(
     assert "12 cells, 12 to make" in said
     assert "- large: " in said
     assert "MultiJail.csv could not be fetched" in said
-    assert "held" not in said.partition("Not in order")[2]
+    assert "held" not in said.partition("Needed before")[2]
     assert not Path(raw["out"]).exists()
     assert bench(tmp_path, raw) == 1  # and what is missing stops the real thing
     assert "large: " in capsys.readouterr().err
@@ -287,3 +287,30 @@ def test_a_bench_of_real_cells_killed_and_in_shards_is_the_same_as_at_once(raw: 
     for shard in ("1/2", "0/2"):
         assert bench(tmp_path, raw, "--shard", shard) == 0
     assert numbers(tmp_path / "out") == whole
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_papers_bench_passes_its_dry_run_without_a_network(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    found = cells_of(load_bench("benchmarks/paper.yaml"))
+    assert main(["bench", "benchmarks/paper.yaml", "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert f"{len(found)} cells" in said
+    for needed in ("queries.csv", "pku_saferlhf.jsonl", "MultiJail.csv", "Qwen/Qwen3-8B", "Qwen3Guard"):
+        assert needed in said.partition("Needed before")[2]
+    assert {cell.config.method.name for cell in found} >= {"msd", "sft", "dpo", "mpo", "self_defence"}
+
+
+def test_the_testbeds_bench_has_a_world_for_each_seed() -> None:
+    recipe = {"model": {"path": "{seed}/base"}, "data": {"tables": [{"path": "{seed}/x.csv"}], "languages": ["en"]}}
+    bench = load_bench(ROOT / "benchmarks" / "testbed.yaml", ["--recipe", json.dumps(recipe)])
+    found = cells_of(bench)
+    assert len(found) == 5 * (1 + len(bench.methods))
+    for cell in found:
+        assert cell.config.model.path == f"{cell.seed}/base"
+        assert cell.evaluation.judge.names == [f"testbed:{cell.seed}"]
+        assert f"/{cell.seed}/harmful.csv" in cell.evaluation.tasks[0].name

@@ -68,8 +68,8 @@ def plan(bench: BenchConfig, *, shard: str | None = None, overwrite: bool = Fals
     blocks = [aligned(rows, left=(0, 1)), _expected(mine)]
     if missing := check_inputs(mine):
         blocks += [
-            "Not in order, or not to be checked from here, and needed before it can run (of a model that is out of "
-            "reach, the recipes' tables and lengths were not looked at either):",
+            "Needed before it can run, or not to be checked from here (of a model that is out of reach, the lengths of "
+            "contexts were not looked at either):",
             "\n".join(f"- {text}" for text in missing),
         ]
     else:

@@ -9,6 +9,7 @@ from functools import partial
 from crosslign import baselines
 from crosslign.contexts import load_teacher_template
 from crosslign.distillation import strategies
+from crosslign.evaluation.judges.registry import registry as judges
 from crosslign.evaluation.tasks import get_task
 from crosslign.evaluation.utility import check_utility
 from crosslign.languages import english_name
@@ -17,9 +18,8 @@ from crosslign.runs.arguments import training_arguments
 from crosslign.runs.bench.cells import Cell
 from crosslign.runs.bench.config import BenchConfig
 from crosslign.runs.bench.make import check_out, other_settings
-from crosslign.runs.config import TaskConfig
 from crosslign.runs.evaluate import checked_judges, checked_tasks
-from crosslign.runs.prepare import model_source, prepare
+from crosslign.runs.prepare import load_tables, model_source, prepare
 from crosslign.types import CrosslignError
 
 
@@ -38,6 +38,8 @@ def check_file(bench: BenchConfig, cells: Sequence[Cell], *, overwrite: bool = F
         english_name(code)
     for task in cells[0].evaluation.tasks:
         get_task(task.name, task.options)
+    for name in cells[0].evaluation.judge.names:
+        judges.factory(name.partition(":")[0])
     for cell in cells:
         _under(f"{cell.model} / {cell.method}", partial(_check_cell, cell))
     if not overwrite:
@@ -52,61 +54,67 @@ def _check_cell(cell: Cell) -> None:
         raise CrosslignError(
             "which languages are trained on is not said. Name them as `trained`, or as data.languages in the recipe."
         )
-    checked_judges(cell.evaluation.judge, "judge", tested=[config.model.path])
     if cell.untrained is not None:
         load_teacher_template(cell.untrained.template)
         return
     baselines.get(config.method.name, config.method.options)
     strategies.get(config.strategy.name, config.strategy.options, seed=config.seed)
     load_teacher_template(config.teacher.template)
-    training_arguments(config.training, output_dir=config.output_dir, seed=config.seed)
 
 
 def check_inputs(cells: Sequence[Cell]) -> list[str]:
-    """What the cells read: models, tables, tasks, lm-eval. Returns what is missing or wrong, each once.
+    """What the cells read: models, tables, tasks, judges, lm-eval. Returns what is missing or wrong, each once.
 
     Of a method's seeds the first is looked at, unless they read other files.
     """
-    found: dict[str, None] = {}
-
-    def try_(where: str, check: Callable[[], object]) -> bool:
-        try:
-            _under(where, check)
-        except CrosslignError as error:
-            found.setdefault(str(error))
-            return False
-        return True
-
-    looked: dict[str, bool] = {}
+    look = _Look()
     for cell in cells:
-        source = model_source(cell.config)
-        mark = repr(source)
-        if mark not in looked:
-            looked[mark] = try_(cell.model, partial(_look_at_model, source))
-        config = cell.config.model_dump_json(exclude={"output_dir", "seed", "cache_dir"})
-        trains = cell.untrained is None or cell.untrained.steer is not None
-        if trains and looked[mark] and config not in looked:
-            where = f"{cell.model} / {cell.method}"
-            looked[config] = try_(where, partial(prepare, cell.config, check_folder=False))
-        asked = cell.evaluation.model_dump_json(include={"tasks"})
-        if asked not in looked:
-            looked[asked] = True
-            for task in cell.evaluation.tasks:
-                _look_at_task(cell, task, try_)
-    if cells[0].utility is not None:
-        utility, codes = cells[0].utility, cells[0].evaluation.languages
-        try_("utility", lambda: check_utility(utility, codes or cells[0].trained))
-    return list(found)
+        where, config = f"{cell.model} / {cell.method}", cell.config
+        source, judge = model_source(config), cell.evaluation.judge
+        is_there = look.once(source, cell.model, partial(_look_at_model, source))
+        if cell.untrained is None or cell.untrained.steer is not None:
+            key = config.model_dump_json(exclude={"output_dir", "seed", "cache_dir"})
+            if is_there:
+                look.once(key, where, partial(prepare, config, check_folder=False))
+            else:
+                look.once(config.data, where, partial(load_tables, config))
+                arguments = partial(training_arguments, config.training, output_dir=config.output_dir, seed=config.seed)
+                look.once(config.training, where, arguments)
+        look.once((judge, source.path), "judge", partial(checked_judges, judge, "judge", tested=[source.path]))
+        for task in cell.evaluation.tasks:
+            one = cell.evaluation.model_copy(update={"tasks": [task]})
+            tasks = partial(checked_tasks, one, "", languages=one.languages, source_language=cell.source_language)
+            look.once(task, "tasks", tasks)
+    if (utility := cells[0].utility) is not None:
+        codes = cells[0].evaluation.languages or cells[0].trained
+        look.once("utility", "utility", partial(check_utility, utility, codes))
+    return list(look.wrong)
+
+
+class _Look:
+    """Checks, each made once by its key, whose errors are kept in `wrong`."""
+
+    def __init__(self) -> None:
+        self.wrong: dict[str, None] = {}
+        self._well: dict[str, bool] = {}
+
+    def once(self, key: object, where: str, check: Callable[[], object]) -> bool:
+        """Whether all is well."""
+        mark = repr(key)
+        if mark not in self._well:
+            try:
+                _under(where, check)
+            except CrosslignError as error:
+                self.wrong[str(error)] = None
+                self._well[mark] = False
+            else:
+                self._well[mark] = True
+        return self._well[mark]
 
 
 def _look_at_model(source: ModelSource) -> None:
     check_source(source)
     load_tokenizer(source)
-
-
-def _look_at_task(cell: Cell, task: TaskConfig, try_: Callable[[str, Callable[[], object]], bool]) -> None:
-    one = cell.evaluation.model_copy(update={"tasks": [task]})
-    try_("tasks", lambda: checked_tasks(one, "", languages=one.languages, source_language=cell.source_language))
 
 
 def _under(where: str, check: Callable[[], object]) -> None:
