@@ -50,7 +50,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, fails: str = "", *, tables: bool =
     if not tables:
         monkeypatch.setattr(bench_module, "write_tables", lambda bench, *_: Path(bench.out) / "tables.html")
 
-    def made(cell: Cell, announce: Any, overwrite: bool) -> None:
+    def made(cell: Cell, announce: Any) -> None:
         begun.append(cell.name)
         if cell.method == fails:
             raise RuntimeError("CUDA out of memory")
@@ -150,6 +150,13 @@ def test_bad_input_is_told_before_anything_is_made(
     assert not Path(raw["out"]).exists()
 
 
+def test_a_name_that_is_there_twice(raw: dict[str, Any], tmp_path: Path) -> None:
+    path = write_bench(tmp_path, raw)
+    path.write_text(path.read_text(encoding="utf-8").replace("  sft:\n", "  msd:\n"), encoding="utf-8")
+    with pytest.raises(CrosslignError, match="the key 'msd' is there twice"):
+        load_bench(path)
+
+
 def test_a_method_whose_package_cannot_be_imported(
     raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,7 +229,7 @@ def test_a_cell_that_fails_is_recorded_and_stops_no_other(
 def test_ctrl_c_ends_the_bench_and_the_cell_goes_on_next_time(
     raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(cell: Cell, announce: Any, overwrite: bool) -> None:
+    def stopped(cell: Cell, announce: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(make, "_make", stopped)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_files import ANSWER, REFUSAL, bench_raw, finished_bench
+from bench_files import ANSWER, REFUSAL, bench_raw, finished_bench, many_rows, write_bench
+from conftest import write_csv
 from report_page import parse
 from statsmodels.stats.multitest import multipletests
 
 from crosslign.evaluation.tables import Table, latex
 from crosslign.runs.bench.bench import only_tables
+from crosslign.runs.bench.config import load_bench
 from crosslign.runs.bench.write import LATEX, NUMBERS, PAGE, TEXT
 from crosslign.types import CrosslignError, Query
 
@@ -156,23 +158,43 @@ def test_cells_of_other_queries_or_judges_are_not_put_into_one_table(tmp_path: P
         only_tables(bench)
 
 
+def test_what_was_made_with_other_settings_counts_in_no_table(tmp_path: Path) -> None:
+    raw = bench_raw(tmp_path, "some/model", seeds=[0], languages=["sw"])
+    finished_bench(tmp_path, raw, says)
+    raw["methods"]["sft"] = {"method": "sft", "training": {"max_steps": 9}}
+    out = only_tables(load_bench(write_bench(tmp_path, raw))).parent
+    assert {row["method"] for row in rows_of(out)} == {"base", "msd", "prompt"}
+    assert "| tiny | sft | 0 | finished, with other settings |" in (out / TEXT).read_text(encoding="utf-8")
+    (tmp_path / "queries.csv").unlink()  # tables may be made where the queries are not
+    only_tables(load_bench(write_bench(tmp_path, raw)))
+    assert {row["method"] for row in rows_of(out)} == {"base", "msd", "prompt"}
+
+
+def test_separation_is_of_the_languages_that_both_sides_have(tmp_path: Path) -> None:
+    raw = bench_raw(tmp_path, "some/model", seeds=[0], trained=["en"], languages=None)
+    rows = many_rows(prefix="test")
+    write_csv(tmp_path / "harmful.csv", [{k: v for k, v in row.items() if k != "bn"} for row in rows])
+    write_csv(tmp_path / "benign.csv", rows)
+    raw["tasks"] = [f"table:{kind}:{tmp_path / kind}.csv" for kind in ("harmful", "benign")]
+    bench, _ = finished_bench(tmp_path, raw, says)
+    out = only_tables(bench).parent
+    expected = share("msd", "benign", "sw", (0,)) - share("msd", "harmful", "sw", (0,))
+    assert value(out, method="msd", scope="group", name="separation unseen") == pytest.approx(expected)
+
+
 def test_a_published_figure_stands_beside_ours_and_counts_nowhere(tmp_path: Path) -> None:
     figure: dict[str, Any] = {"model": "tiny", "method": "msd", "task": "held out", "language": "sw", "value": 4.13}
-    raw = bench_raw(tmp_path, "some/model", published=[figure], published_source="From a note.")
+    raw = bench_raw(tmp_path, "some/model", published=[figure], published_source="From a note.", seeds=[0])
     bench, _ = finished_bench(tmp_path, raw, says)
     out = only_tables(bench).parent
     lines = (out / TEXT).read_text(encoding="utf-8").splitlines()
     (line,) = (line for line in lines if "4.13" in line)
-    assert f"| 4.13 | {share('msd', 'harmful', 'sw'):.1f} " in line
+    assert f"| 4.13 | {share('msd', 'harmful', 'sw', (0,)):.1f} " in line
     assert "second-hand" in (out / PAGE).read_text(encoding="utf-8")
-    assert "4.13" not in (out / NUMBERS).read_text(encoding="utf-8")
+    assert 4.13 not in {round(float(row["value"] or 0), 3) for row in rows_of(out)}
 
 
 def test_tables_before_any_cell_is_finished_say_so(tmp_path: Path) -> None:
-    from bench_files import write_bench
-
-    from crosslign.runs.bench.config import load_bench
-
     bench = load_bench(write_bench(tmp_path, bench_raw(tmp_path, "some/model")))
     with pytest.raises(CrosslignError, match="no cell is finished yet"):
         only_tables(bench)

@@ -42,12 +42,12 @@ def run_bench(
     cells = cells_of(bench)
     check_file(bench, cells, overwrite=overwrite)
     mine = shard_of(cells, shard)
-    todo = [cell for cell in mine if cell.state() != "finished" or cell.differences()]
+    todo = [cell for cell in mine if not cell.is_ready()]
     if todo and (wrong := check_inputs(todo)):
         raise CrosslignError("\n".join(wrong))
     open_out(bench)
     counts = make_cells(mine, announce, overwrite=overwrite)
-    some = any(cell.state() == "finished" for cell in cells)
+    some = any(cell.is_ready() for cell in cells)
     return Made(counts, write_tables(bench, cells, announce) if some else None)
 
 
@@ -93,7 +93,7 @@ def _state(cell: Cell) -> str:
 
 def _expected(cells: Sequence[Cell]) -> str:
     """Hours that are left, by the mean of the finished cells of each kind."""
-    left = [cell for cell in cells if cell.state() != "finished"]
+    left = [cell for cell in cells if not cell.is_ready()]
     text = f"{len(cells)} cells, {len(left)} to make."
     known: dict[bool, list[float]] = {True: [], False: []}
     for cell in cells:

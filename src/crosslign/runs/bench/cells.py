@@ -22,6 +22,7 @@ from crosslign.types import CrosslignError
 CELLS, RECORD = "cells", "cell.json"
 RUN, EVALUATION, DIRECTION, ERROR = "run", "evaluation", "direction.safetensors", "error.txt"
 SEED = "{seed}"
+TABLES, FILES = "tables", (".csv", ".tsv", ".jsonl", ".parquet")  # tables that are files, not data sets of the hub
 State = Literal["open", "begun", "failed", "finished"]
 
 
@@ -64,7 +65,7 @@ class Cell:
         return list(self.config.data.languages or ())
 
     def settings(self) -> dict[str, str]:
-        """A digest of each part that decides the cell's numbers."""
+        """A digest of each part that decides the cell's numbers; without tables if one is not on this machine."""
         recipe = {key: value for key, value in self.config.model_dump(mode="json").items() if key not in _PLACES}
         parts: dict[str, Any] = {"evaluation": self.evaluation.model_dump(mode="json", exclude={"batch_size"})}
         if self.utility is not None:
@@ -75,7 +76,8 @@ class Cell:
             parts["model"], parts["method"] = recipe["model"], self.untrained.model_dump(mode="json")
         if self.untrained is None or self.untrained.steer is not None:
             tables = [Path(table.path) for table in self.config.data.tables]
-            parts["tables"] = [file_sha256(path) if path.is_file() else str(path) for path in tables]
+            if all(path.is_file() for path in tables if path.suffix in FILES):
+                parts[TABLES] = [file_sha256(path) if path.is_file() else str(path) for path in tables]
         return {name: digest(part) for name, part in parts.items()}
 
     def record(self) -> dict[str, Any]:
@@ -98,7 +100,12 @@ class Cell:
         if not isinstance(before, dict):
             return []
         now = self.settings()
-        return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        names = {*before, *now} - ({TABLES} if TABLES not in now else set())
+        return sorted(name for name in names if before.get(name) != now.get(name))
+
+    def is_ready(self) -> bool:
+        """Whether it can stand in a table: finished, as the bench file is now."""
+        return self.state() == "finished" and not self.differences()
 
 
 _PLACES = {"output_dir", "cache_dir", "log_rollouts"}  # which change no number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import time
 import traceback
 from collections import Counter
@@ -15,8 +16,8 @@ from pathlib import Path
 import torch
 
 from crosslign.models import ModelSource
-from crosslign.ownership import check_output_folder, read_mark
-from crosslign.runs.bench.cells import DIRECTION, ERROR, EVALUATION, Cell
+from crosslign.ownership import check_no_link, check_output_folder, read_mark
+from crosslign.runs.bench.cells import DIRECTION, ERROR, EVALUATION, RUN, Cell
 from crosslign.runs.bench.config import BenchConfig, UntrainedMethod
 from crosslign.runs.evaluate import EvaluationRequest, evaluate
 from crosslign.runs.folder import BEST, CONFIG, RunFolder
@@ -84,8 +85,10 @@ def _made(cell: Cell, head: str, announce: Announce, overwrite: bool) -> str:
     if cell.state() == "finished" and not different:
         announce(f"{head}: is there")
         return "there"
-    if different and not overwrite:
-        raise CrosslignError(other_settings(cell))
+    if different:
+        if not overwrite:
+            raise CrosslignError(other_settings(cell))
+        _clear(cell)
     announce(f"{head}: begins")
     cell.update(
         model=cell.model,
@@ -97,7 +100,7 @@ def _made(cell: Cell, head: str, announce: Announce, overwrite: bool) -> str:
         error=None,
     )
     try:
-        _make(cell, announce, overwrite)
+        _make(cell, announce)
     except (Interrupted, KeyboardInterrupt):
         raise Interrupted("interrupted. What was made so far is kept; the same command goes on from there.") from None
     except Exception as error:  # whatever a library, or a user's own method, raises: the other cells are not to blame
@@ -120,7 +123,18 @@ def other_settings(cell: Cell) -> str:
     )
 
 
-def _make(cell: Cell, announce: Announce, overwrite: bool) -> None:
+def _clear(cell: Cell) -> None:
+    """Remove what was made with other settings: nothing of it may be taken for what is made now."""
+    parts = [cell.folder / name for name in (RUN, EVALUATION, DIRECTION)]
+    check_no_link(*parts)
+    for part in parts:
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
+
+
+def _make(cell: Cell, announce: Announce) -> None:
     source, adapter, direction = model_source(cell.config), None, None
     if cell.untrained is None:
         with _timed(cell, "training"):
@@ -136,7 +150,7 @@ def _make(cell: Cell, announce: Announce, overwrite: bool) -> None:
         with _timed(cell, "training"):
             steer(cell.config, request, announce)
     with _timed(cell, "evaluating"):
-        _evaluate(cell, source, adapter, direction, announce, overwrite)
+        _evaluate(cell, source, adapter, direction, announce)
 
 
 def _train(cell: Cell, announce: Announce) -> Path:
@@ -151,9 +165,7 @@ def _train(cell: Cell, announce: Announce) -> Path:
     return folder.path / BEST if (folder.path / BEST).is_dir() else folder.path
 
 
-def _evaluate(
-    cell: Cell, source: ModelSource, adapter: str | None, direction: Path | None, announce: Announce, overwrite: bool
-) -> None:
+def _evaluate(cell: Cell, source: ModelSource, adapter: str | None, direction: Path | None, announce: Announce) -> None:
     config, without = cell.config, cell.untrained or UntrainedMethod()
     longest = config.teacher.max_length if without.context == "teacher" else config.student.max_length
     request = EvaluationRequest(
@@ -165,7 +177,6 @@ def _evaluate(
         max_length=longest,
         thinking=bool(config.student.chat_template_kwargs.get("enable_thinking")),
         seed=cell.seed,
-        overwrite=overwrite,
         trained=cell.trained,
         utility=cell.utility,
         context=without.context,

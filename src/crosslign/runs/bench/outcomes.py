@@ -71,7 +71,7 @@ def read_blocks(bench: BenchConfig, cells: Sequence[Cell], announce: Announce = 
     read: dict[tuple[str, int], Answers] = {}
     first: dict[str, tuple[Cell, Any]] = {}
     for cell in cells:
-        if cell.state() != "finished":
+        if not cell.is_ready():
             continue
         finished = read_folder(cell.folder / EVALUATION)
         for note in finished.notes:

@@ -26,7 +26,7 @@ def write_tables(bench: BenchConfig, cells: Sequence[Cell], announce: Announce =
 
     Raises CrosslignError if no cell is finished, or if cells cannot stand in one table.
     """
-    if not any(cell.state() == "finished" for cell in cells):
+    if not any(cell.is_ready() for cell in cells):
         raise CrosslignError(f"{bench.out}: no cell is finished yet. crosslign bench FILE makes them.")
     tables: list[Table] = []
     rows: list[Flat] = []
@@ -45,7 +45,7 @@ def write_tables(bench: BenchConfig, cells: Sequence[Cell], announce: Announce =
         "Judge": ", ".join(bench.judge.names),
         "Tasks": ", ".join(titles(bench.tasks)),
         "Seeds": ", ".join(map(str, bench.seeds)),
-        "Cells": f"{sum(cell.state() == 'finished' for cell in cells)} of {len(cells)} finished",
+        "Cells": f"{sum(cell.is_ready() for cell in cells)} of {len(cells)} finished",
     }
     write_atomically(out / TEXT, _markdown(title, facts, tables))
     write_atomically(out / LATEX, "\n\n".join([_PREAMBLE, *map(latex, tables)]) + "\n")
@@ -61,7 +61,7 @@ def _hours(cells: Sequence[Cell]) -> Table:
     """What each method took: the mean over its finished cells."""
     rows = [["model", "method", "cells", "training, h", "evaluating, h", "on"]]
     for model, method in dict.fromkeys((cell.model, cell.method) for cell in cells):
-        own = [c.record() for c in cells if (c.model, c.method) == (model, method) and c.state() == "finished"]
+        own = [c.record() for c in cells if (c.model, c.method) == (model, method) and c.is_ready()]
         devices = dict.fromkeys(str(record.get("device", MISSING)) for record in own)
         hours = [
             number(sum(record.get("seconds", {}).get(part, 0.0) for record in own) / len(own) / HOUR, ".3f")
@@ -78,8 +78,10 @@ def _states(cells: Sequence[Cell]) -> Table:
     rows = [["model", "method", "seed", "state", "error"]]
     for cell in cells:
         error = cell.record().get("error") if cell.state() == "failed" else None
-        rows.append([cell.model, cell.method, str(cell.seed), cell.state(), str(error or "")])
-    return Table("Cells", rows, "Only finished ones count in the tables.", left=(0, 1, 3, 4))
+        state = cell.state() + ", with other settings" * bool(cell.differences())
+        rows.append([cell.model, cell.method, str(cell.seed), state, str(error or "")])
+    note = "Only finished ones, with the settings that the file has now, count in the tables."
+    return Table("Cells", rows, note, left=(0, 1, 3, 4))
 
 
 def _markdown(title: str, facts: dict[str, str], tables: Sequence[Table]) -> str:
