@@ -12,10 +12,8 @@ from crosslign.runs.bench.cells import Cell, cells_of, shard_of
 from crosslign.runs.bench.check import check_file, check_inputs
 from crosslign.runs.bench.config import BenchConfig
 from crosslign.runs.bench.make import check_out, make_cells, open_out
-from crosslign.runs.bench.write import write_tables
+from crosslign.runs.bench.write import HOUR, write_tables
 from crosslign.types import Announce, CrosslignError, silent
-
-HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -79,9 +77,8 @@ def plan(bench: BenchConfig, *, shard: str | None = None, overwrite: bool = Fals
 
 def hours_of(cell: Cell) -> float | None:
     """What the cell has taken so far; None if nothing is known."""
-    seconds = cell.record().get("seconds")
-    known = [s for s in seconds.values() if isinstance(s, (int, float))] if isinstance(seconds, dict) else []
-    return sum(known) / HOUR if known else None
+    seconds = cell.seconds()
+    return sum(seconds.values()) / HOUR if seconds else None
 
 
 def _state(cell: Cell) -> str:

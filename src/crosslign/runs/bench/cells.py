@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from crosslign.evaluation.stages import folder_name
+from crosslign.evaluation.stages import RESULTS, folder_name
 from crosslign.evaluation.utility import UtilityRequest
 from crosslign.ownership import read_mark
 from crosslign.runs.bench.config import BASE, BenchConfig, UntrainedMethod, titles, untrained
@@ -86,9 +86,16 @@ class Cell:
         return found if found.get("kind") == "cell" else {}
 
     def state(self) -> State:
-        status = self.record().get("status")
+        """What the record says, and for a finished one whether its evaluation is still there."""
         states: dict[Any, State] = {"running": "begun", "failed": "failed", "finished": "finished"}
-        return states.get(status, "open")
+        found = states.get(self.record().get("status"), "open")
+        is_gone = found == "finished" and not (self.folder / EVALUATION / RESULTS).is_file()
+        return "begun" if is_gone else found
+
+    def seconds(self) -> dict[str, float]:
+        """What each part of it has taken so far."""
+        found = self.record().get("seconds")
+        return {k: float(v) for k, v in found.items() if type(v) in (int, float)} if isinstance(found, dict) else {}
 
     def update(self, **values: Any) -> None:
         text = json.dumps({**self.record(), "kind": "cell", **values}, indent=1, ensure_ascii=False)

@@ -191,7 +191,7 @@ def _evaluate(cell: Cell, source: ModelSource, adapter: str | None, direction: P
 @contextmanager
 def _timed(cell: Cell, what: str) -> Iterator[None]:
     """Seconds of this part of the cell, over interruptions and failures too, in its record."""
-    start, before = time.perf_counter(), dict(cell.record().get("seconds", {}))
+    start, before = time.perf_counter(), cell.seconds()
     try:
         yield
     finally:

@@ -117,7 +117,7 @@ def _judged(bench: BenchConfig, cell: Cell, finished: Finished) -> Answers:
 def _utility(cell: Cell) -> Answers:
     rows = read_rows(cell.folder / EVALUATION / ANSWERS) if cell.utility is not None else ()
     return {
-        (Column("utility", str(row["task"]), str(row["language"])), (str(row["task"]), row["index"])): {
+        (Column("utility", str(row["task"]), str(row["language"])), (str(row["task"]), str(row["index"]))): {
             "correct": row["correct"] is True
         }
         for row in rows

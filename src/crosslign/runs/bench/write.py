@@ -61,12 +61,10 @@ def _hours(cells: Sequence[Cell]) -> Table:
     """What each method took: the mean over its finished cells."""
     rows = [["model", "method", "cells", "training, h", "evaluating, h", "on"]]
     for model, method in dict.fromkeys((cell.model, cell.method) for cell in cells):
-        own = [c.record() for c in cells if (c.model, c.method) == (model, method) and c.is_ready()]
-        devices = dict.fromkeys(str(record.get("device", MISSING)) for record in own)
+        own = [c for c in cells if (c.model, c.method) == (model, method) and c.is_ready()]
+        devices = dict.fromkeys(str(cell.record().get("device", MISSING)) for cell in own)
         hours = [
-            number(sum(record.get("seconds", {}).get(part, 0.0) for record in own) / len(own) / HOUR, ".3f")
-            if own
-            else MISSING
+            number(sum(cell.seconds().get(part, 0.0) for cell in own) / len(own) / HOUR, ".3f") if own else MISSING
             for part in ("training", "evaluating")
         ]
         rows.append([model, method, str(len(own)), *hours, ", ".join(devices) or MISSING])
