@@ -52,9 +52,8 @@ def commands() -> str:
 
 def bench() -> str:
     """Every key of a bench file."""
-    return "## All keys of a bench file\n\n" + _table(
-        ("key", "default", "what it does"), map(_key_row, describe(BenchConfig))
-    )
+    rows = map(_key_row, describe(BenchConfig))
+    return "## All keys of a bench file\n\n" + _table(("key", "default", "what it does"), rows)
 
 
 PAGES: dict[str, Callable[[], str]] = {

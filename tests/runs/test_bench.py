@@ -18,9 +18,10 @@ from bench_files import ANSWER, bench_raw, finish, write_bench
 from helpers import no_weights
 
 from crosslign.cli import main
+from crosslign.evaluation.stages import RESULTS
 from crosslign.runs.bench import bench as bench_module
 from crosslign.runs.bench import make
-from crosslign.runs.bench.cells import Cell, cells_of, shard_of
+from crosslign.runs.bench.cells import EVALUATION, Cell, cells_of, shard_of
 from crosslign.runs.bench.config import load_bench
 from crosslign.storage import LOCK, locked
 from crosslign.types import CrosslignError, Interrupted
@@ -56,6 +57,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch, fails: str = "", *, tables: bool =
             raise RuntimeError("CUDA out of memory")
         if tables:
             finish(cell, lambda *_: ANSWER)
+        else:
+            (cell.folder / EVALUATION).mkdir(exist_ok=True)
+            (cell.folder / EVALUATION / RESULTS).write_text("{}")
 
     monkeypatch.setattr(make, "_make", made)
     return begun
@@ -209,6 +213,7 @@ def test_cells_of_other_settings_are_named_and_made_anew_when_asked_to(
 def test_a_cell_that_fails_is_recorded_and_stops_no_other(
     raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    raw["languages"] = ["sw"]
     scripted(monkeypatch, fails="msd", tables=True)
     assert bench(tmp_path, raw) == 1
     out = Path(raw["out"])
@@ -224,6 +229,10 @@ def test_a_cell_that_fails_is_recorded_and_stops_no_other(
     assert bench(tmp_path, raw) == 0
     assert begun == ["tiny / msd / seed 0", "tiny / msd / seed 1"]
     assert not (failed.folder / "error.txt").exists()
+    (failed.folder / EVALUATION / RESULTS).unlink()  # as a user who wants it measured again
+    begun.clear()
+    assert bench(tmp_path, raw) == 0
+    assert begun == ["tiny / msd / seed 0"]
 
 
 def test_ctrl_c_ends_the_bench_and_the_cell_goes_on_next_time(
