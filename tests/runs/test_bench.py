@@ -188,6 +188,7 @@ def test_a_folder_of_something_else_or_of_another_bench_is_left_alone(
     assert "holds no bench of crosslign" in capsys.readouterr().err
     assert bench(tmp_path, raw) == 0
     made = len(begun)
+    assert bench(tmp_path, {**raw, "batch_size": 3, "judge": {"names": ["lexicon"], "batch_size": 2}}) == 0
     assert bench(tmp_path, {**raw, "max_completion_length": 5, "trained": ["en"]}) == 1
     assert "holds another bench: trained, max_completion_length differ" in capsys.readouterr().err
     assert len(begun) == made

@@ -12,10 +12,12 @@ from conftest import write_csv
 from report_page import parse
 from statsmodels.stats.multitest import multipletests
 
+from crosslign.evaluation.stages import ANSWERS
 from crosslign.evaluation.tables import Table, latex
 from crosslign.runs.bench.bench import only_tables
 from crosslign.runs.bench.config import load_bench
 from crosslign.runs.bench.write import LATEX, NUMBERS, PAGE, TEXT
+from crosslign.storage import append_rows
 from crosslign.types import CrosslignError, Query
 
 LANGUAGES = ("en", "sw", "bn")
@@ -180,6 +182,26 @@ def test_separation_is_of_the_languages_that_both_sides_have(tmp_path: Path) -> 
     out = only_tables(bench).parent
     expected = share("msd", "benign", "sw", (0,)) - share("msd", "harmful", "sw", (0,))
     assert value(out, method="msd", scope="group", name="separation unseen") == pytest.approx(expected)
+
+
+def test_utility_is_counted_from_the_answers(tmp_path: Path) -> None:
+    utility = {"tasks": ["mgsm"], "languages": ["sw", "bn"]}
+    raw = bench_raw(tmp_path, "some/model", languages=["sw"], utility=utility)
+    bench, cells = finished_bench(tmp_path, raw, says)
+    right = {"base": 9, "msd": 7, "sft": 3, "prompt": 10}
+    for cell in cells:
+        rows = [
+            {"task": "mgsm", "language": code, "index": i, "correct": i < right[cell.method] - cell.seed}
+            for code in ("sw", "bn")
+            for i in range(12)
+        ]
+        append_rows(cell.folder / "evaluation" / ANSWERS, rows)
+    out = only_tables(bench).parent
+    for method, number in right.items():
+        mean = number if method in ("base", "prompt") else number - 0.5
+        assert value(out, method=method, scope="group", name="mgsm") == pytest.approx(100 * mean / 12)
+    assert value(out, method="sft", scope="difference", name="mgsm", compared_to="msd") == pytest.approx(-100 * 4 / 12)
+    assert "mgsm, right answers" in (out / TEXT).read_text(encoding="utf-8")
 
 
 def test_a_published_figure_stands_beside_ours_and_counts_nowhere(tmp_path: Path) -> None:

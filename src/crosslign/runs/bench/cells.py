@@ -13,7 +13,7 @@ from typing import Any, Literal
 from crosslign.evaluation.stages import RESULTS, folder_name
 from crosslign.evaluation.utility import UtilityRequest
 from crosslign.ownership import read_mark
-from crosslign.runs.bench.config import BASE, BenchConfig, UntrainedMethod, titles, untrained
+from crosslign.runs.bench.config import BASE, BenchConfig, UntrainedMethod, asks, titles, untrained
 from crosslign.runs.config import EvaluationConfig, RunConfig, TaskConfig
 from crosslign.runs.recipe import merged, parse_config, parse_section, read_recipe
 from crosslign.storage import digest, file_sha256, write_atomically
@@ -67,7 +67,7 @@ class Cell:
     def settings(self) -> dict[str, str]:
         """A digest of each part that decides the cell's numbers; without tables if one is not on this machine."""
         recipe = {key: value for key, value in self.config.model_dump(mode="json").items() if key not in _PLACES}
-        parts: dict[str, Any] = {"evaluation": self.evaluation.model_dump(mode="json", exclude={"batch_size"})}
+        parts: dict[str, Any] = {"evaluation": asks(self.evaluation)}
         if self.utility is not None:
             parts["utility"] = vars(self.utility)
         if self.untrained is None:

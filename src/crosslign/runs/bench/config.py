@@ -164,6 +164,18 @@ class BenchConfig(EvaluationConfig):
         return published
 
 
+# Keys of an evaluation that change no number.
+_HOW_FAST: dict[str, Any] = {
+    "batch_size": True,
+    "judge": {"url", "api_key_env", "concurrency", "batch_size", "allow_self"},
+}
+
+
+def asks(config: EvaluationConfig) -> dict[str, Any]:
+    """What decides an evaluation's numbers."""
+    return config.model_dump(mode="json", exclude=_HOW_FAST)
+
+
 def titles(tasks: Sequence[BenchTask]) -> list[str]:
     """The tasks' names in the tables, without the folders of a machine."""
     short = short_names(task.name for task in tasks)

@@ -18,7 +18,7 @@ import torch
 from crosslign.models import ModelSource
 from crosslign.ownership import check_no_link, check_output_folder, read_mark
 from crosslign.runs.bench.cells import DIRECTION, ERROR, EVALUATION, RUN, Cell
-from crosslign.runs.bench.config import BenchConfig, UntrainedMethod
+from crosslign.runs.bench.config import BenchConfig, UntrainedMethod, asks
 from crosslign.runs.evaluate import EvaluationRequest, evaluate
 from crosslign.runs.folder import BEST, CONFIG, RunFolder
 from crosslign.runs.prepare import model_source, prepare
@@ -57,7 +57,7 @@ def open_out(bench: BenchConfig) -> None:
 
 
 def _asks(bench: BenchConfig) -> dict[str, str]:
-    raw = bench.model_dump(mode="json")
+    raw = asks(bench)
     return {key: digest(raw[key]) for key in ASKS}
 
 
