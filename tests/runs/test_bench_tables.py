@@ -184,6 +184,27 @@ def test_separation_is_of_the_languages_that_both_sides_have(tmp_path: Path) -> 
     assert value(out, method="msd", scope="group", name="separation unseen") == pytest.approx(expected)
 
 
+def test_seeds_with_worlds_of_their_own_are_paired_within_each(tmp_path: Path) -> None:
+    """The same ids, but other queries: nothing of one seed stands beside anything of the other."""
+    raw = bench_raw(tmp_path, "some/model", languages=["sw"], judge="lexicon")
+    raw["models"] = {"tiny": {"model": {"path": "world/{seed}"}}}
+    raw["tasks"] = [{"name": f"table:{tmp_path}/{{seed}}.csv", "title": "its own"}]
+    for seed in (0, 1):
+        rows = [{**row, "en": f"{row['en']} {seed}", "sw": f"{row['sw']} {seed}"} for row in many_rows(prefix="test")]
+        write_csv(tmp_path / f"{seed}.csv", rows)
+    bench, cells = finished_bench(tmp_path, raw, says)
+    assert len(cells) == 8
+    out = only_tables(bench).parent
+    for method in ("base", "msd", "sft", "prompt"):
+        assert value(out, method=method, scope="group", name="ASR seen") == pytest.approx(
+            share(method, "harmful", "sw")
+        )
+        if method != "base":
+            (row,) = rows_of(out, method=method, scope="difference", name="ASR seen", compared_to="base")
+            assert float(row["value"]) == pytest.approx(share(method, "harmful", "sw") - share("base", "harmful", "sw"))
+            assert float(row["n_eff"]) <= 24 + 1e-9  # 12 pairs in each of two worlds
+
+
 def test_utility_is_counted_from_the_answers(tmp_path: Path) -> None:
     utility = {"tasks": ["mgsm"], "languages": ["sw", "bn"]}
     raw = bench_raw(tmp_path, "some/model", languages=["sw"], utility=utility)
