@@ -211,6 +211,24 @@ def test_cells_of_other_settings_are_named_and_made_anew_when_asked_to(
     assert begun == [*(f"tiny / {m} / seed 2" for m in ("msd", "sft")), *(f"tiny / more / seed {s}" for s in (0, 1, 2))]
 
 
+def test_what_decides_a_cells_numbers_is_what_it_uses(raw: dict[str, Any], tmp_path: Path) -> None:
+    """More steps are nothing to what is not trained, other tables nothing to what learns nothing."""
+    raw["methods"]["steer"] = {"steer": {}}
+
+    def marks(raw: dict[str, Any]) -> dict[str, dict[str, str]]:
+        return {cell.name: cell.settings() for cell in cells(tmp_path, raw)}
+
+    before = marks(raw)
+    training = {**raw["recipe"]["training"], "max_steps": 9}
+    longer = marks({**raw, "recipe": {**raw["recipe"], "training": training}})
+    trained = {name for name in before if "/ msd /" in name or "/ sft /" in name}
+    assert {name for name in before if before[name] != longer[name]} == trained
+    (tmp_path / "queries.csv").write_text((tmp_path / "heldout.csv").read_text(encoding="utf-8"), encoding="utf-8")
+    found = [cell.settings() for cell in cells_of(load_bench(tmp_path / "bench.yaml"))]
+    other = {name for name, now in zip(before, found, strict=True) if now != longer[name]}
+    assert other == {name for name in before if "/ base /" not in name and "/ prompt /" not in name}
+
+
 def test_a_cell_that_fails_is_recorded_and_stops_no_other(
     raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

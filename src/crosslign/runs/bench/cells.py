@@ -70,11 +70,14 @@ class Cell:
         parts: dict[str, Any] = {"evaluation": asks(self.evaluation)}
         if self.utility is not None:
             parts["utility"] = vars(self.utility)
+        learns = self.untrained is None or self.untrained.steer is not None
         if self.untrained is None:
             parts["recipe"] = recipe
         else:
-            parts["model"], parts["method"] = recipe["model"], self.untrained.model_dump(mode="json")
-        if self.untrained is None or self.untrained.steer is not None:
+            sections = ("model", "student", "data", "seed") if learns else ("model", "student")
+            parts["recipe"] = [self.source_language, *(recipe[name] for name in sections)]
+            parts["method"] = self.untrained.model_dump(mode="json")
+        if learns:
             tables = [Path(table.path) for table in self.config.data.tables]
             if all(path.is_file() for path in tables if path.suffix in FILES):
                 parts[TABLES] = [file_sha256(path) if path.is_file() else str(path) for path in tables]
@@ -87,8 +90,8 @@ class Cell:
 
     def state(self) -> State:
         """What the record says, and for a finished one whether its evaluation is still there."""
-        states: dict[Any, State] = {"running": "begun", "failed": "failed", "finished": "finished"}
-        found = states.get(self.record().get("status"), "open")
+        states: dict[str, State] = {"running": "begun", "failed": "failed", "finished": "finished"}
+        found = states.get(str(self.record().get("status")), "open")
         is_gone = found == "finished" and not (self.folder / EVALUATION / RESULTS).is_file()
         return "begun" if is_gone else found
 
@@ -121,7 +124,7 @@ _PLACES = {"output_dir", "cache_dir", "log_rollouts"}  # which change no number
 def cells_of(bench: BenchConfig) -> list[Cell]:
     """All cells, model by model, the model as it is first.
 
-    Raises CrosslignError for a recipe that is none, or languages that are not said.
+    Raises CrosslignError for a recipe's file that is missing or none.
     """
     shared = bench.recipe if isinstance(bench.recipe, Mapping) else read_recipe(bench.recipe)
     methods: dict[str, Mapping[str, Any]] = {BASE: {"context": "student"}}
