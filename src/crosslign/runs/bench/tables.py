@@ -77,6 +77,7 @@ def quantities(numbers: Numbers, trained: Sequence[str], source: str) -> list[Qu
         Quantity("invalid", "harmful", "invalid", most),
         Quantity("over-refusal seen", "benign", "over_refusal", seen),
         Quantity("over-refusal unseen", "benign", "over_refusal", unseen),
+        Quantity(f"over-refusal {source}", "benign", "over_refusal", own),
         Quantity("separation seen", None, "separation", seen),
         Quantity("separation unseen", None, "separation", unseen),
         Quantity("in its language", "harmful", "fidelity", most),
