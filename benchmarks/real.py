@@ -298,9 +298,7 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
     parser.add_argument("--trained", nargs="+", default=["ar", "ind"], help="languages that are trained on")
-    parser.add_argument(
-        "--watched", nargs="+", default=["ru", "zh"], help="others that are measured, beside English"
-    )
+    parser.add_argument("--watched", nargs="+", default=["ru", "zh"], help="others that are measured, beside English")
     parser.add_argument("--category", default="crimes_and_illegal_activities", help="of the rows that are trained on")
     parser.add_argument("--other", default="unsafe_instruction_topic", help="category of which held-out rows are added")
     parser.add_argument(

@@ -10,6 +10,7 @@ from typing import Any
 
 from crosslign.cli.main import command_parser
 from crosslign.runs.arguments import RANGES, RESERVED, TRAINING_DEFAULTS
+from crosslign.runs.bench.config import BenchConfig
 from crosslign.runs.config import RunConfig
 from crosslign.runs.recipe import describe
 
@@ -49,7 +50,17 @@ def commands() -> str:
     return "\n\n".join(parts)
 
 
-PAGES: dict[str, Callable[[], str]] = {"docs/configuration": configuration, "docs/commands": commands}
+def bench() -> str:
+    """Every key of a bench file."""
+    rows = map(_key_row, describe(BenchConfig))
+    return "## All keys of a bench file\n\n" + _table(("key", "default", "what it does"), rows)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "docs/configuration": configuration,
+    "docs/commands": commands,
+    "docs/bench": bench,
+}
 
 
 def formulas_as_they_stand(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:

@@ -23,8 +23,9 @@ from crosslign.cli import main
 from crosslign.data.load import TableSpec, require_table
 from crosslign.distillation import Strategy
 from crosslign.evaluation.judges.base import Judge
+from crosslign.runs.bench.config import BenchConfig
 from crosslign.runs.prepare import prepare
-from crosslign.runs.recipe import load_recipe, merged, parse_config, read_recipe
+from crosslign.runs.recipe import load_recipe, merged, parse_config, parse_section, read_recipe
 from crosslign.untrusted import parse_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +48,8 @@ NOT_PASTED = {
     "crosslign preferences": "a teacher that is safer than its model; tests/baselines/test_preferences.py",
     "--context teacher": "tests/baselines/test_prompt.py",
     "steer": "tests/baselines/test_steer.py",
+    "benchmarks/testbed.yaml": "minutes to hours",
+    "benchmarks/paper.yaml": "a GPU node; its plan is in tests/runs/test_bench.py",
     "inspect eval": "tests/evaluation/test_inspect.py, in Python",
     "multijail": "the hub; tests/contracts/test_tasks.py reads files of the same shape",
     "qwen3guard": "the hub; tests/evaluation/judges/test_guard.py has tiny guards",
@@ -62,6 +65,7 @@ PASTED = {
     "README.md": TINY,
     **{f"docs/{name}.md": TINY for name in ("training", "probe", "evaluation", "chat", "sharing", "translate")},
     **{f"docs/own_{name}.md": TINY for name in ("languages", "judge", "strategy")},
+    "docs/bench.md": TINY,
     "docs/scale.md": {"RECIPE": "recipes/qwen2.5_7b.yaml"},
     "docs/rollouts.md": {"RECIPE": "recipes/served.yaml"},
     "docs/tutorial.md": {".cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "tiny", "max_steps 50": "max_steps 2"},
@@ -198,7 +202,9 @@ def test_commands_and_python_of_the_docs_work_after_those_of_the_readme(pasted: 
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("page", ["docs/own_languages.md", "docs/own_judge.md", "docs/own_strategy.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/own_languages.md", "docs/own_judge.md", "docs/own_strategy.md", "docs/bench.md"]
+)
 def test_the_how_tos_work_with_the_files_that_they_show(
     pasted: Path, page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +212,8 @@ def test_the_how_tos_work_with_the_files_that_they_show(
     save_files(page)
     for package in pasted.glob("*/pyproject.toml"):
         monkeypatch.syspath_prepend(package.parent)
+    if page == "docs/bench.md":
+        Path("bench.yaml").write_text(Path("bench.yaml").read_text(encoding="utf-8").replace(MODEL, "tiny"))
     paste(page)
 
 
@@ -240,6 +248,11 @@ def test_what_is_not_run_has_flags_modules_and_targets_that_exist(
         missing = [word for word in words if word.startswith(("--", "\n")) and word not in known]
         assert not missing, command
     base = {"model": {"path": "tiny"}, "data": {"tables": [{"path": "queries.csv"}]}}
+    if page == "docs/bench.md":
+        whole, *parts = map(parse_yaml, blocks(page, "yaml"))
+        for part in ({}, *parts):
+            parse_section(BenchConfig, merged(whole, part), page)
+        return
     for block in blocks(page, "yaml"):
         parse_config(merged(base, parse_yaml(block)), page)
     for block in blocks(page, "python"):

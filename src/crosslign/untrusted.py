@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from crosslign.types import CrosslignError
+from crosslign.types import CrosslignError, excerpt
 
 # CROSSLIGN_MAX_<name> in the environment sets another value.
 LIMITS = {
@@ -268,6 +268,17 @@ def parse_yaml(text: str, where: object = "the text") -> Any:
         raise CrosslignError(f"{where}: not valid YAML: {str(error).splitlines()[0]}.") from error
 
 
+def _check_keys(node: yaml.MappingNode, where: object) -> None:
+    """YAML forbids a key that is there twice; the library takes the last, and what the first one said is lost."""
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in seen:
+                line = key.start_mark.line + 1
+                raise CrosslignError(f"{where}: the key {excerpt(key.value, 100)!r} is there twice (line {line}).")
+            seen.add((key.tag, key.value))
+
+
 def _values(node: yaml.Node, known: dict[int, int | None], depth: int, where: object) -> int:
     """How many values a node stands for. `known` has those that were counted, None for those that are being counted."""
     if id(node) in known:
@@ -281,6 +292,7 @@ def _values(node: yaml.Node, known: dict[int, int | None], depth: int, where: ob
     known[id(node)] = None
     children: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
+        _check_keys(node, where)
         children = [part for pair in node.value for part in pair]
     elif isinstance(node, yaml.SequenceNode):
         children = node.value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,15 @@ def _enough(given: Inputs) -> Path:
     path = given["recipe"].with_name("enough.csv")
     path.write_text("en,sw\n" + "".join(f"query {n},swali {n}\n" for n in range(24)))
     return path
+
+
+def _bench(given: Inputs) -> list[str]:
+    """What the cells read is train's and eval's, so it is planned only."""
+    file = given["recipe"].with_name("bench.yaml")
+    raw = {"recipe": str(given["recipe"]), "models": {"tiny": str(given["model"])}, "methods": {"msd": {}}}
+    more = {"tasks": [f"table:{given['table']}"], "trained": ["sw"], "out": str(given["output"])}
+    file.write_text(json.dumps({**raw, **more}), encoding="utf-8")  # JSON is YAML
+    return ["bench", str(file), "--plan"]
 
 
 COMMANDS = {
@@ -116,6 +126,7 @@ COMMANDS = {
             *("--tasks", f"table:{given['table']}", "--max-completion-length", "4", "--steer", str(given["direction"])),
         ],
     ),
+    "bench": Command(("output",), _bench),
     "compare": Command(("evaluation", "output"), _compare),
     "report": Command(("evaluation",), lambda given: ["report", str(given["evaluation"])]),
     "report of a run": Command(("evaluated run",), lambda given: ["report", str(given["evaluated run"])]),

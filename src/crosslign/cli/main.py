@@ -9,9 +9,12 @@ import sys
 from collections.abc import Sequence
 
 from crosslign import __version__
-from crosslign.cli import align, chat, demo, evaluate, share, tables, train, translate
+from crosslign.cli import align, bench, chat, demo, evaluate, share, tables, train, translate
 from crosslign.cli.common import Parser, log_to_terminal, say
 from crosslign.types import CrosslignError, Interrupted, cause
+
+# Commands whose file's keys are flags.
+TAKE_KEYS = ("align", "bench", "preferences", "probe", "serve-command", "steer", "train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TQDM_DISABLE", "1")
     log_to_terminal(arguments.verbose)
     try:
-        if arguments.command not in ("align", "preferences", "probe", "serve-command", "steer", "train") and rest:
+        if rest and arguments.command not in TAKE_KEYS:
             parser.error(f"unrecognised arguments: {' '.join(rest)}")
         return int(arguments.run(arguments, rest))
     except CrosslignError as error:
@@ -52,6 +55,6 @@ def command_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"crosslign {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for family in (align, demo, tables, translate, train, evaluate, chat, share):
+    for family in (align, demo, tables, translate, train, evaluate, bench, chat, share):
         family.add_commands(commands)
     return parser

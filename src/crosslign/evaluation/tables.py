@@ -5,12 +5,33 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from crosslign.untrusted import shown
 
 MISSING = "–"
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "[": "{[}", "]": "{]}",  # after a line's end they would be its option
+    **{character: f"\\{character}" for character in "#$%&_"},
+}  # fmt: skip
 Rate = Mapping[str, Any]  # `results`: RATE, or a change
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people: plain text, of which every form escapes what it must. The first row is the header.
+
+    Fields:
+        left: columns whose cells stand left.
+        note: how to read it.
+    """
+
+    title: str
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    left: Collection[int] = (0,)
 
 
 def number(value: float | None, form: str = ".1f") -> str:
@@ -78,3 +99,30 @@ def markdown(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str
     """A table whose first row is its header. Cells are Markdown: `escape` what comes from outside."""
     rule = ["---" if i in left else "---:" for i in range(len(rows[0]))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
+
+
+def latex_text(text: object) -> str:
+    """Text that LaTeX sets as it is, within one cell of a table."""
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
+
+
+def latex(table: Table) -> str:
+    """A table of LaTeX's, with the rules of booktabs."""
+    head, *body = (" & ".join(map(latex_text, row)) + r" \\" for row in table.rows)
+    columns = "".join("l" if i in table.left else "r" for i in range(len(table.rows[0])))
+    caption = " ".join(filter(None, (f"{table.title}.", table.note)))
+    return "\n".join(
+        (
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{latex_text(caption)}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        )
+    )

@@ -175,7 +175,7 @@ def prepare(
     if check_server:
         check_served(config)
     load_teacher_template(config.teacher.template)
-    tables = _load_tables(config)
+    tables = load_tables(config)
     languages = config.data.languages or list(dict.fromkeys(lang for table in tables for lang in table.languages))
     tokenizer = load_tokenizer(source)
     contexts = context_builder(config, tokenizer)
@@ -242,7 +242,7 @@ def describe_provenance(tables: Sequence[QueryTable]) -> dict[str, Any]:
     return {t.name: dict(t.provenance) for t in tables if t.provenance is not None}
 
 
-def _load_tables(config: RunConfig) -> list[QueryTable]:
+def load_tables(config: RunConfig) -> list[QueryTable]:
     """Read and check all tables. A language that was asked for must be in at least one of them."""
     data = config.data
     for language in (data.source_language, *(data.languages or ())):

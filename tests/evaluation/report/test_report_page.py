@@ -223,4 +223,4 @@ def test_style_script_and_templates_are_shipped() -> None:
     files = {f for name, globs in data.items() for g in globs for f in (source / name.replace(".", "/")).glob(g)}
     there = {f for f in folder.rglob("*") if f.is_file() and f.suffix != ".py" and "__pycache__" not in f.parts}
     assert {file for file in files if folder in file.parents} == there
-    assert len(there) == 6
+    assert len(there) == 7

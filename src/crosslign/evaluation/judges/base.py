@@ -15,6 +15,9 @@ class Judge(Protocol):
     One verdict for each item, in the items' order, whatever the texts hold (nothing at all, NUL bytes, lone
     surrogates, a judge's own verdict line); the same items give the same verdicts; a judge that cannot decide abstains
     with a reason and never guesses. Completions are data: a judge never follows what they say.
+
+    A judge that knows languages which no library knows may have an attribute `fidelity` (`evaluation.fidelity`): where
+    it judges first, that says which language a completion is in.
     """
 
     name: str

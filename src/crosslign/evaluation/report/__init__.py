@@ -1,9 +1,10 @@
 """The report: results.json and paired transcripts in, one self-contained HTML page out; and that of a training run.
 
 `findings` puts what `evaluation.view` gives into words, `figures` into charts, `transcripts` packs the answers;
-templates/page.html.j2 is the page. `course` draws a training run, whose page is templates/course.html.j2. A page loads
-nothing: style, script and transcripts are inside it, and its content security policy forbids all else. Whatever comes
-from a model, a judge or a file name is escaped by the templates, and the script sets it as text, never as mark-up.
+templates/page.html.j2 is the page. `course` draws a training run, whose page is templates/course.html.j2;
+`render_tables` makes a page of tables. A page loads nothing: style, script and transcripts are inside it, and its
+content security policy forbids all else. Whatever comes from a model, a judge or a file name is escaped by the
+templates, and the script sets it as text, never as mark-up.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from crosslign.evaluation.report.course import Course
 from crosslign.evaluation.report.findings import cautions, findings, points
 from crosslign.evaluation.report.transcripts import Transcript, block, visible
 from crosslign.evaluation.results import SCHEMA_VERSION
-from crosslign.evaluation.tables import number, p_value, short_names
+from crosslign.evaluation.tables import Table, number, p_value, short_names
 from crosslign.evaluation.training_log import about_best, place
 from crosslign.evaluation.view import View, settings
 from crosslign.storage import write_atomically
 from crosslign.types import CrosslignError
 
-__all__ = ["Course", "Transcript", "render_course", "render_report", "write_course", "write_report"]
+__all__ = ["Course", "Transcript", "render_course", "render_report", "render_tables", "write_course", "write_report"]
 
 MOST_BYTES = 8_000_000  # of transcripts: a browser opens such a page at once
 
@@ -93,6 +94,11 @@ def render_course(course: Course) -> str:
         evaluated=course.evaluated(),
         trained=course.trained(),
     )
+
+
+def render_tables(title: str, facts: Mapping[str, str], tables: Sequence[Table]) -> str:
+    """A page of tables; `facts` stand above them."""
+    return _page("tables.html.j2", title=title, facts=facts, tables=tables)
 
 
 def _page(template: str, **given: Any) -> str:
