@@ -23,6 +23,7 @@ NEEDED = {
     "report": ["a"],
     "train": [],
     "align": ["m", "--languages", "sw", "--out", "o"],
+    "bench": ["b.yaml"],
     "translate": ["t.csv", "--to", "sw", "--out", "o.csv"],
     "chat": ["r"],
     "card": ["r"],

@@ -64,7 +64,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _bench(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
-    import crosslign.testbed.judge  # noqa: F401  its judge, by the name testbed
+    import crosslign.testbed.registered  # noqa: F401  its judge, by the name testbed
     from crosslign.runs.bench.bench import only_tables, plan, run_bench
     from crosslign.runs.bench.config import load_bench
 

@@ -9,7 +9,6 @@ from itertools import product
 from typing import Literal
 
 from crosslign.evaluation.fidelity import FidelityResult
-from crosslign.evaluation.judges.registry import registry
 from crosslign.storage import digest
 from crosslign.testbed.language import ENGLISH
 from crosslign.testbed.world import ASKS, MATERIALS, PLACES, REASONS, TOOLS, WRAPPERS, Concept, Request, World
@@ -136,12 +135,6 @@ class ExactFidelity:
         if judgement is None or judgement.language is None:
             return FidelityResult(None, "unknown", None)
         return FidelityResult(judgement.language, "match" if judgement.in_language else "other", 1.0)
-
-
-@registry.register("testbed")
-def of_seed(argument: str = "0") -> ExactJudge:
-    """The judge `testbed:SEED`, of the default world with this seed. Raises ValueError for what is no number."""
-    return ExactJudge(World(seed=int(argument)))
 
 
 def rates(judgements: Mapping[str, list[Judgement]]) -> dict[str, float | int | None]:
