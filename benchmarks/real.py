@@ -28,6 +28,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,12 @@ def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> d
     }
 
 
+@cache
+def shipped(table: str) -> str:
+    """The fingerprint of a table that ships."""
+    return require_table(TableSpec(table), "en", None).fingerprint()
+
+
 def settings(plan: Plan, name: str) -> str:
     """A digest of all that decides a cell's numbers but its seed, the model and the versions of libraries."""
     raw = recipe(plan, VARIANTS.get(name, {}), 0, Path())
@@ -197,9 +204,6 @@ def settings(plan: Plan, name: str) -> str:
 
     def text(part: str) -> str:
         return (plan.out / part).read_text(encoding="utf-8")
-
-    def shipped(table: str) -> str:
-        return require_table(TableSpec(table), "en", None).fingerprint()
 
     measured = [text(HELD_OUT), shipped(BENIGN), plan.measured(name), plan.completion, RULES_VERSION]
     if name in CONTEXTS:  # nothing was learned there, whatever the recipe says

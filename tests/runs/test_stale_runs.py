@@ -84,6 +84,7 @@ def test_the_thread_samples_while_the_step_runs(
     assert asked.is_set()
 
 
+@pytest.mark.processes
 def test_a_resumed_run_takes_the_same_steps(stale: dict[str, Any], tmp_path: Path) -> None:
     expected = losses(run({**stale, "output_dir": str(tmp_path / "whole")}))
     with interrupted_after(5, RuntimeError("power cut")), pytest.raises(RuntimeError, match="power cut"):

@@ -69,6 +69,7 @@ def test_the_frozen_copy_samples_here_where_the_server_has_the_students_weights(
     assert fake.model is fake.base  # it has its own weights again
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("finetuning", ["lora", "full"])
 def test_a_resumed_run_takes_the_steps_of_one_that_never_stopped(
     recipe: dict[str, Any], fake: FakeVllm, tmp_path: Path, finetuning: str
@@ -82,6 +83,7 @@ def test_a_resumed_run_takes_the_steps_of_one_that_never_stopped(
     assert losses(run(raw, resume=True)) == expected
 
 
+@pytest.mark.processes
 def test_a_server_that_dies_stops_the_run_which_then_goes_on(
     recipe: dict[str, Any], fake: FakeVllm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
