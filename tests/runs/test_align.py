@@ -79,14 +79,14 @@ def said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Script], 
         sampler = ScriptedSampler(stop_token_id=0, vocabulary_size=259, script=script)
         for module in (build, evaluate):
             monkeypatch.setattr(module, "sampler_of", lambda *args, **kwargs: sampler)
-        train = stages.train
+        train = stages.train_or_go_on
 
         def training(*args: Any) -> Any:
-            record = train(*args)
+            folder = train(*args)
             script.trained = True
-            return record
+            return folder
 
-        monkeypatch.setattr(stages, "train", training)
+        monkeypatch.setattr(stages, "train_or_go_on", training)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         return script
 
@@ -251,7 +251,7 @@ def test_training_that_changes_nothing_is_no_success(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["probe", "train", "compare"])
+@pytest.mark.parametrize("stage", ["probe", "train_or_go_on", "compare"])
 def test_a_kill_between_stages_loses_nothing(
     stage: str,
     model_folder: Path,
@@ -267,7 +267,7 @@ def test_a_kill_between_stages_loses_nothing(
     before = (out / "before" / "results.json").read_bytes()
     capsys.readouterr()
     assert align(model_folder, out) == 0
-    done = {"probe": 2, "train": 4, "compare": 6}[stage]
+    done = {"probe": 2, "train_or_go_on": 4, "compare": 6}[stage]
     assert capsys.readouterr().err.count("is there already") == done
     assert (out / "before" / "results.json").read_bytes() == before
     assert script.trained

@@ -78,6 +78,11 @@ class RunFolder:
         )
         return record if whole else {}
 
+    @property
+    def kept(self) -> Path:
+        """The folder of what a finished run is for: its best checkpoint, or else its last weights."""
+        return self.path / BEST if (self.path / BEST).is_dir() else self.path
+
     def is_ours(self) -> bool:
         """Whether the record says that crosslign made this folder."""
         return self.record().get("status") in ("running", "finished")

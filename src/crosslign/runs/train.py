@@ -17,10 +17,11 @@ from crosslign.models.sharding import loading_whole
 from crosslign.runs.arguments import has_engine
 from crosslign.runs.build import Distillation, assemble, make_trainer
 from crosslign.runs.callbacks import DivergenceCallback
+from crosslign.runs.config import RunConfig
 from crosslign.runs.examples import Examples, collect_examples, write_examples
-from crosslign.runs.folder import BEST, GATE, RunFolder
+from crosslign.runs.folder import BEST, CONFIG, GATE, RunFolder
 from crosslign.runs.gate.gate import Passed, gate
-from crosslign.runs.prepare import PreparedRun, describe_provenance, describe_tables
+from crosslign.runs.prepare import PreparedRun, describe_provenance, describe_tables, prepare
 from crosslign.runs.recipe import dump
 from crosslign.runs.sharing.base import base_facts
 from crosslign.runs.sharing.card import write_card
@@ -59,6 +60,18 @@ def train(run: PreparedRun, announce: Announce = silent) -> Mapping[str, Any]:
                     f"the disk is full: {error}. Free some space. {_how_to_resume(run.folder)}"
                 ) from error
             raise
+
+
+def train_or_go_on(config: RunConfig, announce: Announce = silent) -> RunFolder:
+    """Train by this recipe, or go on with what an earlier call has left of it; a finished run stays as it is."""
+    folder = RunFolder(config.output_dir)
+    place = folder.path / CONFIG
+    same = place.is_file() and place.read_text("utf-8") == dump(config)
+    status = folder.record().get("status") if same else None
+    if status != "finished":
+        resume = status == "running" and bool(folder.checkpoints())
+        train(prepare(config, overwrite=not resume, resume=resume), announce)
+    return folder
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from crosslign.runs.align.kept import RECORD, STAGES, Kept, Made
 from crosslign.runs.align.queries import HELD_OUT, SOURCE, Tables, Wanted, make_tables, read_sources
 from crosslign.runs.config import CheckpointEvaluationConfig, JudgeConfig, RunConfig
 from crosslign.runs.evaluate import EvaluationRequest, evaluate
-from crosslign.runs.folder import BEST, CONFIG, RunFolder
+from crosslign.runs.folder import RunFolder
 from crosslign.runs.gate.probe import ProbeRequest, probe
 from crosslign.runs.memory.advice import device_memory, fitting, memory_table
 from crosslign.runs.memory.inputs import UnknownModel, needs_of
@@ -30,7 +30,7 @@ from crosslign.runs.sharing.card import write_card
 from crosslign.runs.sharing.evidence import given_evaluation
 from crosslign.runs.sharing.finished import read_finished
 from crosslign.runs.summary import read_metrics
-from crosslign.runs.train import train
+from crosslign.runs.train import train, train_or_go_on
 from crosslign.storage import LOCK, digest, file_sha256, is_empty, locked, write_atomically
 from crosslign.types import Announce, CrosslignError, silent
 
@@ -341,16 +341,12 @@ class _Alignment:
         config = self._config()
 
         def make() -> Made:
-            same = (folder.path / CONFIG).is_file() and (folder.path / CONFIG).read_text("utf-8") == dump(config)
-            status = folder.record().get("status") if same else None
-            if status != "finished":
-                resume = status == "running" and bool(folder.checkpoints())
-                train(prepare(config, overwrite=not resume, resume=resume), self.announce)
+            train_or_go_on(config, self.announce)
             return {}, [text.kept(folder.record(), folder.path)]
 
         if self.kept.stage("train", config.model_dump(mode="json"), make) is None and not folder.is_ours():
             raise _Ended(0, f"Nothing was trained (--skip train). {self.out / RECIPE} is the recipe.")
-        return folder.path / BEST if (folder.path / BEST).is_dir() else folder.path
+        return folder.kept
 
     def _after(self, place: Path) -> tuple[int, str, Mapping[str, Any] | None]:
         """The exit code, what came of it, and the comparison."""

@@ -20,12 +20,10 @@ from crosslign.ownership import check_no_link, check_output_folder, read_mark
 from crosslign.runs.bench.cells import DIRECTION, ERROR, EVALUATION, RUN, Cell
 from crosslign.runs.bench.config import BenchConfig, UntrainedMethod, asks
 from crosslign.runs.evaluate import EvaluationRequest, evaluate
-from crosslign.runs.folder import BEST, CONFIG, RunFolder
-from crosslign.runs.prepare import model_source, prepare
-from crosslign.runs.recipe import dump
+from crosslign.runs.prepare import model_source
 from crosslign.runs.sharing.finished import read_finished
 from crosslign.runs.steer import SteerRequest, steer
-from crosslign.runs.train import train
+from crosslign.runs.train import train_or_go_on
 from crosslign.storage import LOCK, digest, locked, versions, write_atomically
 from crosslign.types import Announce, CrosslignError, Interrupted, cause, silent
 
@@ -138,7 +136,7 @@ def _make(cell: Cell, announce: Announce) -> None:
     source, adapter, direction = model_source(cell.config), None, None
     if cell.untrained is None:
         with _timed(cell, "training"):
-            place = _train(cell, announce)
+            place = train_or_go_on(cell.config, announce).kept
         run = read_finished(place)
         adapter = run.adapter
         if not run.is_adapter:
@@ -151,18 +149,6 @@ def _make(cell: Cell, announce: Announce) -> None:
             steer(cell.config, request, announce)
     with _timed(cell, "evaluating"):
         _evaluate(cell, source, adapter, direction, announce)
-
-
-def _train(cell: Cell, announce: Announce) -> Path:
-    """Train, or go on; the folder of what is kept."""
-    folder = RunFolder(cell.config.output_dir)
-    config = folder.path / CONFIG
-    same = config.is_file() and config.read_text("utf-8") == dump(cell.config)
-    status = folder.record().get("status") if same else None
-    if status != "finished":
-        resume = status == "running" and bool(folder.checkpoints())
-        train(prepare(cell.config, overwrite=not resume, resume=resume), announce)
-    return folder.path / BEST if (folder.path / BEST).is_dir() else folder.path
 
 
 def _evaluate(cell: Cell, source: ModelSource, adapter: str | None, direction: Path | None, announce: Announce) -> None:
