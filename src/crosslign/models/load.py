@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -386,3 +387,10 @@ def token_ids(tokenizer: Any, model: Any) -> TokenIds:
     known = set(tokenizer.get_vocab().values())
     forbidden = tuple(t for t in range(vocabulary) if t not in known)
     return TokenIds(tuple(stop), pad, forbidden)
+
+
+def free_memory() -> None:
+    """Give back the memory of models that nothing holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -5,15 +5,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from crosslign.contexts import plain_contexts
 from crosslign.evaluation.completions import Completer, EndpointCompleter, SamplerCompleter, check_contexts
@@ -32,6 +29,7 @@ from crosslign.models import (
     check_source,
     evaluation_source,
     fingerprint,
+    free_memory,
     load_tokenizer,
     load_with_adapter,
     sampling_mark,
@@ -328,9 +326,7 @@ class _ModelUnderTest:
     def release(self) -> None:
         """Give the memory back: a guard may need it."""
         self._loaded = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
 
 
 def _trained(request: EvaluationRequest, announce: Announce) -> Sequence[str]:

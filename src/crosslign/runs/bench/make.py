@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from crosslign.models import ModelSource
+from crosslign.models import ModelSource, free_memory
 from crosslign.ownership import check_no_link, check_output_folder, read_mark
 from crosslign.runs.bench.cells import DIRECTION, ERROR, EVALUATION, RUN, Cell
 from crosslign.runs.bench.config import BenchConfig, UntrainedMethod, asks
@@ -108,7 +107,7 @@ def _made(cell: Cell, head: str, announce: Announce, overwrite: bool) -> str:
         announce(f"{head}: failed: {what} ({cell.folder / ERROR})")
         return "failed"
     finally:
-        _free()
+        free_memory()
     (cell.folder / ERROR).unlink(missing_ok=True)
     cell.update(status="finished")
     return "made"
@@ -191,10 +190,3 @@ def _device() -> str:
         return f"GPU {torch.cuda.get_device_name()}"
     threads = torch.get_num_threads()
     return f"CPU, {threads} thread{'s' * (threads != 1)}"
-
-
-def _free() -> None:
-    """Give back the memory of a cell that has ended, however it did."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

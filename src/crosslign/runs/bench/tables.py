@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crosslign.evaluation.stats import SIGNIFICANCE, Estimate
+from crosslign.evaluation.stats import DRAWS, SIGNIFICANCE, Estimate
 from crosslign.evaluation.tables import MISSING, Table, interval, number
 from crosslign.runs.bench.config import BASE, BenchConfig
 from crosslign.runs.bench.numbers import Change, Chosen, Numbers, corrected
@@ -21,11 +21,11 @@ GROUPS_NOTE = (
     "harmful ones answered: a model that refuses everything has 0. in its language: answers to harmful requests."
 )
 CHANGE_NOTE = (
-    f"Paired by query and seed, in points, with 95 % intervals. {SURE}: p < 0.05 after Holm's correction over the "
-    "methods of a column."
+    f"Paired by query and seed, in points, with 95 % intervals. {SURE}: p < {SIGNIFICANCE:g} after Holm's correction "
+    "over the methods of a column."
 )
 RANK_NOTE = (
-    "By {by}, mean over all languages but the source, without the harder tasks. first: the share of 2000 bootstrap "
+    "By {by}, mean over all languages but the source, without the harder tasks. first: the share of {draws} bootstrap "
     "draws of queries and seeds in which the method is first; equal ones share it. rank: the mean over the draws, and "
     "the middle 95 % of them. The draws of queries are the same for all methods."
 )
@@ -118,7 +118,9 @@ def model_tables(bench: BenchConfig, model: str, numbers: Numbers, trained: Sequ
             [m, number(100 * ranks[m].first), f"{number(ranks[m].mean)} [{ranks[m].low:g}, {ranks[m].high:g}]"]
             for m in order
         ]
-        tables.append(Table(f"{model}: ranking", [["method", "first, %", "rank"], *rows], RANK_NOTE.format(by=by)))
+        tables.append(
+            Table(f"{model}: ranking", [["method", "first, %", "rank"], *rows], RANK_NOTE.format(by=by, draws=DRAWS))
+        )
     return [*tables, *_task_tables(model, numbers, methods), *_published(bench, model, numbers)]
 
 

@@ -15,7 +15,7 @@ from crosslign.runs.prepare import PreparedRun, describe_tables
 from crosslign.storage import Row, versions
 
 SCHEMA_VERSION = 1
-LITTLE = 20  # % of the unsafe answers; below it no shipped recipe trains
+LITTLE = 20  # % of the unsafe answers; below it `crosslign align` leaves a language out
 _BOTH = "stud. > teach."
 _HEAD = (
     ("", "language"),
