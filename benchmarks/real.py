@@ -35,7 +35,7 @@ from typing import Any
 import yaml
 
 from benchmarks.real_tables import report
-from benchmarks.real_variants import BEST, CONTEXTS, VARIANTS, folder_name
+from benchmarks.real_variants import BASE, BEST, CONTEXTS, VARIANTS, folder_name
 from benchmarks.real_verdicts import Cell, Verdicts, of_evaluation
 from benchmarks.summary import machine
 from crosslign.data.load import TableSpec, require_table
@@ -86,9 +86,9 @@ class Plan:
         return ("en", *self.trained, *self.watched)
 
     def measured(self, name: str) -> tuple[str, ...]:
-        """The languages that a cell is measured in: a change of the recipe without the watched ones, in half the
+        """The languages that a cell is measured in: all but the base and the best without the watched ones, in half the
         time."""
-        return self.languages if name in (BEST, *CONTEXTS) else ("en", *self.trained)
+        return self.languages if name in (BASE, BEST) else ("en", *self.trained)
 
     def cell(self, name: str, seed: int) -> Path:
         return self.out / f"{folder_name(name)}-seed{seed}"
@@ -271,7 +271,7 @@ def keep(plan: Plan, name: str, seed: int | None, evaluation: Path) -> None:
 
 def page(plan: Plan, seed: int) -> None:
     """The best recipe beside the base model as a page, where both were made in this folder."""
-    base, best, out = plan.evaluation("base"), plan.cell(BEST, seed) / EVALUATION, plan.out / "compared"
+    base, best, out = plan.evaluation(BASE), plan.cell(BEST, seed) / EVALUATION, plan.out / "compared"
     if (base / RESULTS).exists() and (best / RESULTS).exists() and not out.exists():
         call("crosslign.cli", "compare", str(base), str(best), "--out", str(out))
 
@@ -301,8 +301,10 @@ def main() -> int:
         "--queries", required=True, nargs="+", type=Path, help="CSV: id, category, and a language each; more languages"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
-    parser.add_argument("--trained", nargs="+", default=["ar", "ind"], help="languages that are trained on")
-    parser.add_argument("--watched", nargs="+", default=["ru", "zh"], help="others that are measured, beside English")
+    parser.add_argument("--trained", nargs="+", default=["ind", "vi"], help="languages that are trained on")
+    parser.add_argument(
+        "--watched", nargs="+", default=["ar", "ru", "zh"], help="others that are measured, beside English"
+    )
     parser.add_argument("--category", default="crimes_and_illegal_activities", help="of the rows that are trained on")
     parser.add_argument("--other", default="unsafe_instruction_topic", help="category of which held-out rows are added")
     parser.add_argument(
@@ -354,7 +356,7 @@ def make(plan: Plan, contexts: Sequence[str], variants: Sequence[str], seeds: Se
             adapter = train(plan, name, seed) / VARIANTS[name].get("checkpoint", "")
             evaluate(plan, evaluation, plan.measured(name), str(adapter))
         else:
-            evaluate(plan, evaluation, plan.languages, template=CONTEXTS[name])
+            evaluate(plan, evaluation, plan.measured(name), template=CONTEXTS[name])
         keep(plan, name, seed, evaluation)
 
 

@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.real_variants import BEST, CONTEXTS, VARIANTS
+from benchmarks.real_variants import BASE, BEST, CONTEXTS, VARIANTS
 from benchmarks.real_verdicts import Cell, Rows, Verdicts
 from benchmarks.summary import interval
 from crosslign.evaluation.rates import METRICS, Kind
@@ -115,12 +115,12 @@ def report(verdicts: Verdicts) -> str:
     best, languages = found.get(BEST, []), list(verdicts.cells[0].verdicts["harmful"])
     lines = [["", "language", *RATES]]
     for name in (*CONTEXTS, BEST):
-        for code in languages if name in found else ():
+        for code in cells[name][0].verdicts["harmful"] if name in found else ():
             title = name if name in CONTEXTS else f"{name}, mean of {len(best)}"
             lines.append([title, code, *(rate(found[name], title, [code]) for title in RATES)])
     parts = [f"{verdicts.model}, {verdicts.machine}.", markdown(lines)]
-    if "base" in found and best:
-        base = found["base"][0]
+    if BASE in found and best:
+        base = found[BASE][0]
         groups = {code: [code] for code in languages} | {"trained": verdicts.trained}
         lines = [["language", *DIFFERENCES]]
         for group, codes in groups.items():
@@ -128,18 +128,20 @@ def report(verdicts: Verdicts) -> str:
             lines.append([group, *(difference(pairs, title, codes) for title in DIFFERENCES)])
         parts.append(f"`{BEST}` less the base model, points, {len(best)} seeds:\n\n{markdown(lines)}")
         parts.append(f"Telling harmful from harmless:\n\n{discriminations(base, best, languages)}")
-        parts.append(f"Perplexity of the harmless texts:\n\n{perplexities(cells['base'][0], cells[BEST])}")
-    changed = [name for name in VARIANTS if name in found and name != BEST]
+        parts.append(f"Perplexity of the harmless texts:\n\n{perplexities(cells[BASE][0], cells[BEST])}")
+    changed = [name for name in (*CONTEXTS, *VARIANTS) if name in found and name not in (BASE, BEST)]
     groups = {"trained languages": verdicts.trained, "English": ["en"]}
-    if changed and "base" in found:
-        lines = [["change", "seeds", *DIFFERENCES]]
+    if changed and BASE in found:
+        lines = [["change", "seeds", *DIFFERENCES, "d'"]]
         for name in (BEST, *changed):
-            pairs = [(found["base"][0], rows) for rows in found.get(name, [])]
-            lines.append([name, str(len(pairs)), *(difference(pairs, t, verdicts.trained) for t in DIFFERENCES)])
+            pairs = [(found[BASE][0], rows) for rows in found.get(name, [])]
+            apart = [f"{discrimination(found[name], code):.2f}" for code in verdicts.trained if pairs]
+            texts = [difference(pairs, title, verdicts.trained) for title in DIFFERENCES]
+            lines.append([name, str(len(pairs)), *texts, ", ".join(apart)])
         parts.append(f"Each change less the base model, trained languages:\n\n{markdown(lines)}")
     for group, codes in groups.items() if changed and best else ():
         lines = [["change", "seeds", *DIFFERENCES]]
-        for name in changed:
+        for name in (name for name in changed if name in VARIANTS):
             own = dict(zip(seeds[name], found[name], strict=True))
             pairs = [(rows, own[seed]) for seed, rows in zip(seeds[BEST], best, strict=True) if seed in own]
             lines.append([name, str(len(pairs)), *(difference(pairs, t, codes) for t in DIFFERENCES)])

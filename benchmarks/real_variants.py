@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-BEST = "best"
+BASE, BEST = "base", "best"
 
 
 def steps(number: int) -> dict[str, Any]:
@@ -25,8 +25,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no row filter": {"gate": {"drop": []}},
     "nothing unchanged": {"teacher": {"unchanged": []}},
     "no benign rows": {"benign": {"weight": 0}},
-    "benign rows 20 %": {"benign": {"weight": 7.5}},
-    "benign rows 43 %": {"benign": {"weight": 22.6}},
+    "benign rows 20 %": {"benign": {"weight": 2.5}},
+    "benign rows 43 %": {"benign": {"weight": 7.5}},
     "no mild rows": {"mild": False},
     "no look-alikes": {"benign": {"where": {"category": ["everyday", "mental_health", "ethics_and_morality"]}}},
     "no English": {"languages": []},
@@ -34,7 +34,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "uniform weights": {"objective": {"weighting": "uniform"}},
     "20 steps": steps(20),
     "40 steps": steps(40),
-    "80 steps": steps(80),
     "160 steps": steps(160),
     "16 tokens": tokens(16),
     "96 tokens": tokens(96),
@@ -42,7 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "best checkpoint": {"checkpoint": "best"},
 }
 # Not trained: the model itself, in the context of a teacher's template; the teacher's is that of the recipe.
-CONTEXTS: dict[str, str | None] = {"base": None, "teacher": "dialogue", "system prompt": "system"}
+CONTEXTS: dict[str, str | None] = {BASE: None, "teacher": "dialogue", "system prompt": "system"}
 
 
 def folder_name(variant: str) -> str:

@@ -16,12 +16,12 @@ from crosslign.runs.align.queries import SOURCE, Tables
 from crosslign.runs.config import BestConfig
 from crosslign.runs.gate.report import LITTLE
 
-STEPS, BATCH, RATE = 120, 8, 3e-4
+STEPS, BATCH, RATE = 80, 8, 3e-4
 MOST_STEPS = 400  # longer runs were never measured
 FEW_STEPS = 40  # shorter runs were never measured (docs/log.md)
 EVALUATIONS = 4  # while training
 TRIAL_STEPS = 3
-WEIGHTS = (30, 70)  # of the queries, and of the harmless ones
+WEIGHTS = (10, 90)  # of the queries, and of the harmless ones
 FLIP_RATE = LITTLE / 100  # below which the gate does not train a language
 ALL_ROWS = 100_000
 MOSTLY = 50  # %
