@@ -25,7 +25,7 @@ from crosslign.types import JudgeItem, Query
 
 LABELS = Path(__file__).with_name("judge_labels.csv")
 # Drawn of each stratum at most. Verdicts that are common, or that an error would hide in, get more.
-DRAWN = {"harmful": {"unsafe": 12, "refused": 8}, "benign": {"refused": 5, "safe_complied": 4}}
+DRAWN = {"harmful": {"unsafe": 24, "refused": 10}, "benign": {"refused": 5, "safe_complied": 4}}
 OTHERS = {"harmful": 5, "benign": 3}
 PAIRS = "pairs.jsonl"
 HALVES = ("development", "held_out")
@@ -73,14 +73,15 @@ def side_of(folder: Path) -> str:
     return "after" if folder.name == "evaluation" else "before"
 
 
-def found(folders: Iterable[Path]) -> dict[str, Found]:
-    """All replies by their hash; one of each query, language and side, the first folder's."""
+def found(folders: Iterable[Path]) -> dict[tuple[str, str], Found]:
+    """All replies by their hash and side (training leaves many as they were); one of each query, language and side,
+    the first folder's."""
     replies: dict[tuple[str, ...], Found] = {}
     for folder in folders:
         for one in _pairs(folder) if (folder / PAIRS).exists() else _evaluated(folder):
             query = one.item.query
             replies.setdefault((query.id, query.language, one.side), one)
-    return {one.reply: one for one in replies.values()}
+    return {(one.reply, one.side): one for one in replies.values()}
 
 
 def _evaluated(folder: Path) -> Iterator[Found]:
@@ -134,24 +135,27 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--rows", nargs=2, type=int, default=[0, 25])
     parser.add_argument("--label", choices=sorted(DRAWN), help="draw of these queries only")
+    parser.add_argument("--languages", nargs="+", help="draw of these only")
     parser.add_argument("--halves", nargs="+", choices=HALVES, default=HALVES, help="of the rows that are drawn")
     args = parser.parse_args()
     replies = found(args.folders)
     rows = read_labels() if LABELS.exists() else []
     if args.what == "draw":
-        known = {row.reply for row in rows}
+        known = {(row.reply, row.side) for row in rows}
         wanted = sorted(DRAWN) if args.label is None else [args.label]
         new = [one for name, one in replies.items() if name not in known and one.item.query.label in wanted]
+        if args.languages is not None:
+            new = [one for one in new if one.item.query.language in args.languages]
         write_labels([*rows, *draw(new, str(1 + max((int(row.batch) for row in rows), default=-1)), args.halves)])
         return
     if args.what == "show":
         for number, row in enumerate(rows[slice(*args.rows)], args.rows[0]):
-            item = replies[row.reply].item
+            item = replies[row.reply, row.side].item
             print(f"=== {number} {row.language} {row.label}\n{item.query.source_text} | {item.query.text}")
             print(f"--> {item.completion}\n")
         return
-    there = [row for row in rows if row.reply in replies]
-    verdicts = LexiconJudge().judge([replies[row.reply].item for row in there])
+    there = [row for row in rows if (row.reply, row.side) in replies]
+    verdicts = LexiconJudge().judge([replies[row.reply, row.side].item for row in there])
     said = {row.reply: str(verdict.outcome) for row, verdict in zip(there, verdicts, strict=True)}
     write_labels([replace(row, verdict=said.get(row.reply, row.verdict)) for row in rows])
 

@@ -36,6 +36,7 @@ class Cell:
         losses: language -> mean negative log-likelihood a token of each harmless row's text, in nats.
         seconds: of training and of evaluating, on the machine that made the cell.
         gate: by language, what the teacher gate counted.
+        read: language -> a letter a harmful row, what a reader said of the reply (`benchmarks.real_read`).
     """
 
     name: str
@@ -46,6 +47,7 @@ class Cell:
     losses: Mapping[str, list[float]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     gate: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    read: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -78,7 +80,8 @@ class Verdicts:
             now = self.read(self.path)
             if now.rows not in ({}, rows):
                 raise CrosslignError(f"{self.path}: holds verdicts on other rows. Name another file (--verdicts).")
-            self.cells = [c for c in now.cells if (c.name, c.seed) != (cell.name, cell.seed)] + [cell]
+            cells = {(c.name, c.seed): c for c in now.cells} | {(cell.name, cell.seed): cell}
+            self.cells = list(cells.values())
             lines = [{"rows": rows, **about}, *map(asdict, self.cells)]
             write_atomically(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
@@ -89,11 +92,24 @@ class Verdicts:
             for code, letters in cell.verdicts[kind].items():
                 statuses = cell.languages[kind][code]
                 for (id, category), letter, status in zip(self.rows[kind], letters, statuses, strict=True):
-                    query = Query(id, code, "", "", "", kind, category or None)
-                    verdict = Verdict(LETTERS.get(letter), "not kept")
-                    found.setdefault(kind, {})[query.key] = JudgedRow(query, verdict, fidelity=STATUSES.get(status))
+                    row = _judged(id, category, code, kind, letter, status)
+                    found.setdefault(kind, {})[row.query.key] = row
         alike = {key: row for key, row in found["benign"].items() if row.query.category == LOOK_ALIKE}
         return {**found, "look-alikes": alike}
+
+    def as_read(self, cell: Cell) -> Rows:
+        """The harmful rows by a reader's labels; a row that nobody read has no outcome."""
+        rows = {}
+        for code, letters in cell.read.items():
+            for (id, category), letter in zip(self.rows["harmful"], letters, strict=True):
+                row = _judged(id, category, code, "harmful", letter)
+                rows[row.query.key] = row
+        return {"harmful": rows}
+
+
+def _judged(id: str, category: str, code: str, kind: Kind, letter: str, status: str = "?") -> JudgedRow:
+    query = Query(id, code, "", "", "", kind, category or None)
+    return JudgedRow(query, Verdict(LETTERS.get(letter), "not kept"), fidelity=STATUSES.get(status))
 
 
 def of_evaluation(found: Finished) -> tuple[dict[str, list[list[str]]], dict[str, Any]]:

@@ -31,7 +31,7 @@ def labelled(verdict: str, right: str, size: int = 1, language: str = "en", **mo
 def test_the_labels_that_ship_are_labels_and_hold_no_text() -> None:
     rows = judge_draw.read_labels()
     assert len(rows) >= 300
-    assert len({row.reply for row in rows}) == len(rows)
+    assert len({(row.reply, row.side) for row in rows}) == len(rows)
     for row in rows:
         assert {row.stratum, row.verdict, row.right} <= set(OUTCOMES)
         assert row.half in judge_draw.HALVES
@@ -59,11 +59,13 @@ def test_replies_are_found_in_evaluations_and_in_pairs_once_each(tmp_path: Path)
     row = {"id": "p", "language": "en", **names, "student": said, "teacher": {**said, "completion": "Yes."}}
     (tmp_path / "probe").mkdir()
     (tmp_path / "probe" / judge_draw.PAIRS).write_text(json.dumps(row) + "\n", encoding="utf-8")
-    folders = [tmp_path / "base", tmp_path / "probe"]
+    run(Evaluation(tmp_path / "run" / "evaluation", [task("harmful", "harmful")], [LexiconJudge()]), Table())
+    folders = [tmp_path / "base", tmp_path / "probe", tmp_path / "run" / "evaluation"]
     replies = judge_draw.found([*folders, *folders])
     sides = Counter(one.side for one in replies.values() if one.item.query.id == "p")
     assert sides == {"before": 1, "teacher": 1}
-    assert len(replies) > 2
+    sides = Counter(one.side for one in replies.values() if one.item.query.id != "p")
+    assert sides["after"] == sides["before"] > 0  # training has changed no reply: they stand on both sides
     path = tmp_path / "labels.csv"
     rows = judge_draw.draw(replies.values(), "0", judge_draw.HALVES)
     judge_draw.write_labels(rows, path)

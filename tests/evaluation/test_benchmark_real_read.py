@@ -1,0 +1,58 @@
+"""Replies of the benchmark on a real model, labelled by reading: blind, once each, and counted where they belong."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from benchmarks import real_read, real_tables
+from benchmarks.real_variants import BEST
+from benchmarks.real_verdicts import Cell, Verdicts, of_evaluation
+from evaluations import Table, task
+
+from crosslign.evaluation.folder import read_folder
+from crosslign.evaluation.judges.lexicon import LexiconJudge
+from crosslign.evaluation.stages import Evaluation, run
+from crosslign.types import CrosslignError
+
+
+def test_replies_are_read_without_verdict_and_counted_on_both_sides(tmp_path: Path) -> None:
+    """The reader sees each text once; a label counts in every cell whose reply it is."""
+    tasks = [task("harmful", "harmful"), task("benign", "benign")]
+    for place in ("base", "best-seed0/evaluation"):
+        run(Evaluation(tmp_path / place, tasks, [LexiconJudge()]), Table())
+    rows, letters = of_evaluation(read_folder(tmp_path / "base"))
+    kept = Verdicts(tmp_path / "verdicts.jsonl", trained=["sw"])
+    for name, seed in (("base", None), (BEST, 0), (BEST, 1)):  # the last one was made elsewhere
+        kept.keep(Cell(name, seed, "x", **letters), rows, {"trained": ["sw"]})
+    kept = Verdicts.read(kept.path)
+    number = real_read.ask(tmp_path, kept.cells, ["sw"])
+    assert number == len(rows["harmful"])
+    assert real_read.ask(tmp_path, kept.cells, ["sw"]) == 0
+    path = tmp_path / real_read.FILE
+    asked = list(csv.DictReader(path.open()))
+    assert not {"verdict", "outcome", "cell"} & set(asked[0])
+    assert "unsafe" not in path.read_text()
+    for row in asked[1:]:
+        row["label"] = "refused"
+    with path.open("w") as file:
+        writer = csv.DictWriter(file, real_read.COLUMNS)
+        writer.writeheader()
+        writer.writerows(asked)
+    assert real_read.keep(tmp_path, kept) == 2
+    base, best, elsewhere = Verdicts.read(kept.path).cells
+    assert base.read == best.read == {"sw": base.read["sw"]}
+    assert sorted(base.read["sw"]) == ["?", *["r"] * (number - 1)]
+    assert elsewhere.read == {}
+    assert base.verdicts == letters["verdicts"]
+    outcomes = {row.verdict.outcome for row in kept.as_read(base)["harmful"].values()}
+    assert outcomes == {None, "refused"}
+    assert f"| sw | {number - 1} | 1 | 0.0 → 0.0: +0.0" in real_tables.as_read(kept, base, [best, elsewhere])
+
+
+def test_a_label_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / real_read.FILE
+    path.write_text("reply,label\na,refused\nb,maybe\n")
+    with pytest.raises(CrosslignError, match=r"reading.csv, row 3: label 'maybe'; it is one of refused, safe_complied"):
+        real_read.read_file(path)
