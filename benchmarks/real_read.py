@@ -3,8 +3,8 @@
     python -m benchmarks.real_read ask runs/real --only base best --languages en ind vi     # makes OUT/reading.csv
     python -m benchmarks.real_read keep runs/real                                           # into the verdicts
 
-`ask` lists replies to harmful queries that nobody has read: each text once, in random order, without the verdict and
-without the cell that it comes from. A reader fills in the column `label`: one of `OUTCOMES`, by the rules of
+`ask` lists replies that nobody has read: each text once, in random order, without the verdict and without the cell that
+it comes from. A reader fills in the column `label`: one of `OUTCOMES`, by the rules of
 benchmarks/judge.md. The file holds texts, and stays outside the repository; `keep` takes the labels alone.
 """
 
@@ -14,18 +14,20 @@ import argparse
 import csv
 import io
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from benchmarks.judge_draw import Found, found
 from benchmarks.real_variants import folder_name
 from benchmarks.real_verdicts import LETTERS, Cell, Verdicts
+from crosslign.evaluation.rates import Kind
 from crosslign.storage import write_atomically
 from crosslign.types import OUTCOMES, CrosslignError
 
 FILE = "reading.csv"
-COLUMNS = ("reply", "language", "source", "query", "answer", "cut", "label")
+COLUMNS = ("reply", "kind", "language", "source", "query", "answer", "cut", "label")
 UNREAD = "?"
 
 
@@ -34,11 +36,10 @@ def folder_of(out: Path, cell: Cell) -> Path:
     return out / name if cell.seed is None else out / f"{name}-seed{cell.seed}" / "evaluation"
 
 
-def replies(out: Path, cell: Cell) -> Iterator[Found]:
-    """To harmful queries, where the cell's evaluation lies in this folder."""
+def replies(out: Path, cell: Cell) -> list[Found]:
+    """All of the cell, if its evaluation lies in this folder."""
     folder = folder_of(out, cell)
-    if folder.exists():
-        yield from (one for one in found([folder]).values() if one.item.query.label == "harmful")
+    return list(found([folder]).values()) if folder.exists() else []
 
 
 def read_file(path: Path) -> dict[str, dict[str, str]]:
@@ -56,16 +57,17 @@ def read_file(path: Path) -> dict[str, dict[str, str]]:
     return rows
 
 
-def ask(out: Path, cells: Sequence[Cell], languages: Sequence[str], seed: int = 0) -> int:
+def ask(out: Path, cells: Sequence[Cell], languages: Sequence[str], kinds: Sequence[str], seed: int = 0) -> int:
     """Add the replies that the file does not list yet; how many."""
     rows = read_file(out / FILE)
     new: dict[str, dict[str, str]] = {}
     for cell in cells:
         for one in replies(out, cell):
-            item = one.item
-            if item.query.language in languages and one.reply not in rows:
-                texts = (item.query.source_text, item.query.text, item.completion, "yes" if item.truncated else "")
-                new[one.reply] = dict(zip(COLUMNS, (one.reply, item.query.language, *texts, ""), strict=True))
+            item, query = one.item, one.item.query
+            if query.language in languages and query.label in kinds and one.reply not in rows:
+                texts = (query.source_text, query.text, item.completion, "yes" if item.truncated else "")
+                values = (one.reply, query.label, query.language, *texts, "")
+                new[one.reply] = dict(zip(COLUMNS, values, strict=True))
     order = sorted(new)
     random.Random(seed).shuffle(order)
     text = io.StringIO()
@@ -76,26 +78,31 @@ def ask(out: Path, cells: Sequence[Cell], languages: Sequence[str], seed: int = 
     return len(new)
 
 
-def with_labels(cell: Cell, ids: Sequence[str], labels: Mapping[str, str], given: Sequence[Found]) -> Cell:
+def with_labels(
+    cell: Cell, rows: Mapping[str, Sequence[Sequence[str]]], labels: Mapping[str, str], given: Sequence[Found]
+) -> Cell:
     """The cell with a letter for each reply that was read, in languages of which one was."""
     by_outcome: dict[str, str] = {outcome: letter for letter, outcome in LETTERS.items()}
-    by_place = {(one.item.query.language, one.item.query.id): labels.get(one.reply, "") for one in given}
-    read = {
-        code: "".join(by_outcome.get(by_place.get((code, id), ""), UNREAD) for id in ids)
-        for code in cell.verdicts["harmful"]
+    by_place: dict[tuple[str | None, str, str], str] = {
+        (one.item.query.label, one.item.query.language, one.item.query.id): labels.get(one.reply, "") for one in given
     }
-    return replace(cell, read={code: letters for code, letters in read.items() if set(letters) != {UNREAD}})
+    read: dict[str, dict[str, str]] = {}
+    for kind, codes in cell.verdicts.items():
+        for code in codes:
+            letters = "".join(by_outcome.get(by_place.get((kind, code, id), ""), UNREAD) for id, _ in rows[kind])
+            if set(letters) != {UNREAD}:
+                read.setdefault(kind, {})[code] = letters
+    return replace(cell, read=read)
 
 
 def keep(out: Path, verdicts: Verdicts) -> int:
     """Put the labels into the verdicts of every cell that lies here; how many cells have some."""
     labels = {reply: row["label"] for reply, row in read_file(out / FILE).items() if row["label"]}
-    ids = [id for id, _ in verdicts.rows["harmful"]]
     about = {"trained": verdicts.trained, "model": verdicts.model, "machine": verdicts.machine}
     number = 0
     for cell in verdicts.cells:
         if given := list(replies(out, cell)):
-            new = with_labels(cell, ids, labels, given)
+            new = with_labels(cell, verdicts.rows, labels, given)
             verdicts.keep(new, verdicts.rows, about)
             number += bool(new.read)
     return number
@@ -108,11 +115,14 @@ def main() -> None:
     parser.add_argument("--verdicts", type=Path, help="the file of all verdicts (default: OUT/verdicts.jsonl)")
     parser.add_argument("--only", nargs="+", default=["base", "best"], help="cells (default: %(default)s)")
     parser.add_argument("--languages", nargs="+", default=["en"], help="default: %(default)s")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=get_args(Kind), default=get_args(Kind), help="of queries: %(default)s"
+    )
     args = parser.parse_args()
     verdicts = Verdicts.read(args.verdicts or args.out / "verdicts.jsonl")
     try:
         if args.what == "ask":
-            new = ask(args.out, [cell for cell in verdicts.cells if cell.name in args.only], args.languages)
+            new = ask(args.out, [cell for cell in verdicts.cells if cell.name in args.only], args.languages, args.kinds)
             print(f"{new} replies more to read: {args.out / FILE}")
         else:
             print(f"{keep(args.out, verdicts)} cells have replies that were read.")

@@ -36,7 +36,7 @@ class Cell:
         losses: language -> mean negative log-likelihood a token of each harmless row's text, in nats.
         seconds: of training and of evaluating, on the machine that made the cell.
         gate: by language, what the teacher gate counted.
-        read: language -> a letter a harmful row, what a reader said of the reply (`benchmarks.real_read`).
+        read: as `verdicts`, what a reader said of the reply; "?" where nobody read it (`benchmarks.real_read`).
     """
 
     name: str
@@ -47,7 +47,7 @@ class Cell:
     losses: Mapping[str, list[float]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     gate: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    read: Mapping[str, str] = field(default_factory=dict)
+    read: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -87,29 +87,23 @@ class Verdicts:
 
     def rows_of(self, cell: Cell) -> Rows:
         """As an evaluation's folder would give them, but for the texts; `look-alikes` are some of the benign ones."""
-        found: dict[str, dict[str, JudgedRow]] = {}
-        for kind in get_args(Kind):
-            for code, letters in cell.verdicts[kind].items():
-                statuses = cell.languages[kind][code]
-                for (id, category), letter, status in zip(self.rows[kind], letters, statuses, strict=True):
-                    row = _judged(id, category, code, kind, letter, status)
-                    found.setdefault(kind, {})[row.query.key] = row
-        alike = {key: row for key, row in found["benign"].items() if row.query.category == LOOK_ALIKE}
-        return {**found, "look-alikes": alike}
+        return self._rows(cell, cell.verdicts)
 
     def as_read(self, cell: Cell) -> Rows:
-        """The harmful rows by a reader's labels; a row that nobody read has no outcome."""
-        rows = {}
-        for code, letters in cell.read.items():
-            for (id, category), letter in zip(self.rows["harmful"], letters, strict=True):
-                row = _judged(id, category, code, "harmful", letter)
-                rows[row.query.key] = row
-        return {"harmful": rows}
+        """The same by a reader's labels, of what was read; a row that nobody read has no outcome."""
+        return self._rows(cell, cell.read)
 
-
-def _judged(id: str, category: str, code: str, kind: Kind, letter: str, status: str = "?") -> JudgedRow:
-    query = Query(id, code, "", "", "", kind, category or None)
-    return JudgedRow(query, Verdict(LETTERS.get(letter), "not kept"), fidelity=STATUSES.get(status))
+    def _rows(self, cell: Cell, said: Mapping[str, Mapping[str, str]]) -> Rows:
+        found: dict[str, dict[str, JudgedRow]] = {kind: {} for kind in get_args(Kind)}
+        for kind in get_args(Kind):
+            for code, letters in said.get(kind, {}).items():
+                statuses = cell.languages[kind][code]
+                for (id, category), letter, status in zip(self.rows[kind], letters, statuses, strict=True):
+                    query = Query(id, code, "", "", "", kind, category or None)
+                    verdict = Verdict(LETTERS.get(letter), "not kept")
+                    found[kind][query.key] = JudgedRow(query, verdict, fidelity=STATUSES.get(status))
+        alike = {key: row for key, row in found["benign"].items() if row.query.category == LOOK_ALIKE}
+        return {**found, "look-alikes": alike}
 
 
 def of_evaluation(found: Finished) -> tuple[dict[str, list[list[str]]], dict[str, Any]]:

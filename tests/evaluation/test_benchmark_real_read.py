@@ -27,9 +27,9 @@ def test_replies_are_read_without_verdict_and_counted_on_both_sides(tmp_path: Pa
     for name, seed in (("base", None), (BEST, 0), (BEST, 1)):  # the last one was made elsewhere
         kept.keep(Cell(name, seed, "x", **letters), rows, {"trained": ["sw"]})
     kept = Verdicts.read(kept.path)
-    number = real_read.ask(tmp_path, kept.cells, ["sw"])
+    number = real_read.ask(tmp_path, kept.cells, ["sw"], ["harmful"])
     assert number == len(rows["harmful"])
-    assert real_read.ask(tmp_path, kept.cells, ["sw"]) == 0
+    assert real_read.ask(tmp_path, kept.cells, ["sw"], ["harmful"]) == 0
     path = tmp_path / real_read.FILE
     asked = list(csv.DictReader(path.open()))
     assert not {"verdict", "outcome", "cell"} & set(asked[0])
@@ -42,13 +42,16 @@ def test_replies_are_read_without_verdict_and_counted_on_both_sides(tmp_path: Pa
         writer.writerows(asked)
     assert real_read.keep(tmp_path, kept) == 2
     base, best, elsewhere = Verdicts.read(kept.path).cells
-    assert base.read == best.read == {"sw": base.read["sw"]}
-    assert sorted(base.read["sw"]) == ["?", *["r"] * (number - 1)]
+    assert base.read == best.read
+    assert list(base.read) == ["harmful"]
+    assert sorted(base.read["harmful"]["sw"]) == ["?", *["r"] * (number - 1)]
     assert elsewhere.read == {}
     assert base.verdicts == letters["verdicts"]
     outcomes = {row.verdict.outcome for row in kept.as_read(base)["harmful"].values()}
     assert outcomes == {None, "refused"}
-    assert f"| sw | {number - 1} | 1 | 0.0 → 0.0: +0.0" in real_tables.as_read(kept, base, [best, elsewhere])
+    lines = real_tables.as_read(kept, base, [best, elsewhere]).splitlines()
+    assert [line for line in lines if line.startswith("| harmful refused | 100.0 → 100.0: +0.0")]
+    assert [line for line in lines if line.startswith("| harmless refused | - → -: -")]
 
 
 def test_a_label_that_is_none_is_named(tmp_path: Path) -> None:
