@@ -128,6 +128,18 @@ def perplexities(before: Cell, after: Sequence[Cell]) -> str:
     return markdown(lines)
 
 
+def less_base(found: Mapping[str, Sequence[Rows]], names: Sequence[str], trained: Sequence[str]) -> str:
+    """Each of these less the base model in the trained languages, and its d' in each of them."""
+    lines = [["change", "seeds", *DIFFERENCES, "d'"]]
+    for name in names:
+        if after := found.get(name):
+            pairs = [(found[BASE][0], rows) for rows in after]
+            texts = [difference(pairs, title, trained) for title in DIFFERENCES]
+            apart = ", ".join(f"{discrimination(after, code):.2f}" for code in trained)
+            lines.append([name, str(len(after)), *texts, apart])
+    return markdown(lines)
+
+
 def report(verdicts: Verdicts) -> str:
     """Markdown of what is there."""
     cells: dict[str, list[Cell]] = {}
@@ -158,16 +170,16 @@ def report(verdicts: Verdicts) -> str:
     changed = [name for name in (*CONTEXTS, *VARIANTS) if name in found and name not in (BASE, BEST)]
     groups = {"trained languages": verdicts.trained, "English": ["en"]}
     if changed and BASE in found:
-        lines = [["change", "seeds", *DIFFERENCES, "d'"]]
-        for name in (BEST, *changed):
-            pairs = [(found[BASE][0], rows) for rows in found.get(name, [])]
-            apart = [f"{discrimination(found[name], code):.2f}" for code in verdicts.trained if pairs]
-            texts = [difference(pairs, title, verdicts.trained) for title in DIFFERENCES]
-            lines.append([name, str(len(pairs)), *texts, ", ".join(apart)])
-        parts.append(f"Each change less the base model, trained languages:\n\n{markdown(lines)}")
-    for group, codes in groups.items() if changed and best else ():
+        table = less_base(found, [BEST, *changed], verdicts.trained)
+        parts.append(f"Each change less the base model, trained languages:\n\n{table}")
+        read = {name: [verdicts.as_read(cell) for cell in own if cell.read] for name, own in cells.items()}
+        if any(read.get(name) for name in changed) and read[BASE]:
+            table = less_base(read, [BEST, *changed], verdicts.trained)
+            parts.append(f"The same by reading:\n\n{table}")
+    trained = [name for name in changed if name in VARIANTS]
+    for group, codes in groups.items() if trained and best else ():
         lines = [["change", "seeds", *DIFFERENCES]]
-        for name in (name for name in changed if name in VARIANTS):
+        for name in trained:
             own = dict(zip(seeds[name], found[name], strict=True))
             pairs = [(rows, own[seed]) for seed, rows in zip(seeds[BEST], best, strict=True) if seed in own]
             lines.append([name, str(len(pairs)), *(difference(pairs, t, codes) for t in DIFFERENCES)])
