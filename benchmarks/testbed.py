@@ -1,7 +1,7 @@
 """The testbed as files, for `crosslign bench benchmarks/testbed.yaml`: `python -m benchmarks.testbed --seeds 5`.
 
-Of each seed the pretrained model, the tables that alignment trains on, and one table for each evaluation set; and for
-all seeds the recipe and the teacher's template, in which {seed} stands for the seed.
+Of each seed the pretrained model, the tables that alignment trains on, harmless rows of them in the unseen languages,
+and one table for each evaluation set; and for all seeds the recipe and the teacher's template, in which {seed} stands for the seed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -22,6 +23,7 @@ from crosslign.testbed.tables import SETS, Tables, TableSizes
 from crosslign.testbed.world import World
 
 OUT = Path("runs/testbed")
+UNSEEN = "unseen.csv"  # harmless rows alone, in the languages that alignment does not see
 
 
 def write_world(seed: int, out: Path, alignment: Alignment, sizes: TableSizes) -> str:
@@ -32,6 +34,8 @@ def write_world(seed: int, out: Path, alignment: Alignment, sizes: TableSizes) -
     shutil.copytree(base_model(BaseSpec(world), announce=print), model, dirs_exist_ok=True)
     for name in SETS:
         tables.write(folder / f"{name}.csv", tables.evaluation[name], world.codes())
+    harmless = [replace(row, id=f"unseen-{row.id}") for row in tables.targets if row.request.concept.label == "benign"]
+    tables.write(folder / UNSEEN, harmless, world.codes("en", "unseen"))
     config = alignment_config(model, tables, folder, alignment)
     return dump(config).replace(str(folder), str(out / "{seed}"))
 
