@@ -61,6 +61,7 @@ NUMBERS: list[tuple[str, Any, str]] = [
     ("training.use_cpu", "false", "expected bool, found 'false'"),
     ("training.lr_scheduler_kwargs", {"x": 1}, "unexpected keyword argument 'x'"),
     ("training.optim", "x" * 9999, "xxx ..."),
+    ("training.optim_args", "zzz", "training: ValueError"),
     ("sampling.temperature", 1e-9, "0 (greedy) or from 0.01 to 100"),
     ("sampling.max_completion_length", 10**30, "less than or equal to"),
     ("model.lora.r", 10**9, "less than or equal to 10000"),

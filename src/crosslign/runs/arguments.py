@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch.distributed.fsdp import FSDPModule
-from transformers import TrainingArguments, get_scheduler
+from transformers import Trainer, TrainingArguments, get_scheduler
 
 from crosslign.types import CrosslignError, cause, excerpt, nearest
 
@@ -49,6 +49,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data_seed": (0, 2**32 - 1),
     "dataloader_num_workers": (0, 256),
 }
+NEED_A_MODEL = ("galore", "apollo", "lomo")  # optimizers whose settings cannot be checked before weights are loaded
 # Set by other parts of the recipe, or without meaning here.
 RESERVED = {
     "output_dir": "set output_dir at the top level",
@@ -86,6 +87,8 @@ def training_arguments(section: Mapping[str, Any], *, output_dir: str, seed: int
         # Its settings are first read when training begins.
         steps = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
         get_scheduler(arguments.lr_scheduler_type, steps, 1, 2, arguments.lr_scheduler_kwargs)
+        if not any(name in str(arguments.optim).lower() for name in NEED_A_MODEL):
+            Trainer.get_optimizer_cls_and_kwargs(arguments)
     except Exception as error:  # it raises many kinds, all of them about what it was given
         raise CrosslignError(f"training: {cause(error)}") from error
     if arguments.n_gpu > 1:
