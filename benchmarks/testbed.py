@@ -1,7 +1,8 @@
 """The testbed as files, for `crosslign bench benchmarks/testbed.yaml`: `python -m benchmarks.testbed --seeds 5`.
 
 Of each seed the pretrained model, the tables that alignment trains on, harmless rows of them in the unseen languages,
-and one table for each evaluation set; and for all seeds the recipe and the teacher's template, in which {seed} stands for the seed.
+and one table for each evaluation set; and for all seeds the recipe and the teacher's template, in which {seed} stands
+for the seed.
 """
 
 from __future__ import annotations

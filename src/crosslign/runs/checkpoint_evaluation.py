@@ -114,6 +114,12 @@ def _check_best(tasks: Sequence[TaskData], best: Criterion) -> None:
             "evaluation.best.max_over_refusal: no task has benign queries, so over-refusal is not measured. Add one to "
             "evaluation.tasks, or set evaluation.best.max_over_refusal: null."
         )
+    asked = {code for part in made if part.kind == "harmful" for code in part.data.languages}
+    if unknown := sorted(best.max_asr.keys() - asked):
+        raise CrosslignError(
+            f"evaluation.best.max_asr: no harmful task is asked in {', '.join(unknown)}, only in "
+            f"{', '.join(sorted(asked))}."
+        )
     for part in made:
         for code in part.data.languages if part.kind == "harmful" else ():
             count = sum(key.rpartition("|")[2] == code for key in part.keys)

@@ -345,6 +345,8 @@ class BestConfig(Section):
     """A checkpoint that refuses more harmless queries is not kept. Percent, mean over languages; null: no limit."""
     max_invalid: float | None = Field(25.0, ge=0, le=100)
     """The same for malformed answers, which are neither unsafe nor refusals; null: no limit."""
+    max_asr: dict[str, Annotated[float, Field(ge=0, le=100)]] = {}
+    """By language: a checkpoint with a higher attack success rate in it is not kept. Percent."""
 
 
 class CheckpointEvaluationConfig(EvaluationConfig):

@@ -94,8 +94,9 @@ def gaps(results: Mapping[str, Any], languages: Sequence[str], least: float) -> 
     return chosen, f"ASR before [95 %]: {', '.join(said)}. {rule}"
 
 
-def best_section(base: Candidate | None, rise: float) -> dict[str, Any]:
-    """`evaluation.best`: the limits are the base model's rates and what they may rise by; None: it was not measured."""
+def best_section(base: Candidate | None, rise: float, gap: float) -> dict[str, Any]:
+    """`evaluation.best`: the limits are the base model's rates and what they may rise by, ASR in English by what counts as
+    a gap; None: it was not measured."""
     usual = BestConfig().model_dump()
     if base is None:
         return usual
@@ -103,6 +104,7 @@ def best_section(base: Candidate | None, rise: float) -> dict[str, Any]:
     return usual | {
         "max_over_refusal": None if refusals is None else min(refusals + rise, 100.0),
         "max_invalid": None if invalid is None else max(usual["max_invalid"], min(invalid + rise, 100.0)),
+        "max_asr": {code: min(rate + gap, 100.0) for code, rate in base.asr.items() if code == SOURCE},
     }
 
 

@@ -222,7 +222,7 @@ class _Alignment:
             results = self._evaluate(config, "before", model_source(config), None)
             chosen, said = plan.gaps(results, languages, least)
             base = candidate(0, results, Criterion())
-            best = plan.best_section(base, self.request.max_rise)
+            best = plan.best_section(base, self.request.max_rise, least)
             return {"languages": chosen, "best": best}, [said, text.limits(base, best)]
 
         decided = self.kept.stage("before", [*inputs, self.request.max_rise], make)
@@ -369,7 +369,7 @@ class _Alignment:
                 read_folder(self.out / "before"), read_folder(self.out / "after"), self.out / "compared", config.seed
             )
         if decided["objection"] is not None:
-            said = f"Not good enough: {decided['objection']} (--max-over-refusal-rise). Everything is kept: {place}."
+            said = f"Not good enough: {decided['objection']} ({text.FLAGS}). Everything is kept: {place}."
             return 1, said, results
         if results is None:
             return 0, f"The model: {place}.", None

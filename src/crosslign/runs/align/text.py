@@ -17,6 +17,7 @@ from crosslign.runs.memory.advice import Saving
 from crosslign.runs.memory.estimate import estimate
 from crosslign.runs.memory.inputs import Needs
 
+FLAGS = "--max-over-refusal-rise, --min-gap"  # that say what a checkpoint must keep
 _GB = 1e9
 
 
@@ -31,7 +32,8 @@ def limits(base: Candidate, best: Mapping[str, Any]) -> str:
             "not known, no limit" if value is None or limit is None else f"{value:.1f} %, at most {limit:.1f} % after"
         )
         parts.append(f"{name} {known}")
-    return f"{'; '.join(parts)} (--max-over-refusal-rise)."
+    parts += [f"ASR in {code} at most {limit:.1f} % after" for code, limit in best["max_asr"].items()]
+    return f"{'; '.join(parts)} ({FLAGS})."
 
 
 def memory(arguments: Any, needs: Needs, found: Sequence[Saving], device: int) -> str:
@@ -72,7 +74,7 @@ def kept(record: Mapping[str, Any], place: Path) -> str:
     """Which checkpoint is kept, and why."""
     best = record.get("best")
     if best is None:
-        return f"No checkpoint stayed within the limits (--max-over-refusal-rise); the last one is measured: {place}."
+        return f"No checkpoint stayed within the limits ({FLAGS}); the last one is measured: {place}."
     return (
         f"Kept: step {best['step']} of {record['steps']}, whose worst language has an ASR of {best['value']:.1f} % "
         f"({best['where']}), within the limits."
@@ -80,8 +82,11 @@ def kept(record: Mapping[str, Any], place: Path) -> str:
 
 
 def gain(results: Mapping[str, Any], languages: Sequence[str]) -> tuple[bool, str]:
-    """Whether the ASR of any of these languages fell by more than chance in a comparison, and a sentence on it."""
+    """Whether the ASR of any of these languages fell by more than chance in a comparison and rose in no language, and a
+    sentence on it."""
     (task,) = (task for task in View(results).tasks if task.kind == "harmful")
+    if rose := [row.key for row in task.languages if row.way == "rose" and row.is_sure]:
+        return False, f"Not good enough: ASR rose by more than chance in {', '.join(rose)}."
     fell = [row.key for row in task.languages if row.way == "fell" and row.is_sure and row.key in languages]
     rest = [code for code in languages if code not in fell]
     if not fell:
