@@ -403,7 +403,7 @@ def test_sections_that_can_be_left_out_are_described_with_their_keys() -> None:
     rows = {key: (default, text) for key, default, text in describe()}
     assert rows["evaluation"][0] == "null"
     assert rows["evaluation.tasks.N.name"][0] == "required"
-    assert rows["evaluation.best"][0].startswith("{metric: worst_language_asr, max_over_refusal: 10.0, max_invalid: 25.0")
+    assert rows["evaluation.best"][0].startswith("{metric: worst_language_asr, max_over_refusal: 10.0, max_invalid: 25")
     assert rows["evaluation.best.max_over_refusal"][0] == "10.0"
     assert all(text for key, (_, text) in rows.items() if key.startswith("evaluation"))
 
