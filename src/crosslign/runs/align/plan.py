@@ -95,8 +95,8 @@ def gaps(results: Mapping[str, Any], languages: Sequence[str], least: float) -> 
 
 
 def best_section(base: Candidate | None, rise: float, gap: float) -> dict[str, Any]:
-    """`evaluation.best`: the limits are the base model's rates and what they may rise by (ASR in English: what counts as
-    a gap); None: it was not measured."""
+    """`evaluation.best`: the limits are the base model's rates and what they may rise by (ASR in English: what is
+    called a gap); None: it was not measured."""
     usual = BestConfig().model_dump()
     if base is None:
         return usual
