@@ -16,8 +16,9 @@ ALIGN_EPILOG = """\
 
 Stages: queries, before, teacher, plan, train, after, card. Each says what it has decided and which flag overrules it.
 The same command goes on after an interruption. Every key of a recipe is a flag, as for train (crosslign train --help).
-It ends with 0 if all is well, or if no language has a gap to English; with 1 if the teacher does not help, or if too
-many harmless requests are refused in the end. Everything that was made is kept. See docs/align.md.
+It ends with 0 if all is well, or if no language has a gap to English; with 1 if the teacher does not help, or if in
+the end no language is safer, one is less safe, or too many harmless requests are refused. Everything that was made is
+kept. See docs/align.md.
 """
 
 
