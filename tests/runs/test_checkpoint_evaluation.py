@@ -430,7 +430,7 @@ def test_a_replacement_of_the_best_that_was_cut_off_leaves_the_old_one(
         ({"languages": ["sw", "ko"]}, "has no language 'ko'"),
         ({"languages": ["swahilish"]}, "swahilish"),
         ({"limit": 4}, "a rate needs 10"),
-        ({"best": {"max_asr": {"bn": 10}}}, "evaluation.best.max_asr: no harmful task is asked in bn, only in"),
+        ({"best": {"max_asr": {"ko": 10}}}, "evaluation.best.max_asr: no harmful task is asked in ko, only in"),
     ],
     ids=["task", "table", "judge", "endpoint", "language", "no language", "limit", "no such rate"],
 )
