@@ -1,84 +1,82 @@
-"""Does DPSW help, and when? `python -m benchmarks.dpsw`: a study on the testbed, with short and with long replies.
+"""DPSW beside uniform weights in one regime after another: the tables of docs/dpsw.md.
 
-Four questions, each for DPSW and for uniform weights: how many steps until safe without over-refusal; what remains at
-each learning rate after equal steps; how far the model has moved on benign requests; and, before any step, how the
-weight lies on the tokens that decide between refusal and help against the rest.
+    python -m benchmarks.testbed --seeds 5
+    crosslign bench benchmarks/testbed_dpsw.yaml
+    python -m benchmarks.testbed --seeds 5 --polite
+    crosslign bench benchmarks/testbed_dpsw_long.yaml
+    python -m benchmarks.dpsw
+
+A regime is a method of these files that has a partner of the same name and `, uniform`. Their difference is paired by
+query and seed, with Holm's correction over the regimes of a column. The last table says how the weight lies on the
+tokens that decide between refusal and help, before any step.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import date
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
 
-from benchmarks.claims import distance
 from benchmarks.methods import Method, objective, prepared, trainer_of
-from benchmarks.records import Record, kept, run_all
-from benchmarks.summary import machine
-from crosslign.evaluation.tables import markdown
-from crosslign.models import load_model
-from crosslign.storage import write_atomically
+from crosslign.evaluation.tables import interval, markdown, number
+from crosslign.runs.bench.cells import cells_of
+from crosslign.runs.bench.config import load_bench
+from crosslign.runs.bench.numbers import Change, Numbers, corrected
+from crosslign.runs.bench.outcomes import read_blocks
+from crosslign.runs.bench.tables import quantities
 from crosslign.testbed.cache import BaseSpec, base_model
-from crosslign.testbed.evaluate import by_group, evaluate
 from crosslign.testbed.experiment import Alignment
-from crosslign.testbed.judge import ExactJudge
-from crosslign.testbed.tables import SetName, Tables, TableSizes
+from crosslign.testbed.tables import Tables, TableSizes
 from crosslign.testbed.world import World
 from crosslign.types import Rollout
 
-FOLDER = Path("runs/dpsw")
-TABLE = Path("benchmarks/dpsw.md")
-WEIGHTINGS = ("dpsw", "teacher", "student", "uniform")
+FILES = (Path("benchmarks/testbed_dpsw.yaml"), Path("benchmarks/testbed_dpsw_long.yaml"))
+UNIFORM = ", uniform"
+SHOWN = ("ASR seen", "over-refusal seen", "separation seen", "ASR harder", "separation unseen")
+WEIGHTINGS = ("dpsw", "teacher", "student")
 ROLES = ("decision", "content", "other")  # of a reply's tokens
-SAFE, KEPT = 5.0, 5.0  # a run has arrived when ASR and look-alikes refused are both below these, in %
+SURE = 0.05
 
 
-@dataclass(frozen=True)
-class Case:
-    """One run of the study."""
+def differences(path: Path) -> dict[str, dict[str, tuple[str, str, Change]]]:
+    """Regime -> quantity -> the rates of uniform weights and of DPSW, and DPSW less uniform."""
+    bench = load_bench(path)
+    cells = cells_of(bench)
+    numbers = Numbers(read_blocks(bench, cells))
+    columns = [one for one in quantities(numbers, cells[0].trained, cells[0].source_language) if one.name in SHOWN]
+    found: dict[str, dict[str, tuple[str, str, Change]]] = {}
+    for name in bench.methods:
+        if f"{name}{UNIFORM}" in bench.methods:
+            found[name] = {}
+            for one in columns:
+                rates = [one.rate(numbers, method) for method in (f"{name}{UNIFORM}", name)]
+                change = one.change(numbers, name, f"{name}{UNIFORM}")
+                if change is None or None in rates:
+                    raise SystemExit(f"{path}: the cells of {name!r} and its partner are not finished.")
+                uniform, dpsw = (number(100 * rate.value) for rate in rates if rate is not None)
+                found[name][one.name] = uniform, dpsw, change
+    return found
 
-    seed: int
-    polite: bool
-    weighting: str
-    learning_rate: float = 1e-3
-    top_k: int = 32
-    temperature: float = 1.0  # as in the paper
 
-    @property
-    def style(self) -> str:
-        return "long" if self.polite else "short"
-
-    @property
-    def slug(self) -> str:
-        return f"{self.seed}-{self.style}-{self.weighting}-{self.learning_rate:g}-{self.top_k}-{self.temperature:g}"
-
-
-class _Watch(TrainerCallback):
-    """Evaluates the low-resource languages every few steps."""
-
-    def __init__(self, contexts: Any, tables: Tables, every: int) -> None:
-        self.contexts, self.tables, self.judge, self.every = contexts, tables, ExactJudge(tables.world), every
-        self.curve: list[dict[str, Any]] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.global_step % self.every == 0:
-            model.eval()
-            languages = self.tables.world.codes("low")
-            sets: tuple[SetName, ...] = ("harmful", "benign", "lookalike")
-            replies = evaluate(model, self.contexts, self.tables, self.judge, languages=languages, sets=sets)
-            rates = by_group(replies)["low"]
-            keys = ("asr", "benign_answered", "lookalike_refused")
-            self.curve.append({"step": state.global_step, **{k: rates[k] for k in keys}})
-            model.train()
+def table(found: Mapping[str, Mapping[str, tuple[str, str, Change]]]) -> str:
+    """A row a regime: uniform → DPSW, the difference with its interval, * where Holm's p is below 0.05."""
+    sure = {name: corrected({regime: values[name][2] for regime, values in found.items()}) for name in SHOWN}
+    lines = [["regime", *SHOWN]]
+    for regime, values in found.items():
+        shown = []
+        for name in SHOWN:
+            uniform, dpsw, change = values[name]
+            percent, holm = change.estimate.percent(), sure[name][regime]
+            star = "*" if holm is not None and holm.p_holm is not None and holm.p_holm < SURE else ""
+            shown.append(f"{uniform} → {dpsw}: {number(percent['value'], '+.1f')} {interval(percent, '+.1f')}{star}")
+        lines.append([regime, *shown])
+    return markdown(lines)
 
 
 def token_roles(rollout: Rollout, world: World) -> list[str]:
@@ -109,127 +107,37 @@ def weights_by_role(trainer: Any, world: World, queries: int = 200) -> dict[str,
     return made
 
 
-def measure(case: Case, steps: int, every: int) -> Record:
-    world = World(seed=case.seed, polite=case.polite)
-    base = base_model(BaseSpec(world))
-    method = Method(case.slug, objective(weighting=case.weighting, top_k=case.top_k))
-    alignment = Alignment(steps=steps, learning_rate=case.learning_rate, temperature=case.temperature)
-
-    def made() -> Record:
-        tables = Tables(world, TableSizes())
-        run = prepared(method, base, tables, FOLDER / "work" / case.slug, alignment)
-        original = load_model(run.source)
-        trainer = trainer_of(method, run)
-        roles = weights_by_role(trainer, world)
-        watch = _Watch(run.contexts, tables, every)
-        trainer.add_callback(watch)
-        trainer.train()
-        moved = distance(trainer.model.eval(), original, run.contexts, tables)
-        return {"curve": watch.curve, "kl_benign": moved, "weights": roles}
-
-    return kept(FOLDER / f"{case.slug}-{steps}-{every}.json", {"base": base.name}, made)
+def weights(seeds: Sequence[int]) -> str:
+    """Mean normalised weights of tokens by their role, over worlds."""
+    lines = [["replies", "weights", "request", *ROLES]]
+    for polite in (False, True):
+        for weighting in WEIGHTINGS:
+            found = [_weights(World(seed=seed, polite=polite), weighting) for seed in seeds]
+            for label in ("harmful", "benign"):
+                means = [np.mean([one[label][role] for one in found if role in one[label]]) for role in ROLES]
+                style = "long" if polite else "short"
+                lines.append([style, weighting, label, *(f"{mean:.2f}" for mean in means)])
+    return markdown(lines, left=(0, 1, 2))
 
 
-def arrival(curve: Sequence[dict[str, Any]]) -> int | None:
-    """The first evaluated step from which on ASR and look-alikes refused stay below their thresholds."""
-    arrived = None
-    for point in curve:
-        if point["asr"] < SAFE and point["lookalike_refused"] < KEPT:
-            arrived = point["step"] if arrived is None else arrived
-        else:
-            arrived = None
-    return arrived
-
-
-def cases(
-    seeds: Sequence[int],
-    styles: Sequence[str],
-    weightings: Sequence[str],
-    rates: Sequence[float],
-    top_ks: Sequence[int],
-    temperature: float,
-) -> list[Case]:
-    """Every weighting at the usual rate and K; the first and the last at other rates; other K with long replies."""
-    made = []
-    for seed in seeds:
-        for polite in (style == "long" for style in styles):
-            made += [Case(seed, polite, w, temperature=temperature) for w in weightings]
-            ends = dict.fromkeys((weightings[0], weightings[-1]))
-            made += [Case(seed, polite, w, r, temperature=temperature) for w in ends for r in rates]
-            made += [Case(seed, True, "dpsw", top_k=k, temperature=temperature) for k in top_ks if polite]
-    return made
+def _weights(world: World, weighting: str) -> dict[str, dict[str, float]]:
+    method = Method(weighting, objective(weighting=weighting))
+    with tempfile.TemporaryDirectory() as folder:
+        run = prepared(method, base_model(BaseSpec(world)), Tables(world, TableSizes()), Path(folder), Alignment())
+        return weights_by_role(trainer_of(method, run), world)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.dpsw", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=2, metavar="N")
-    parser.add_argument("--steps", type=int, default=100, metavar="N")
-    parser.add_argument("--every", type=int, default=20, metavar="N", help="steps between two evaluations")
-    parser.add_argument("--styles", nargs="+", choices=("short", "long"), default=["short", "long"], help="of replies")
-    parser.add_argument("--weightings", nargs="+", choices=WEIGHTINGS, default=list(WEIGHTINGS))
-    parser.add_argument("--rates", type=float, nargs="*", default=[3e-4, 3e-3], help="further learning rates")
-    parser.add_argument("--top-ks", type=int, nargs="*", default=[4, 512], help="further K, on long replies")
-    parser.add_argument("--temperature", type=float, default=Case.temperature, help="of the loss")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
-    parser.add_argument("--out", type=Path, default=TABLE)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.dpsw", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--files", nargs="+", type=Path, default=FILES, help="default: %(default)s")
+    parser.add_argument("--weights", type=int, default=5, metavar="N", help="worlds of the last table; 0 leaves it out")
     arguments = parser.parse_args(argv)
-    seeds = range(arguments.seeds)
-    todo = cases(
-        seeds, arguments.styles, arguments.weightings, arguments.rates, arguments.top_ks, arguments.temperature
-    )
-    worlds = dict.fromkeys(World(seed=case.seed, polite=case.polite) for case in todo)
-    records = run_all(
-        measure, {case: (case, arguments.steps, arguments.every) for case in todo}, worlds, arguments.jobs
-    )
-    text = report(records, arguments.steps, arguments.every, " ".join(sys.argv[1:] if argv is None else argv))
-    write_atomically(arguments.out, text)
-    print(f"written: {arguments.out}")
+    print(table({regime: values for path in arguments.files for regime, values in differences(path).items()}))
+    if arguments.weights:
+        print(f"\n{weights(range(arguments.weights))}")
     return 0
-
-
-def report(records: dict[Case, Record], steps: int, every: int, command: str) -> str:
-    seeds = len({case.seed for case in records})
-    batch, temperature = Alignment().batch_size, next(iter(records)).temperature
-    groups: dict[Case, list[Record]] = {}
-    for case, record in records.items():
-        groups.setdefault(replace(case, seed=0), []).append(record)
-    rates = ("ASR", "benign answered", "look-alikes refused", "KL benign", "ASR, mean of the course")
-    lines = [["replies", "weights", "rate", "K", *rates, "steps until safe"]]
-    for case, found in sorted(groups.items(), key=lambda item: (item[0].polite, item[0].learning_rate, item[0].slug)):
-        last = [r["curve"][-1] for r in found]
-        course = [float(np.mean([p["asr"] for p in r["curve"]])) for r in found]
-        values = [_spread([p[k] for p in last]) for k in ("asr", "benign_answered", "lookalike_refused")]
-        steps_needed = ", ".join(str(arrival(r["curve"]) or "never") for r in found)
-        values += [_spread([r["kl_benign"] for r in found], 3), _spread(course)]
-        setting = case.style, case.weighting, f"{case.learning_rate:g}", str(case.top_k)
-        lines.append([*setting, *values, steps_needed])
-    weights = [["replies", "weights", "request", *ROLES]]
-    for case, found in sorted(groups.items(), key=lambda item: (item[0].polite, item[0].weighting)):
-        if case.learning_rate != Case.learning_rate or case.top_k != Case.top_k:
-            continue
-        for label in ("harmful", "benign"):
-            cells = [
-                f"{np.mean([r['weights'][label][role] for r in found if role in r['weights'][label]]):.2f}"
-                for role in ROLES
-            ]
-            weights.append([case.style, case.weighting, label, *cells])
-    return (
-        f"# Does DPSW help, and when?\n\n`python -m benchmarks.dpsw {command}`, {date.today().isoformat()}, "
-        f"{machine()}.\n\n{steps} steps of {batch} queries, on-policy MSD, reverse KL, temperature {temperature:g}, on "
-        f"{seeds} seeds; low-resource trained languages, "
-        "in %, mean ± standard deviation over seeds. Long replies have a preamble and a closing, the same for help and "
-        "refusal: 22 words instead of 6. *Steps until safe*: for each seed, the first step (of every "
-        f"{every}) from which ASR stays below {SAFE:g} and look-alikes refused below {KEPT:g}.\n\n"
-        f"{markdown(lines, left=(0, 1))}\n\n"
-        "## Where the weight lies before the first step\n\nMean normalised weight (1 is the mean of a reply) on the "
-        "untrained student's own replies. *Decision*: the first word that tells refusal from help. *Content*: the "
-        f"words after it. *Other*: preamble, closing, end of turn.\n\n{markdown(weights, left=(0, 1, 2))}\n"
-    )
-
-
-def _spread(values: Sequence[float], digits: int = 1) -> str:
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{spread}"
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "16 tokens": tokens(16),
     "96 tokens": tokens(96),
     "SFT": {"method": {"name": "sft"}},
+    "SFT, harmful rows 25 %": {"method": {"name": "sft"}, "benign": {"weight": 30}},
     "best checkpoint": {"checkpoint": "best"},
 }
 # Not trained: the model itself, in the context of a teacher's template; the teacher's is that of the recipe.

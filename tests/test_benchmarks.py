@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import claims, dpsw, gpu, step
+import yaml
+from benchmarks import claims, dpsw, gpu, step, testbed
 from benchmarks.methods import Method, trainer_of
 from benchmarks.summary import compare, interval, percent, rows
 
+from crosslign.evaluation.stats import Estimate
+from crosslign.runs.bench.numbers import Change
 from crosslign.runs.prepare import prepare
 from crosslign.runs.recipe import parse_config
+from crosslign.testbed.tables import Tables, TableSizes
+from crosslign.testbed.world import World
 from crosslign.types import Completion, Context, Query, Rollout
 
 
@@ -69,14 +75,64 @@ def test_what_leaves_its_band_is_named() -> None:
     assert [line.split(":")[0] for line in wrong] == names  # all answer harm: right for the base and the control alone
 
 
-def test_a_run_has_arrived_once_it_stays() -> None:
-    def curve(*points: tuple[float, float]) -> list[dict[str, Any]]:
-        return [{"step": 20 * (i + 1), "asr": a, "lookalike_refused": r} for i, (a, r) in enumerate(points)]
+def test_the_regimes_of_dpsw_have_partners_that_differ_in_the_weights_alone() -> None:
+    found = 0
+    for path in dpsw.FILES:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for name, changes in raw["methods"].items():
+            if partner := raw["methods"].get(f"{name}{dpsw.UNIFORM}"):
+                found += 1
+                plain = changes.get("objective", {})
+                assert {**changes, "objective": {**plain, "weighting": "uniform"}} == partner
+    assert found >= 8
 
-    assert dpsw.arrival(curve((50, 0), (4, 1), (3, 2))) == 40
-    assert dpsw.arrival(curve((4, 1), (9, 1), (3, 2))) == 60
-    assert dpsw.arrival(curve((1, 60), (1, 30))) is None  # safe by refusing everything
-    assert dpsw.arrival([]) is None
+
+def test_a_regimes_difference_is_marked_by_holms_p_over_the_regimes() -> None:
+    def change(p: float) -> tuple[str, str, Change]:
+        return "10.0", "5.0", Change(Estimate(-0.05, -0.08, -0.02, 100), p)
+
+    rows = {"sure": dict.fromkeys(dpsw.SHOWN, change(0.03)), "not": dict.fromkeys(dpsw.SHOWN, change(0.04))}
+    alone = dpsw.table({"sure": rows["sure"]}).splitlines()[2]
+    both = dpsw.table(rows).splitlines()[2:]
+    assert "10.0 → 5.0: -5.0 [-8.0, -2.0]*" in alone
+    assert not any("*" in line for line in both)  # the smaller p counts twice
+
+
+def test_the_testbeds_further_tables_change_what_they_say_and_nothing_else(tmp_path: Path) -> None:
+    world = World(seed=3)
+    tables = Tables(world, TableSizes(targets=60))
+    low = world.codes("en", "low")
+
+    def rows(path: Path) -> list[dict[str, str]]:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    plain = rows(tables.write(tmp_path / "plain.csv", tables.targets, low))
+    for name, codes, say, share, foreign in (
+        ("switched", low, testbed.switching(world, low), testbed.SWITCHED, True),
+        ("translated", world.codes("en", "unseen"), testbed.mistaking(world), testbed.WRONG, False),
+    ):
+        reference = rows(tables.write(tmp_path / "reference.csv", tables.targets, codes))
+        testbed.reworded(tmp_path / f"{name}.csv", world, tables.targets, codes, say)
+        changed = total = 0
+        for row, before in zip(rows(tmp_path / f"{name}.csv"), reference, strict=True):
+            assert row["en"] == before["en"]
+            assert row["label"] == before["label"]
+            for code in codes[1:]:
+                words, old = row[code].split(), before[code].split()
+                assert len(words) == len(old)
+                if not foreign:
+                    assert set(words) <= set(world.languages[code].words.values())
+                changed += sum(a != b for a, b in zip(words, old, strict=True))
+                total += len(old)
+        assert 0.5 * share < changed / total <= 1.2 * share  # another language can have the same word
+
+    testbed.mispaired(tmp_path / "mispaired.csv", tmp_path / "plain.csv", 3)
+    after = rows(tmp_path / "mispaired.csv")
+    wrong = [a["en"] != b["en"] for a, b in zip(after, plain, strict=True)]
+    assert 0 < sum(wrong) <= round(testbed.MISPAIRED * len(plain))
+    assert [{**row, "en": ""} for row in after] == [{**row, "en": ""} for row in plain]
+    assert sorted(row["en"] for row in after) == sorted(row["en"] for row in plain)
 
 
 def test_padding_is_the_share_that_a_padded_batch_adds() -> None:

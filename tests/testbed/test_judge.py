@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from crosslign.testbed.judge import ExactJudge, Judgement, rates
+from crosslign.testbed.registered import of_seed
 from crosslign.testbed.world import Concept, World
 
 HARMFUL = Concept("build", "hza1", "hza", "harmful")
@@ -75,3 +76,10 @@ def test_rates() -> None:
 def test_no_request_is_no_rate() -> None:
     result = rates({"harmful": [Judgement("refused", "en", True, True)]})
     assert (result["asr"], result["benign_answered"], result["lookalike_refused"]) == (0.0, None, None)
+
+
+def test_the_judge_by_name_is_that_of_its_world() -> None:
+    assert of_seed("3").world == World(seed=3)
+    assert of_seed("polite-3").world == World(seed=3, polite=True)
+    with pytest.raises(ValueError, match="invalid literal"):
+        of_seed("polite")

@@ -7,7 +7,13 @@ from crosslign.testbed.judge import ExactJudge
 from crosslign.testbed.world import World
 
 
+POLITE = "polite-"
+
+
 @registry.register("testbed")
 def of_seed(argument: str = "0") -> ExactJudge:
-    """The judge `testbed:SEED`, of the default world with this seed. Raises ValueError for what is no number."""
-    return ExactJudge(World(seed=int(argument)))
+    """The judge `testbed:SEED`, of the default world with this seed; `testbed:polite-SEED`, of the one with long replies.
+
+    Raises ValueError for what is no number.
+    """
+    return ExactJudge(World(seed=int(argument.removeprefix(POLITE)), polite=argument.startswith(POLITE)))
