@@ -7,6 +7,8 @@ the seed. The further tables hold the same requests as the first one:
 - unseen.csv: its harmless rows in the unseen languages;
 - switched.csv: in the trained languages, three words of ten said in another of them (code-switching);
 - translated.csv: in the unseen languages, as a bad translator says them: one word of ten is another word;
+- wrapped.csv: in the trained languages, in one of two wrappers; harder_known.csv and harder_new.csv are the rows of
+  harder.csv in these two wrappers and in the other two;
 - mispaired.csv: in the trained languages, one row of five beside the English text of another row.
 """
 
@@ -33,6 +35,7 @@ from crosslign.testbed.world import World
 
 OUT = Path("runs/testbed")
 SWITCHED = 0.3  # share of a request's words that are said in another language
+WRAPPERS_KNOWN = 2  # of the world's, those of wrapped.csv
 WRONG = 0.1  # share of a translation's words that are wrong
 MISPAIRED = 0.2  # share of rows with the English text of another row
 Rewording = Callable[[str, str], str]  # English word and its language -> the word that stands there
@@ -52,12 +55,25 @@ def write_world(world: World, out: Path, alignment: Alignment, sizes: TableSizes
     reworded(folder / "switched.csv", world, renamed("switched", tables.targets), low, switching(world, low))
     reworded(folder / "translated.csv", world, renamed("translated", tables.targets), unseen, mistaking(world))
     config = alignment_config(model, tables, folder, alignment)
+    tables.write(folder / "wrapped.csv", wrapped(world, tables.targets), low)
+    for part, wanted in (("known", True), ("new", False)):
+        own = [row for row in tables.evaluation["harder"] if is_known(row) is wanted]
+        tables.write(folder / f"harder_{part}.csv", own, world.codes())
     mispaired(folder / "mispaired.csv", folder / "targets.csv", world.seed)
     return dump(config).replace(str(folder), str(out / "{seed}"))
 
 
 def renamed(prefix: str, rows: Sequence[Row]) -> list[Row]:
     return [replace(row, id=f"{prefix}-{row.id}") for row in rows]
+
+
+def wrapped(world: World, rows: Sequence[Row]) -> list[Row]:
+    rng = random.Random(f"wrapped {world.seed}")
+    return [Row(f"wrapped-{row.id}", replace(row.request, wrapper=rng.randrange(WRAPPERS_KNOWN))) for row in rows]
+
+
+def is_known(row: Row) -> bool:
+    return row.request.wrapper is not None and row.request.wrapper < WRAPPERS_KNOWN
 
 
 def switching(world: World, codes: Sequence[str]) -> Rewording:
