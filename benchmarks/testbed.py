@@ -46,7 +46,9 @@ def write_world(world: World, out: Path, alignment: Alignment, sizes: TableSizes
     folder = out / str(world.seed)
     tables = Tables(world, sizes)
     model = folder / "base"
-    shutil.copytree(base_model(BaseSpec(world), announce=print), model, dirs_exist_ok=True)
+    made = base_model(BaseSpec(world), announce=print)
+    shutil.rmtree(model, ignore_errors=True)  # not written over: a process may have the weights mapped into memory
+    shutil.copytree(made, model)
     for name in SETS:
         tables.write(folder / f"{name}.csv", tables.evaluation[name], world.codes())
     harmless = [row for row in tables.targets if row.request.concept.label == "benign"]
