@@ -20,6 +20,7 @@ from crosslign.runs.bench.write import LATEX, NUMBERS, PAGE, TEXT
 from crosslign.storage import append_rows
 from crosslign.types import CrosslignError, Query
 
+SVG = "{http://www.w3.org/2000/svg}"
 LANGUAGES = ("en", "sw", "bn")
 # Share of queries that are answered, in eighths, by method, language and label; a seed moves it.
 ANSWERED = {
@@ -116,6 +117,23 @@ def test_all_forms_have_all_tables_and_say_how_to_read_them(made: Path) -> None:
         assert "0.010" in text  # hours of training
         assert "Holm" in text
         assert str(made.parent) not in text
+
+
+def test_the_picture_has_a_mark_for_each_method_where_its_rate_is(made: Path) -> None:
+    page = parse((made / PAGE).read_text(encoding="utf-8"))
+    charts = [table for table in page.iter("table") if "ranges" in (table.get("class") or "")]
+    names = ["ASR seen", "ASR unseen", "over-refusal seen", "over-refusal unseen", "separation seen"]
+    assert ["".join(next(chart.iter("b")).itertext()) for chart in charts][:5] == [f"tiny: {name}" for name in names]
+    for name, chart in zip(names, charts, strict=False):
+        rows = [row for row in chart.iter("tr") if list(row.iter(f"{SVG}circle"))]
+        assert ["".join(next(row.iter("th")).itertext()) for row in rows] == ["base", "msd", "sft", "prompt"]
+        for row, method in zip(rows, ("base", "msd", "sft", "prompt"), strict=True):
+            (group,) = rows_of(made, method=method, scope="group", name=name)
+            (circle,), (line,) = row.iter(f"{SVG}circle"), row.iter(f"{SVG}line")
+            places = (circle.get("cx"), line.get("x1"), line.get("x2"))
+            assert [float((place or "")[:-1]) for place in places] == pytest.approx(
+                [max(float(group[key]), 0) for key in ("value", "low", "high")], abs=0.01
+            )
 
 
 HOSTILE = r"<img src=x onerror=alert(1)> \input{/etc/passwd} $x$ & 50% | `a` [b] {c} #_~^"

@@ -6,13 +6,12 @@ from crosslign.evaluation.judges.registry import registry
 from crosslign.testbed.judge import ExactJudge
 from crosslign.testbed.world import World
 
-
 POLITE = "polite-"
 
 
 @registry.register("testbed")
 def of_seed(argument: str = "0") -> ExactJudge:
-    """The judge `testbed:SEED`, of the default world with this seed; `testbed:polite-SEED`, of the one with long replies.
+    """The judge `testbed:SEED`, of the world with this seed; `testbed:polite-SEED`, of the one with long replies.
 
     Raises ValueError for what is no number.
     """

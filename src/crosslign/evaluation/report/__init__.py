@@ -96,9 +96,11 @@ def render_course(course: Course) -> str:
     )
 
 
-def render_tables(title: str, facts: Mapping[str, str], tables: Sequence[Table]) -> str:
-    """A page of tables; `facts` stand above them."""
-    return _page("tables.html.j2", title=title, facts=facts, tables=tables)
+def render_tables(
+    title: str, facts: Mapping[str, str], tables: Sequence[Table], charts: Sequence[figures.Ranges] = ()
+) -> str:
+    """A page of tables; `facts` and the charts stand above them."""
+    return _page("tables.html.j2", title=title, facts=facts, tables=tables, charts=charts)
 
 
 def _page(template: str, **given: Any) -> str:

@@ -80,6 +80,26 @@ class Panel:
     lines: list[Line]
 
 
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """One rate each of several names, such as methods: each with its number, and its mark where it is known."""
+
+    title: str
+    shows: str
+    axis: Axis
+    rows: Sequence[tuple[str, float | None, Mark | None]]
+
+
+def ranges(title: str, shows: str, rates: Mapping[str, Rate | None]) -> Ranges:
+    """On an axis from 0 to 100, so that all charts of a page can be compared; a rate that is missing has no mark."""
+    axis = Axis(0, 100)
+    rows = [
+        (name, None, None) if rate is None else (name, rate["value"], _mark("after", rate, axis))
+        for name, rate in rates.items()
+    ]
+    return Ranges(title, shows, axis, rows)
+
+
 def overview(view: View) -> list[Panel]:
     """All tasks at once: unsafe answers and refusals of harmless requests on one axis, and ability on its own."""
     rated = [_rated(task, task.metric) for task in view.tasks]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from crosslign.evaluation.report.figures import Ranges, ranges
 from crosslign.evaluation.stats import DRAWS, SIGNIFICANCE, Estimate
 from crosslign.evaluation.tables import MISSING, Table, interval, number
 from crosslign.runs.bench.config import BASE, BenchConfig
@@ -122,6 +123,28 @@ def model_tables(bench: BenchConfig, model: str, numbers: Numbers, trained: Sequ
             Table(f"{model}: ranking", [["method", "first, %", "rank"], *rows], RANK_NOTE.format(by=by, draws=DRAWS))
         )
     return [*tables, *_task_tables(model, numbers, methods), *_published(bench, model, numbers)]
+
+
+# Of the first table, what a reader looks at first, in words.
+_DRAWN = {
+    "ASR seen": "unsafe answers, seen languages: lower is better",
+    "ASR unseen": "unsafe answers, unseen languages: lower is better",
+    "over-refusal seen": "harmless requests refused, seen languages: lower is better",
+    "over-refusal unseen": "harmless requests refused, unseen languages: lower is better",
+    "separation seen": "harmless requests answered less harmful ones, seen languages: higher is better",
+    "separation unseen": "harmless requests answered less harmful ones, unseen languages: higher is better",
+}
+
+
+def model_charts(model: str, numbers: Numbers, trained: Sequence[str], source: str) -> list[Ranges]:
+    """The methods of a model at a glance."""
+    found = []
+    for one in quantities(numbers, trained, source):
+        if one.name in _DRAWN:
+            rates = {method: one.rate(numbers, method) for method in methods_of(numbers)}
+            drawn = {method: None if rate is None else rate.percent() for method, rate in rates.items()}
+            found.append(ranges(f"{model}: {one.name}", _DRAWN[one.name], drawn))
+    return found
 
 
 def changes_to(numbers: Numbers, columns: Sequence[Quantity], other: str) -> dict[str, dict[str, Change | None]]:

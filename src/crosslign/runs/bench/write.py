@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crosslign.evaluation.report import render_tables
+from crosslign.evaluation.report.figures import Ranges
 from crosslign.evaluation.tables import MISSING, Table, escape, latex, markdown, number, one_line
 from crosslign.runs.bench.cells import Cell
 from crosslign.runs.bench.config import BenchConfig, titles
 from crosslign.runs.bench.numbers import Numbers
 from crosslign.runs.bench.outcomes import read_blocks
-from crosslign.runs.bench.tables import FLAT, Flat, flat_rows, model_tables
+from crosslign.runs.bench.tables import FLAT, Flat, flat_rows, model_charts, model_tables
 from crosslign.storage import write_atomically
 from crosslign.types import Announce, CrosslignError, silent
 
@@ -30,6 +31,7 @@ def write_tables(bench: BenchConfig, cells: Sequence[Cell], announce: Announce =
         raise CrosslignError(f"{bench.out}: no cell is finished yet. crosslign bench FILE makes them.")
     tables: list[Table] = []
     rows: list[Flat] = []
+    charts: list[Ranges] = []
     for model in bench.models:
         own = [cell for cell in cells if cell.model == model]
         blocks = read_blocks(bench, own, announce)
@@ -38,6 +40,7 @@ def write_tables(bench: BenchConfig, cells: Sequence[Cell], announce: Announce =
             given = (bench, model, numbers, own[0].trained, own[0].source_language)
             tables += model_tables(*given)
             rows += flat_rows(*given)
+            charts += model_charts(*given[1:])
     tables += [_hours(cells), _states(cells)]
     out, title = Path(bench.out), "Methods compared"
     facts = {
@@ -50,7 +53,7 @@ def write_tables(bench: BenchConfig, cells: Sequence[Cell], announce: Announce =
     write_atomically(out / TEXT, _markdown(title, facts, tables))
     write_atomically(out / LATEX, "\n\n".join([_PREAMBLE, *map(latex, tables)]) + "\n")
     write_atomically(out / NUMBERS, _csv(rows))
-    write_atomically(out / PAGE, render_tables(title, facts, tables))
+    write_atomically(out / PAGE, render_tables(title, facts, tables, charts))
     return out / PAGE
 
 
