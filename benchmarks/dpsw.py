@@ -36,7 +36,7 @@ from crosslign.testbed.tables import Tables, TableSizes
 from crosslign.testbed.world import World
 from crosslign.types import Rollout
 
-FILES = (Path("benchmarks/testbed_dpsw.yaml"), Path("benchmarks/testbed_dpsw_long.yaml"))
+FILES = {"short": Path("benchmarks/testbed_dpsw.yaml"), "long": Path("benchmarks/testbed_dpsw_long.yaml")}
 UNIFORM = ", uniform"
 SHOWN = ("ASR seen", "over-refusal seen", "separation seen", "ASR harder", "separation unseen")
 WEIGHTINGS = ("dpsw", "teacher", "student")
@@ -107,15 +107,14 @@ def weights_by_role(trainer: Any, world: World, queries: int = 200) -> dict[str,
     return made
 
 
-def weights(seeds: Sequence[int]) -> str:
+def weights(seeds: Sequence[int], styles: Sequence[str]) -> str:
     """Mean normalised weights of tokens by their role, over worlds."""
     lines = [["replies", "weights", "request", *ROLES]]
-    for polite in (False, True):
+    for style in styles:
         for weighting in WEIGHTINGS:
-            found = [_weights(World(seed=seed, polite=polite), weighting) for seed in seeds]
+            found = [_weights(World(seed=seed, polite=style == "long"), weighting) for seed in seeds]
             for label in ("harmful", "benign"):
                 means = [np.mean([one[label][role] for one in found if role in one[label]]) for role in ROLES]
-                style = "long" if polite else "short"
                 lines.append([style, weighting, label, *(f"{mean:.2f}" for mean in means)])
     return markdown(lines, left=(0, 1, 2))
 
@@ -131,12 +130,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.dpsw", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--files", nargs="+", type=Path, default=FILES, help="default: %(default)s")
+    parser.add_argument("--styles", nargs="+", choices=FILES, default=[*FILES], help="of replies (default: both)")
     parser.add_argument("--weights", type=int, default=5, metavar="N", help="worlds of the last table; 0 leaves it out")
     arguments = parser.parse_args(argv)
-    print(table({regime: values for path in arguments.files for regime, values in differences(path).items()}))
+    found = [differences(FILES[style]) for style in arguments.styles]
+    print(table({regime: values for one in found for regime, values in one.items()}))
     if arguments.weights:
-        print(f"\n{weights(range(arguments.weights))}")
+        print(f"\n{weights(range(arguments.weights), arguments.styles)}")
     return 0
 
 

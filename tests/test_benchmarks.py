@@ -77,7 +77,7 @@ def test_what_leaves_its_band_is_named() -> None:
 
 def test_the_regimes_of_dpsw_have_partners_that_differ_in_the_weights_alone() -> None:
     found = 0
-    for path in dpsw.FILES:
+    for path in dpsw.FILES.values():
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         for name, changes in raw["methods"].items():
             if partner := raw["methods"].get(f"{name}{dpsw.UNIFORM}"):
