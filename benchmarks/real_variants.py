@@ -39,6 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "96 tokens": tokens(96),
     "SFT": {"method": {"name": "sft"}},
     "SFT, harmful rows 25 %": {"method": {"name": "sft"}, "benign": {"weight": 30}},
+    "SFT, harmful rows 20 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 40}, **steps(120)},
     "SFT, harmful rows 25 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 30}, **steps(120)},
     "best checkpoint": {"checkpoint": "best"},
 }

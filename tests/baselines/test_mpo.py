@@ -86,7 +86,7 @@ def test_the_loss_is_that_of_an_independent_computation(
         assert float(kept) > 0
         losses[row["id"]] = (0.7 * gap - (source[0][0] - source[1][0])) ** 2 + 3.0 * float(kept)
     mixture = prepare(parse_config(raw), check_folder=False).mixture
-    assert len(rows) == 8
+    assert len(rows) == 12
     # Which two queries a step has is the mixture's affair, without those that have no pair.
     from crosslign.runs.prepare import without
 

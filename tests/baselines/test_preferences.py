@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from probe_script import SWAHILI_HELP, SWAHILI_REFUSAL, contrasted, scripted, scripted_recipe
 
-from crosslign.baselines.preferences import check_counts, choose, counted
+from crosslign.baselines.preferences import check_counts, choices, choose, counted
 from crosslign.cli import main
 from crosslign.evaluation.fidelity import Status
 from crosslign.evaluation.rates import JudgedRow
@@ -70,6 +70,39 @@ def test_what_is_chosen_is_good_and_what_is_rejected_is_not(first: Any, second: 
     assert numbers["bn"] == {}
 
 
+def of(id: str, language: str, label: Any, outcome: Outcome | None, fidelity: Status = "match") -> JudgedRow:
+    return JudgedRow(Query(id, language, "swali", "en", "question", label), Verdict(outcome, "said"), False, fidelity)
+
+
+def test_a_harmless_query_without_a_pair_borrows_the_refusal_of_a_harmful_one_in_its_language() -> None:
+    def both(id: str, language: str, label: Any, student: Outcome | None, teacher: Outcome | None) -> Any:
+        return of(id, language, label, student), of(id, language, label, teacher)
+
+    rows = [
+        both("0", "sw", "benign", "safe_complied", "safe_complied"),
+        both("1", "sw", "harmful", "unsafe", "refused"),
+        both("2", "sw", "harmful", "unsafe", "safe_complied"),  # safe, and no refusal to lend
+        both("3", "sw", "harmful", "refused", "refused"),
+        both("4", "sw", "benign", "invalid", "safe_complied"),
+        both("5", "sw", "benign", "safe_complied", "refused"),  # has a pair of its own
+        both("6", "sw", "benign", "invalid", "refused"),  # nothing good to choose
+        both("7", "sw", "benign", None, "safe_complied"),
+        both("8", "sw", "benign", "safe_complied", "safe_complied"),
+        both("9", "bn", "benign", "safe_complied", "safe_complied"),  # no refusal in its language
+        both("10", "sw", "harmful", "safe_complied", "safe_complied"),
+    ]
+    found = choices(rows)
+    lent = {i: (c.chosen, c.lender) for i, c in enumerate(found) if c.reason == "borrowed"}
+    assert lent == {0: ("student", 1), 4: ("teacher", 3), 8: ("student", 1)}
+    for i, (student, teacher) in enumerate(rows):
+        if i not in lent:
+            assert found[i] == choose(student, teacher)
+    counts = counted(((student, choice) for (student, _), choice in zip(rows, found, strict=True)), ["sw", "bn"])
+    assert counts["sw"]["benign"]["borrowed"] == 3
+    wrong_language = [rows[0], (rows[1][0], of("1", "sw", "harmful", "refused", "other"))]
+    assert choices(wrong_language)[0].reason == "both_good"
+
+
 def command(tmp_path: Path, raw: dict[str, Any], *flags: str) -> int:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(raw), encoding="utf-8")
@@ -90,26 +123,30 @@ def test_the_command_writes_trls_format_and_counts(
     scripted(monkeypatch, contrasted)
     assert command(tmp_path, swahili(recipe)) == 0
     found = {row["id"]: row for row in pairs(tmp_path)}
-    assert set(found) == {"row-1", "row-3", "row-5", "row-7", "row-9", "row-11", "row-2", "row-4"}
+    assert set(found) == {f"row-{i}" for i in range(12)}
     one = found["row-3"]
     assert one["prompt"] == [{"role": "user", "content": "swali 3"}]
     assert one["chosen"] == [{"role": "assistant", "content": SWAHILI_REFUSAL}]
     assert one["rejected"] == [{"role": "assistant", "content": SWAHILI_HELP}]
-    assert {id: row["chosen_by"] for id, row in found.items() if row["label"] == "benign"} == {
+    benign = {id: row for id, row in found.items() if row["label"] == "benign"}
+    assert {id: row["chosen_by"] for id, row in benign.items() if not row["borrowed"]} == {
         "row-2": "teacher",
         "row-4": "student",
     }
-    assert all(found[id]["chosen"][0]["content"] == SWAHILI_HELP for id in ("row-2", "row-4"))
+    assert {id for id, row in benign.items() if row["borrowed"]} == {"row-0", "row-6", "row-8", "row-10"}
+    assert {row["chosen"][0]["content"] for row in benign.values()} == {SWAHILI_HELP}
+    assert {row["rejected"][0]["content"] for row in benign.values()} == {SWAHILI_REFUSAL}
     record = json.loads((tmp_path / "pairs" / "preferences.json").read_text("utf-8"))
-    assert record["pairs"] == 8
+    assert record["pairs"] == 12
     assert record["counts"]["sw"]["benign"] | {"unsure": 0} == {
         "chosen": 2,
-        "both_good": 4,
+        "borrowed": 4,
+        "both_good": 0,
         "no_good_answer": 0,
         "no_bad_answer": 0,
         "unsure": 0,
     }
-    assert "8 pairs" in capsys.readouterr().out
+    assert "12 pairs" in capsys.readouterr().out
     assert command(tmp_path, swahili(recipe)) == 1
     assert "--overwrite" in capsys.readouterr().err
 

@@ -3,17 +3,19 @@
     harmful queries   chosen: the teacher's answer, if it is safe and in the query's language
                       rejected: the student's answer, if it helps with harm
     benign queries    chosen: the answer, of student or teacher, that helps in the query's language
-                      rejected: the other role's, if it refuses
+                      rejected: the other role's, if it refuses; else a refusal that the teacher gave to a harmful
+                      query in this language: a borrowed one
 
 The first rule is that of safety pairs made by a model itself (Zhao et al. 2025, arXiv 2505.16869, train on harmful
 queries alone). The second one is ours, and the same thought: without it a model learns that a refusal is always the
 better answer, which is how safety pairs end in over-refusal (Röttger et al. 2024, XSTest, arXiv 2308.01263, on the
-symptom). Of two answers that are alike nothing is learned: a pair between them would be taste.
+symptom). A good teacher refuses no harmless query, and then nothing but a borrowed refusal says that one would be
+wrong there. Of two answers that are alike nothing is learned: a pair between them would be taste.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -23,19 +25,40 @@ from crosslign.evaluation.tables import aligned
 from crosslign.languages import english_name
 from crosslign.types import CrosslignError, Role
 
-Reason = Literal["chosen", "both_good", "no_good_answer", "no_bad_answer", "unsure"]
+Reason = Literal["chosen", "borrowed", "both_good", "no_good_answer", "no_bad_answer", "unsure"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
-_HEAD = ("language", "label", "pairs", "both good", "none good", "none bad", "unsure")
+_HEAD = ("language", "label", "pairs", "borrowed", "both good", "none good", "none bad", "unsure")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What the verdicts say of a query's two answers; `chosen` is None where they are no pair, and `reason` says why:
     both are good; none is good; one is good and the other not bad (malformed, another language); or a judge abstains.
+
+    `lender` is the place of the query whose refusal is the rejected answer, where it is borrowed.
     """
 
     chosen: Role | None
     reason: Reason
+    lender: int | None = None
+
+
+def choices(pairs: Sequence[tuple[JudgedRow, JudgedRow]]) -> list[Choice]:
+    """Of each query's answers, of the student and of the teacher; see the module. Refusals are lent in turn."""
+    found = [choose(student, teacher) for student, teacher in pairs]
+    refusals: dict[str, list[int]] = defaultdict(list)
+    for i, (_, teacher) in enumerate(pairs):
+        if teacher.query.label == "harmful" and teacher.verdict.outcome == "refused" and teacher.fidelity != "other":
+            refusals[teacher.query.language].append(i)
+    lent: Counter[str] = Counter()
+    for i, (student, teacher) in enumerate(pairs):
+        language = student.query.language
+        own = refusals[language]
+        if student.query.label == "benign" and found[i].reason in ("both_good", "no_bad_answer") and own:
+            helpful: Role = "student" if _is_good(student) else "teacher"
+            found[i] = Choice(helpful, "borrowed", own[lent[language] % len(own)])
+            lent[language] += 1
+    return found
 
 
 def choose(student: JudgedRow, teacher: JudgedRow) -> Choice:
@@ -43,11 +66,8 @@ def choose(student: JudgedRow, teacher: JudgedRow) -> Choice:
     if None in (student.verdict.outcome, teacher.verdict.outcome) or student.query.label == "unlabelled":
         return Choice(None, "unsure")
     harmful = student.query.label == "harmful"
-    good, bad = (SAFE, UNSAFE) if harmful else (("safe_complied",), ("refused",))
-    is_good = {
-        role: row.verdict.outcome in good and row.fidelity != "other"
-        for role, row in (("student", student), ("teacher", teacher))
-    }
+    bad = UNSAFE if harmful else ("refused",)
+    is_good = {"student": _is_good(student), "teacher": _is_good(teacher)}
     is_bad = {"student": student.verdict.outcome in bad, "teacher": teacher.verdict.outcome in bad}
     if all(is_good.values()):
         return Choice(None, "both_good")
@@ -58,6 +78,11 @@ def choose(student: JudgedRow, teacher: JudgedRow) -> Choice:
         if is_good[chosen] and is_bad[rejected]:
             return Choice(chosen, "chosen")
     return Choice(None, "no_bad_answer" if any(is_good.values()) else "no_good_answer")
+
+
+def _is_good(row: JudgedRow) -> bool:
+    good = SAFE if row.query.label == "harmful" else ("safe_complied",)
+    return row.verdict.outcome in good and row.fidelity != "other"
 
 
 Counts = Mapping[str, Mapping[str, Mapping[Reason, int]]]

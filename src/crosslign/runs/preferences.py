@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from crosslign.baselines import Preference
-from crosslign.baselines.preferences import Choice, Counts, check_counts, choose, counted, counts_text
+from crosslign.baselines.preferences import Choice, Counts, check_counts, choices, counted, counts_text
 from crosslign.models import load_model
 from crosslign.ownership import check_output_folder, read_mark
 from crosslign.runs.build import Distillation, assemble
@@ -31,25 +31,36 @@ Format = Literal["trl", "ms-swift"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An answer, as tokens and as text."""
+
+    completion: Completion
+    text: str
+
+
 @dataclass(frozen=True)
 class JudgedPair:
-    """A query's two answers with their contexts, and what was chosen."""
+    """A query's two answers with their contexts, what was chosen, and the teacher's answer that it borrows."""
 
     pair: Pair
     choice: Choice
     contexts: dict[Role, Context]
-    completions: dict[Role, Completion]
+    answers: dict[Role, Written]
+    borrowed: Written | None
 
     @property
-    def preference(self) -> Preference | None:
+    def chosen_and_rejected(self) -> tuple[Written, Written] | None:
         chosen = self.choice.chosen
         if chosen is None:
             return None
-        return Preference(self.pair.query, self.completions[chosen], self.completions[other(chosen)])
+        other: Role = "student" if chosen == "teacher" else "teacher"
+        return self.answers[chosen], self.borrowed or self.answers[other]
 
-
-def other(role: Role) -> Role:
-    return "student" if role == "teacher" else "teacher"
+    @property
+    def preference(self) -> Preference | None:
+        found = self.chosen_and_rejected
+        return None if found is None else Preference(self.pair.query, *(answer.completion for answer in found))
 
 
 def judged_pairs(run: PreparedRun, made: Distillation, queries: Sequence[Query]) -> list[JudgedPair]:
@@ -64,14 +75,22 @@ def judged_pairs(run: PreparedRun, made: Distillation, queries: Sequence[Query])
     writing = Writing(run, made)
     # The cache has them: they were judged a moment ago.
     completions = {role: writing.sample(contexts[role], role) for role in contexts}
+    answers: list[dict[Role, Written]] = [
+        {
+            "student": Written(completions["student"][i], pair.student.completion),
+            "teacher": Written(completions["teacher"][i], pair.teacher.completion),
+        }
+        for i, pair in enumerate(found)
+    ]
     return [
         JudgedPair(
             pair,
-            choose(pair.student, pair.teacher),
+            choice,
             {role: contexts[role][i] for role in contexts},
-            {role: completions[role][i] for role in contexts},
+            answers[i],
+            None if choice.lender is None else answers[choice.lender]["teacher"],
         )
-        for i, pair in enumerate(found)
+        for i, (pair, choice) in enumerate(zip(found, choices([(p.student, p.teacher) for p in found]), strict=True))
     ]
 
 
@@ -125,7 +144,7 @@ def write_preferences(config: RunConfig, request: PreferencesRequest, announce: 
     pairs = judged_pairs(run, made, trained_queries(run.tables, run.languages))
     made.release()
     counts = checked_counts(run, pairs, announce)
-    rows = [_FORMATS[request.format](pair) for pair in pairs if pair.choice.chosen is not None]
+    rows = [_FORMATS[request.format](pair, *found) for pair in pairs if (found := pair.chosen_and_rejected)]
     record = {
         "schema_version": SCHEMA_VERSION,
         "kind": "preferences",
@@ -158,41 +177,33 @@ def _check_one_turn(run: PreparedRun) -> None:
 
 def _about(pair: JudgedPair) -> Row:
     query = pair.pair.query
-    return {"id": query.id, "language": query.language, "label": query.label, "chosen_by": pair.choice.chosen}
-
-
-def _answers(pair: JudgedPair) -> tuple[str, str]:
-    """Texts of the chosen answer and of the rejected one."""
-    assert pair.choice.chosen is not None
-    texts: dict[Role, str] = {"student": pair.pair.student.completion, "teacher": pair.pair.teacher.completion}
-    return texts[pair.choice.chosen], texts[other(pair.choice.chosen)]
+    about = {"id": query.id, "language": query.language, "label": query.label, "chosen_by": pair.choice.chosen}
+    return {**about, "borrowed": pair.borrowed is not None}
 
 
 def _chat(context: Context) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in context.messages]
 
 
-def _trl(pair: JudgedPair) -> Row:
+def _trl(pair: JudgedPair, chosen: Written, rejected: Written) -> Row:
     """TRL's conversational preference format."""
-    chosen, rejected = _answers(pair)
     return {
         "prompt": _chat(pair.contexts["student"]),
-        "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": rejected}],
+        "chosen": [{"role": "assistant", "content": chosen.text}],
+        "rejected": [{"role": "assistant", "content": rejected.text}],
         **_about(pair),
     }
 
 
-def _ms_swift(pair: JudgedPair) -> Row:
+def _ms_swift(pair: JudgedPair, chosen: Written, rejected: Written) -> Row:
     """ms-swift's `messages`, `rejected_response`, and `teacher_prompt`: what the teacher sees in the last turn's
     place."""
-    chosen, rejected = _answers(pair)
     return {
-        "messages": [*_chat(pair.contexts["student"]), {"role": "assistant", "content": chosen}],
-        "rejected_response": rejected,
+        "messages": [*_chat(pair.contexts["student"]), {"role": "assistant", "content": chosen.text}],
+        "rejected_response": rejected.text,
         "teacher_prompt": pair.contexts["teacher"].messages[-1].content,
         **_about(pair),
     }
 
 
-_FORMATS: dict[Format, Callable[[JudgedPair], Row]] = {"trl": _trl, "ms-swift": _ms_swift}
+_FORMATS: dict[Format, Callable[[JudgedPair, Written, Written], Row]] = {"trl": _trl, "ms-swift": _ms_swift}
