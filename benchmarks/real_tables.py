@@ -102,8 +102,9 @@ def discriminations(base: Rows, best: Sequence[Rows], codes: Sequence[str]) -> s
 
 def as_read(verdicts: Verdicts, base: Cell, best: Sequence[Cell]) -> str:
     """Before and after, and the difference, by the labels of a reader: of the rows that were read on both sides."""
-    before, after = verdicts.as_read(base), [verdicts.as_read(cell) for cell in best if cell.read]
-    codes = list(dict.fromkeys(code for letters in base.read.values() for code in letters))
+    read = [cell for cell in best if cell.read]
+    before, after = verdicts.as_read(base), [verdicts.as_read(cell) for cell in read]
+    codes = [code for code in base.read["harmful"] if all(code in cell.read["harmful"] for cell in read)]
     lines = [["of replies read", *codes]]
     for title in READ:
         texts = [
@@ -173,8 +174,8 @@ def report(verdicts: Verdicts) -> str:
             pairs = [(base, rows) for rows in best]
             lines.append([group, *(difference(pairs, title, codes) for title in DIFFERENCES)])
         parts.append(f"`{BEST}` less the base model, points, {len(best)} seeds:\n\n{markdown(lines)}")
-        if any(cell.read for cell in cells[BEST]):
-            parts.append(f"By reading, in %:\n\n{as_read(verdicts, cells[BASE][0], cells[BEST])}")
+        for name in (name for name in VARIANTS if any(cell.read for cell in cells.get(name, ()))):
+            parts.append(f"`{name}` by reading, in %:\n\n{as_read(verdicts, cells[BASE][0], cells[name])}")
         parts.append(f"Telling harmful from harmless:\n\n{discriminations(base, best, languages)}")
         parts.append(f"Perplexity of the harmless texts:\n\n{perplexities(cells[BASE][0], cells[BEST])}")
     changed = [name for name in (*CONTEXTS, *VARIANTS) if name in found and name not in (BASE, BEST)]

@@ -16,7 +16,7 @@ def tokens(number: int) -> dict[str, Any]:
     return {"sampling": {"max_completion_length": number}}
 
 
-# Changes to the recipe, one at a time. `benign` is about both tables of harmless queries, `mild` about the second;
+# Changes to the recipe, one at a time but where a name lists several. `benign` is about both tables of harmless queries, `mild` about the second;
 # `languages` are trained on too; `checkpoint` is measured in place of the last: the run evaluates while it trains.
 VARIANTS: dict[str, dict[str, Any]] = {
     BEST: {},
