@@ -16,8 +16,9 @@ def tokens(number: int) -> dict[str, Any]:
     return {"sampling": {"max_completion_length": number}}
 
 
-# Changes to the recipe, one at a time but where a name lists several. `benign` is about both tables of harmless queries, `mild` about the second;
-# `languages` are trained on too; `checkpoint` is measured in place of the last: the run evaluates while it trains.
+# Changes to the recipe, one at a time but where a name lists several. `benign` is about both tables of harmless
+# queries, `mild` about the second; `languages` are trained on too; `checkpoint` is measured in place of the last: the
+# run evaluates while it trains.
 VARIANTS: dict[str, dict[str, Any]] = {
     BEST: {},
     "on-policy": {"strategy": {"name": "on_policy"}},
