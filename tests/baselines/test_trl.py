@@ -41,7 +41,7 @@ def test_a_step_of_trls_dpo_trainer_has_our_loss(
     from torch.optim import SGD
 
     scripted(monkeypatch, contrasted)
-    raw = brief(recipe, name, steps=2, per_device_train_batch_size=8, learning_rate=0.02)
+    raw = brief(recipe, name, steps=2, per_device_train_batch_size=12, learning_rate=0.02)
     raw["model"] = {"path": str(model_folder), "finetuning": "full"}
     raw["method"]["options"] = options
     raw["training"] |= {"optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 0, "save_strategy": "no"}
@@ -59,7 +59,7 @@ def test_a_step_of_trls_dpo_trainer_has_our_loss(
         }
         for row in map(json.loads, lines)
     ]
-    assert len(pairs) == 8
+    assert len(pairs) == 12
     model = AutoModelForCausalLM.from_pretrained(model_folder)
     trainer = trl.DPOTrainer(
         model,
@@ -67,7 +67,7 @@ def test_a_step_of_trls_dpo_trainer_has_our_loss(
         args=trl.DPOConfig(
             str(tmp_path / "trl"),
             max_steps=2,
-            per_device_train_batch_size=8,
+            per_device_train_batch_size=12,
             logging_steps=1,
             max_grad_norm=0,
             save_strategy="no",

@@ -33,7 +33,8 @@ PREFERENCES_EPILOG = """\
   crosslign preferences RECIPE --out runs/pairs --format ms-swift
 
 Harmful queries: the teacher's safe answer is chosen, the student's unsafe one rejected. Benign queries: an answer that
-helps is chosen, a refusal rejected. Of two answers that are alike, or that a judge is not sure of, no pair is made.
+helps is chosen, a refusal rejected; where nobody refuses, one that the teacher gave to a harmful query in the same
+language is borrowed. Of two answers to a harmful query that are alike, or that a judge is not sure of, no pair is made.
 preferences.json counts them by language. The texts can be harmful: keep them where you keep such data.
 Methods that learn from pairs (`method: dpo` and others in a recipe) make the same pairs by themselves.
 """
