@@ -51,7 +51,7 @@ def choices(pairs: Sequence[tuple[JudgedRow, JudgedRow]]) -> list[Choice]:
         if teacher.query.label == "harmful" and teacher.verdict.outcome == "refused" and teacher.fidelity != "other":
             refusals[teacher.query.language].append(i)
     lent: Counter[str] = Counter()
-    for i, (student, teacher) in enumerate(pairs):
+    for i, (student, _) in enumerate(pairs):
         language = student.query.language
         own = refusals[language]
         if student.query.label == "benign" and found[i].reason in ("both_good", "no_bad_answer") and own:
