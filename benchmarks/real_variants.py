@@ -35,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "uniform weights": {"objective": {"weighting": "uniform"}},
     "20 steps": steps(20),
     "40 steps": steps(40),
+    "120 steps": steps(120),
     "160 steps": steps(160),
     "16 tokens": tokens(16),
     "96 tokens": tokens(96),
