@@ -338,6 +338,7 @@ def test_the_papers_bench_passes_its_dry_run_without_a_network(
     for needed in ("queries.csv", "pku_saferlhf.jsonl", "MultiJail.csv", "Qwen/Qwen3-8B", "Qwen3Guard"):
         assert needed in said.partition("Needed before")[2]
     assert {cell.config.method.name for cell in found} >= {"msd", "sft", "dpo", "mpo", "self_defence"}
+    assert {cell.utility.batch_size for cell in found if cell.utility} == {32}
 
 
 def test_the_testbeds_bench_has_a_world_for_each_seed() -> None:

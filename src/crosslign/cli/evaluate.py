@@ -224,7 +224,9 @@ def _request(a: argparse.Namespace) -> Any:
     utility = None
     if a.utility:
         tokens = {} if a.utility_max_tokens is None else {"max_new_tokens": a.utility_max_tokens}
-        utility = UtilityRequest(a.utility, a.utility_path, a.utility_languages, a.utility_limit, **tokens)
+        utility = UtilityRequest(
+            a.utility, a.utility_path, a.utility_languages, a.utility_limit, a.batch_size, **tokens
+        )
     return EvaluationRequest(
         parse_section(EvaluationConfig, raw, "crosslign eval"),
         model_source(a),

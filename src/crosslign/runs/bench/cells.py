@@ -185,7 +185,7 @@ def _utility(bench: BenchConfig) -> UtilityRequest | None:
     u = bench.utility
     if u is None:
         return None
-    return UtilityRequest(u.tasks, u.paths, u.languages, u.limit, max_new_tokens=u.max_new_tokens)
+    return UtilityRequest(u.tasks, u.paths, u.languages, u.limit, bench.batch_size, u.max_new_tokens)
 
 
 def shard_of(cells: Sequence[Cell], shard: str | None) -> list[Cell]:
