@@ -48,7 +48,7 @@ NOT_PASTED = {
     "crosslign preferences": "a teacher that is safer than its model; tests/baselines/test_preferences.py",
     "--context teacher": "tests/baselines/test_prompt.py",
     "steer": "tests/baselines/test_steer.py",
-    "benchmarks/testbed.yaml": "minutes to hours",
+    "benchmarks/testbed": "minutes to hours; tests/runs/test_bench.py reads these files",
     "benchmarks/paper.yaml": "a GPU node; its plan is in tests/runs/test_bench.py",
     "inspect eval": "tests/evaluation/test_inspect.py, in Python",
     "multijail": "the hub; tests/contracts/test_tasks.py reads files of the same shape",

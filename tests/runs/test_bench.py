@@ -341,12 +341,17 @@ def test_the_papers_bench_passes_its_dry_run_without_a_network(
     assert {cell.utility.batch_size for cell in found if cell.utility} == {32}
 
 
-def test_the_testbeds_bench_has_a_world_for_each_seed() -> None:
-    recipe = {"model": {"path": "{seed}/base"}, "data": {"tables": [{"path": "{seed}/x.csv"}], "languages": ["en"]}}
-    bench = load_bench(ROOT / "benchmarks" / "testbed.yaml", ["--recipe", json.dumps(recipe)])
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("testbed*.yaml")), ids=lambda path: path.stem)
+def test_a_bench_on_the_testbed_has_a_world_for_each_seed(path: Path) -> None:
+    recipe = {
+        "model": {"path": "{seed}/base", "finetuning": "full"},
+        "data": {"tables": [{"path": "{seed}/x.csv"}], "languages": ["en"]},
+    }
+    bench = load_bench(path, ["--recipe", json.dumps(recipe)])
     found = cells_of(bench)
-    assert len(found) == 5 * (1 + len(bench.methods))
+    assert len(found) == len(bench.seeds) * (1 + len(bench.methods))
     for cell in found:
         assert cell.config.model.path == f"{cell.seed}/base"
-        assert cell.evaluation.judge.names == [f"testbed:{cell.seed}"]
+        (judge,) = cell.evaluation.judge.names
+        assert judge in (f"testbed:{cell.seed}", f"testbed:polite-{cell.seed}")
         assert f"/{cell.seed}/harmful.csv" in cell.evaluation.tasks[0].name
