@@ -24,12 +24,12 @@ import numpy as np
 import torch
 
 from benchmarks.methods import Method, objective, prepared, trainer_of
-from crosslign.evaluation.tables import interval, markdown, number
+from crosslign.evaluation.tables import markdown, number
 from crosslign.runs.bench.cells import cells_of
 from crosslign.runs.bench.config import load_bench
 from crosslign.runs.bench.numbers import Change, Numbers, corrected
 from crosslign.runs.bench.outcomes import read_blocks
-from crosslign.runs.bench.tables import quantities
+from crosslign.runs.bench.tables import change_text, quantities
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.experiment import Alignment
 from crosslign.testbed.tables import Tables, TableSizes
@@ -41,40 +41,37 @@ UNIFORM = ", uniform"
 SHOWN = ("ASR seen", "over-refusal seen", "separation seen", "ASR harder", "separation unseen")
 WEIGHTINGS = ("dpsw", "teacher", "student")
 ROLES = ("decision", "content", "other")  # of a reply's tokens
-SURE = 0.05
 
 
 def differences(path: Path) -> dict[str, dict[str, tuple[str, str, Change]]]:
     """Regime -> quantity -> the rates of uniform weights and of DPSW, and DPSW less uniform."""
     bench = load_bench(path)
     cells = cells_of(bench)
+    if missing := [cell.name for cell in cells if not cell.is_ready()]:
+        raise SystemExit(f"{path}: {len(missing)} cells are not finished: {', '.join(missing[:3])} ...")
     numbers = Numbers(read_blocks(bench, cells))
     columns = [one for one in quantities(numbers, cells[0].trained, cells[0].source_language) if one.name in SHOWN]
     found: dict[str, dict[str, tuple[str, str, Change]]] = {}
     for name in bench.methods:
-        if f"{name}{UNIFORM}" in bench.methods:
+        partner = f"{name}{UNIFORM}"
+        if partner in bench.methods:
             found[name] = {}
             for one in columns:
-                rates = [one.rate(numbers, method) for method in (f"{name}{UNIFORM}", name)]
-                change = one.change(numbers, name, f"{name}{UNIFORM}")
-                if change is None or None in rates:
-                    raise SystemExit(f"{path}: the cells of {name!r} and its partner are not finished.")
-                uniform, dpsw = (number(100 * rate.value) for rate in rates if rate is not None)
-                found[name][one.name] = uniform, dpsw, change
+                uniform, dpsw = one.rate(numbers, partner), one.rate(numbers, name)
+                change = one.change(numbers, name, partner)
+                if uniform and dpsw and change:
+                    found[name][one.name] = number(100 * uniform.value), number(100 * dpsw.value), change
     return found
 
 
 def table(found: Mapping[str, Mapping[str, tuple[str, str, Change]]]) -> str:
     """A row a regime: uniform → DPSW, the difference with its interval, * where Holm's p is below 0.05."""
-    sure = {name: corrected({regime: values[name][2] for regime, values in found.items()}) for name in SHOWN}
-    lines = [["regime", *SHOWN]]
+    names = [name for name in SHOWN if all(name in values for values in found.values())]
+    sure = {name: corrected({regime: values[name][2] for regime, values in found.items()}) for name in names}
+    lines = [["regime", *names]]
     for regime, values in found.items():
-        shown = []
-        for name in SHOWN:
-            uniform, dpsw, change = values[name]
-            percent, holm = change.estimate.percent(), sure[name][regime]
-            star = "*" if holm is not None and holm.p_holm is not None and holm.p_holm < SURE else ""
-            shown.append(f"{uniform} → {dpsw}: {number(percent['value'], '+.1f')} {interval(percent, '+.1f')}{star}")
+        rates = {name: values[name][:2] for name in names}
+        shown = [f"{a} → {b}: {change_text(sure[name][regime])}" for name, (a, b) in rates.items()]
         lines.append([regime, *shown])
     return markdown(lines)
 

@@ -104,7 +104,9 @@ def as_read(verdicts: Verdicts, base: Cell, best: Sequence[Cell]) -> str:
     """Before and after, and the difference, by the labels of a reader: of the rows that were read on both sides."""
     read = [cell for cell in best if cell.read]
     before, after = verdicts.as_read(base), [verdicts.as_read(cell) for cell in read]
-    codes = [code for code in base.read["harmful"] if all(code in cell.read["harmful"] for cell in read)]
+    codes = [
+        code for code in base.read.get("harmful", ()) if all(code in cell.read.get("harmful", ()) for cell in read)
+    ]
     lines = [["of replies read", *codes]]
     for title in READ:
         texts = [
@@ -180,6 +182,8 @@ def report(verdicts: Verdicts) -> str:
         parts.append(f"Perplexity of the harmless texts:\n\n{perplexities(cells[BASE][0], cells[BEST])}")
     changed = [name for name in (*CONTEXTS, *VARIANTS) if name in found and name not in (BASE, BEST)]
     trained = [name for name in changed if name in VARIANTS]
+    for name in trained if BASE in found else ():
+        parts.append(f"`{name}`: perplexity of the harmless texts:\n\n{perplexities(cells[BASE][0], cells[name])}")
     by_judge: dict[str, BySeed] = {"": {n: {c.seed: verdicts.rows_of(c) for c in own} for n, own in cells.items()}}
     read = {n: {c.seed: verdicts.as_read(c) for c in own if c.read} for n, own in cells.items()}
     if any(read[name] for name in changed):

@@ -14,6 +14,7 @@ from helpers import no_weights, sampling_interrupted_after
 from peft import LoraConfig, get_peft_model
 
 from crosslign.cli import main
+from crosslign.evaluation import utility as utility_module
 from crosslign.runs import evaluate as evaluating
 
 FILES = {f"{name}.jsonl{more}" for name in ("completions", "fidelity") for more in ("", ".identity.json")}
@@ -327,13 +328,22 @@ def test_utility_is_measured_once_and_stands_in_the_results(
         tmp_path / "maths.csv", [{"id": f"q{i}", "answer": str(i), "en": f"{i}?", "sw": f"ni {i}?"} for i in range(3)]
     )
     flags = ("--utility", "mgsm", "--utility-path", f"mgsm={questions}", "--utility-limit", "2")
-    flags += ("--languages", "en,sw", "--utility-max-tokens", "12")
+    flags += ("--languages", "en,sw", "--utility-max-tokens", "12", "--batch-size", "3")
+    asked: list[int] = []
+    original = utility_module._language_model
+
+    def language_model(model: Any, tokenizer: Any, batch_size: int, kwargs: Any) -> Any:
+        asked.append(batch_size)
+        return original(model, tokenizer, batch_size, kwargs)
+
+    monkeypatch.setattr(utility_module, "_language_model", language_model)
     assert evaluate(model_folder, table, tmp_path / "out", *flags) == 0
     assert "mgsm (utility)" in capsys.readouterr().out
     utility = results_of(tmp_path / "out")["utility"]
     assert {code: cell["n"] for code, cell in utility["mgsm"].items()} == {"en": 2, "sw": 2}
     answers = (tmp_path / "out" / "utility-answers.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(answers) == 4
+    assert asked == [3]
     # The model's tokens are bytes.
     assert all(len(json.loads(line)["completion"].encode()) <= 3 * 12 for line in answers)
     no_weights(monkeypatch)

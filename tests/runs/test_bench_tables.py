@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from bench_files import ANSWER, REFUSAL, bench_raw, finished_bench, many_rows, write_bench
+from benchmarks import dpsw
 from conftest import write_csv
 from report_page import parse
 from statsmodels.stats.multitest import multipletests
@@ -134,6 +135,24 @@ def test_the_picture_has_a_mark_for_each_method_where_its_rate_is(made: Path) ->
             assert [float((place or "")[:-1]) for place in places] == pytest.approx(
                 [max(float(group[key]), 0) for key in ("value", "low", "high")], abs=0.01
             )
+
+
+def test_a_regime_of_dpsw_is_compared_with_its_own_partner(tmp_path: Path) -> None:
+    """Uniform weights answer more here, and DPSW's column says so with the sign of DPSW less uniform."""
+    methods = {"plain": {}, "plain, uniform": {"objective": {"weighting": "uniform"}}, "alone": {"method": "sft"}}
+    raw = bench_raw(tmp_path, "some/model", methods=methods, reference="plain")
+    path = write_bench(tmp_path, raw)
+    with pytest.raises(SystemExit, match="cells are not finished: tiny / base / seed 0"):
+        dpsw.differences(path)
+    like = {"base": "base", "plain": "msd", "plain, uniform": "sft", "alone": "sft"}
+    finished_bench(tmp_path, raw, lambda method, seed, query: says(like[method], seed, query))
+    found = dpsw.differences(path)
+    assert set(found) == {"plain"}
+    uniform, after, change = found["plain"]["ASR seen"]
+    before, now = (share(method, "harmful", "sw") for method in ("sft", "msd"))
+    assert (float(uniform), float(after)) == pytest.approx((before, now), abs=0.05)
+    assert 100 * change.estimate.value == pytest.approx(now - before)
+    assert change.estimate.value < 0
 
 
 HOSTILE = r"<img src=x onerror=alert(1)> \input{/etc/passwd} $x$ & 50% | `a` [b] {c} #_~^"

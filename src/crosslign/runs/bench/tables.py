@@ -109,7 +109,7 @@ def model_tables(bench: BenchConfig, model: str, numbers: Numbers, trained: Sequ
     for other in dict.fromkeys((BASE, bench.reference)):
         changes = changes_to(numbers, columns, other)
         if changes:
-            rows = [[m, *(_change(changes[one.name][m]) for one in columns)] for m in methods if m != other]
+            rows = [[m, *(change_text(changes[one.name][m]) for one in columns)] for m in methods if m != other]
             head = ["method", *(one.name for one in columns)]
             tables.append(Table(f"{model}: differences to {other}", [head, *rows], CHANGE_NOTE))
     by, ranks = numbers.ranks(methods, lambda column: not column.harder and column.language != source)
@@ -251,7 +251,8 @@ def _rate(estimate: Estimate | None) -> str:
     return MISSING if estimate is None else f"{number(100 * estimate.value)} {interval(estimate.percent())}"
 
 
-def _change(change: Change | None) -> str:
+def change_text(change: Change | None) -> str:
+    """Points with their interval, and a star where the difference is sure after Holm's correction."""
     if change is None:
         return MISSING
     found = change.estimate.percent()
