@@ -101,6 +101,8 @@ def test_a_harmless_query_without_a_pair_borrows_the_refusal_of_a_harmful_one_in
     assert counts["sw"]["benign"]["borrowed"] == 3
     wrong_language = [rows[0], (rows[1][0], of("1", "sw", "harmful", "refused", "other"))]
     assert choices(wrong_language)[0].reason == "both_good"
+    elsewhere = [rows[0], both("1", "bn", "harmful", "unsafe", "refused")]
+    assert choices(elsewhere)[0].reason == "both_good"
 
 
 def command(tmp_path: Path, raw: dict[str, Any], *flags: str) -> int:
