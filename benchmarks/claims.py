@@ -1,8 +1,9 @@
-"""Every claim of the method, measured on the testbed: `python -m benchmarks.claims --seeds 5`.
+"""What large models need, measured on the testbed: `python -m benchmarks.claims --seeds 3`.
 
-One row a method (see methods.py), the same number of steps each. Finished measurements are kept in `runs/claims`, so an
-interrupted call goes on. `--quick` measures a few methods on one seed and fails if one leaves its band. `--affordable`
-measures what large models need (stale rollouts, bfloat16), each beside the method that it stands in for.
+Stale rollouts, bfloat16 and LoRA on a bfloat16 model, each beside the method that it stands in for (methods.py), with
+the same number of steps. Finished measurements are kept in `runs/claims`, so an interrupted call goes on. `--quick`
+measures the method and its control on one seed and fails if one leaves its band. The comparison of all methods is
+`crosslign bench benchmarks/testbed.yaml`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.methods import AFFORDABLE, CONTROL, METHODS, OFF_POLICY, REFERENCE, Method, prepared, trainer_of
+from benchmarks.methods import AFFORDABLE, CONTROL, OFF_POLICY, REFERENCE, Method, prepared, trainer_of
 from benchmarks.records import Record, kept, run_all
 from benchmarks.summary import compare, machine, percent, table
 from crosslign.models import load_model
@@ -32,7 +33,7 @@ from crosslign.testbed.world import World
 from crosslign.types import Role
 
 FOLDER = Path("runs/claims")
-TABLE, AFFORDABLE_TABLE = Path("benchmarks/claims.md"), Path("benchmarks/claims_affordable.md")
+TABLE = Path("benchmarks/claims_affordable.md")
 STEPS = 400  # half of the demo's: enough to tell methods apart
 BASE, TEACHER = Method("base"), Method("teacher context")
 QUICK: tuple[Method, ...] = (BASE, TEACHER, REFERENCE, OFF_POLICY, CONTROL)
@@ -119,11 +120,10 @@ def bands(records: Any, seed: int) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.claims", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N-1 (default: 5)")
-    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"alignment steps (default: {STEPS})")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help="alignment steps (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes, one core each")
-    parser.add_argument("--out", type=Path, help=f"table to write (default: {TABLE}, or {AFFORDABLE_TABLE})")
-    parser.add_argument("--affordable", action="store_true", help="stale rollouts and bfloat16, in place of all else")
+    parser.add_argument("--out", type=Path, default=TABLE, help="table to write (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="few methods, one seed; exit 1 if one leaves its band")
     arguments = parser.parse_args(argv)
     alignment = Alignment(steps=arguments.steps)
@@ -132,18 +132,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in wrong:
             print(f"out of its band: {line}", file=sys.stderr)
         return 1 if wrong else 0
-    pairs = AFFORDABLE if arguments.affordable else [(m, REFERENCE) for m in METHODS if m is not REFERENCE]
-    methods = [BASE, TEACHER, *METHODS]
-    if arguments.affordable:
-        methods = [m for pair in pairs for m in reversed(pair)]
+    methods = [m for pair in AFFORDABLE for m in reversed(pair)]
     names = list(dict.fromkeys(m.name for m in methods))
     seeds = list(range(arguments.seeds))
     records = measure_all(methods, seeds, alignment, TableSizes(), arguments.jobs)
-    out = arguments.out or (AFFORDABLE_TABLE if arguments.affordable else TABLE)
-    command = f"python -m benchmarks.claims --seeds {len(seeds)}{' --affordable' * arguments.affordable}"
-    text = page(command, alignment, names, [(m.name, r.name) for m, r in pairs], records, seeds)
-    write_atomically(out, text + (f"\n{AFFORDABLE_NOTE}\n" if arguments.affordable else ""))
-    print(f"written: {out}")
+    command = f"python -m benchmarks.claims --seeds {len(seeds)}"
+    text = page(command, alignment, names, [(m.name, r.name) for m, r in AFFORDABLE], records, seeds)
+    write_atomically(arguments.out, text)
+    print(f"written: {arguments.out}")
     return 0
 
 
@@ -158,13 +154,13 @@ def page(
     """Both tables, and how to read them."""
     compared = " and ".join(f"*{name}*" for name in dict.fromkeys(reference for _, reference in pairs))
     return (
-        f"# The method's claims on the testbed\n\n`{command}`, {date.today().isoformat()}, {machine()}.\n\n"
-        f"{alignment.steps} steps of {alignment.batch_size} queries for every trained method, unless its name says "
-        f"otherwise; means over {len(seeds)} seeds, in %, with 95 % bootstrap intervals over seeds and requests. "
+        f"# What large models need, on the testbed\n\n`{command}`, {date.today().isoformat()}, {machine()}.\n\n"
+        f"{alignment.steps} steps of {alignment.batch_size} queries for every trained method; "
+        f"means over {len(seeds)} seeds, in %, with 95 % bootstrap intervals over seeds and requests. "
         "Low-resource trained languages unless a column says otherwise. English and the high-resource languages: last "
         f"columns.\n\n{table(names, records, seeds, REFERENCE.name)}\n\n## Differences to {compared}\n\n"
         "Paired by seed and request; percentage points.\n\n"
-        f"{compare(pairs, records, seeds)}\n\n{METRICS_NOTE}\n"
+        f"{compare(pairs, records, seeds)}\n\n{METRICS_NOTE}\n\n{WHAT}\n"
     )
 
 
@@ -174,7 +170,7 @@ METRICS_NOTE = (
     "languages. *seconds*: of training alone, on one thread. What the "
     "testbed can and cannot show is in docs/testbed.md."
 )
-AFFORDABLE_NOTE = (
+WHAT = (
     "*stale by one step*: each window but the first is sampled before the step of the window before it. *LoRA*: all "
     "linear layers, rank 16, with the learning rate of full fine-tuning. LoRA on a bfloat16 model is compared with "
     "LoRA, all else with the first row. For a model this small bfloat16 saves no time; step.md has a larger one."

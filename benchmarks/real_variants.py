@@ -43,6 +43,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "SFT, harmful rows 25 %": {"method": {"name": "sft"}, "benign": {"weight": 30}},
     "SFT, harmful rows 20 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 40}, **steps(120)},
     "SFT, harmful rows 25 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 30}, **steps(120)},
+    "forward KL, uniform weights, harmful rows 20 %, 120 steps": {
+        "objective": {"divergence": "forward_kl", "weighting": "uniform"},
+        "benign": {"weight": 40},
+        **steps(120),
+    },
+    "harmless rows by the teacher, harmful rows 20 %, 120 steps": {
+        "teacher": {"unchanged": ["source"]},
+        "benign": {"weight": 40},
+        **steps(120),
+    },
     "best checkpoint": {"checkpoint": "best"},
 }
 # Not trained: the model itself, in the context of a teacher's template; the teacher's is that of the recipe.

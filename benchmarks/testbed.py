@@ -9,7 +9,7 @@ the seed. The further tables hold the same requests as the first one:
 - translated.csv: in the unseen languages, as a bad translator says them: one word of ten is another word;
 - wrapped.csv: in the trained languages, in one of two wrappers; harder_known.csv and harder_new.csv are the rows of
   harder.csv in these two wrappers and in the other two;
-- mispaired.csv: in the trained languages, one row of five beside the English text of another row.
+- mispaired.csv: in the trained languages, one row of five beside the English text of another row; shifted.csv: all.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OUT = Path("runs/testbed")
 SWITCHED = 0.3  # share of a request's words that are said in another language
 WRAPPERS_KNOWN = 2  # of the world's, those of wrapped.csv
 WRONG = 0.1  # share of a translation's words that are wrong
-MISPAIRED = 0.2  # share of rows with the English text of another row
+MISPAIRED = 0.2  # share of rows with the English text of another row, in mispaired.csv
 Rewording = Callable[[str, str], str]  # English word and its language -> the word that stands there
 
 
@@ -61,7 +61,8 @@ def write_world(world: World, out: Path, alignment: Alignment, sizes: TableSizes
     for part, wanted in (("known", True), ("new", False)):
         own = [row for row in tables.evaluation["harder"] if is_known(row) is wanted]
         tables.write(folder / f"harder_{part}.csv", own, world.codes())
-    mispaired(folder / "mispaired.csv", folder / "targets.csv", world.seed)
+    for file, share in (("mispaired.csv", MISPAIRED), ("shifted.csv", 1.0)):
+        mispaired(folder / file, folder / "targets.csv", world.seed, share)
     return dump(config).replace(str(folder), str(out / "{seed}"))
 
 
@@ -113,11 +114,11 @@ def reworded(path: Path, world: World, rows: Sequence[Row], codes: Sequence[str]
     write_atomically(path, text.getvalue())
 
 
-def mispaired(path: Path, table: Path, seed: int) -> None:
-    """The table with the English texts of some rows, drawn at random, passed round among these rows."""
+def mispaired(path: Path, table: Path, seed: int, share: float) -> None:
+    """The table with the English texts of a share of its rows, drawn at random, passed round among these rows."""
     with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    chosen = random.Random(f"mispaired {seed}").sample(range(len(rows)), round(MISPAIRED * len(rows)))
+    chosen = random.Random(f"mispaired {seed}").sample(range(len(rows)), round(share * len(rows)))
     english = [rows[i]["en"] for i in chosen]
     for i, text in zip(chosen, [*english[1:], english[0]], strict=True):
         rows[i]["en"] = text

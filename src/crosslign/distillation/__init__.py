@@ -1,6 +1,7 @@
 """The method: who samples what (strategies), rollouts (collector), their weighted divergence (score), the trainer."""
 
 from crosslign.distillation.collector import RolloutCollector, write_judgements
+from crosslign.distillation.moving import MovingTeacher
 from crosslign.distillation.run_trainer import RunTrainer
 from crosslign.distillation.score import Scorer, mean_divergence
 from crosslign.distillation.strategies import RolloutPlan, Strategy
@@ -8,6 +9,7 @@ from crosslign.distillation.trainer import DistillationTrainer
 
 __all__ = [
     "DistillationTrainer",
+    "MovingTeacher",
     "RolloutCollector",
     "RolloutPlan",
     "RunTrainer",

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from crosslign.distillation.moving import MovingTeacher
 from crosslign.models import FrozenTeacher, SplitModel
 from crosslign.models.passes.batching import Batching
 from crosslign.models.passes.collate import completion_mask
@@ -53,6 +54,7 @@ class Scorer:
         self, student: Any, teacher: FrozenTeacher, split: SplitModel, objective: Objective, pad_token_id: int
     ) -> None:
         self.teacher = teacher
+        self.target: FrozenTeacher | MovingTeacher = teacher  # whose distributions are learned
         self.split = split
         self.objective = objective
         self.batching = Batching.of(student, pad_token_id)
@@ -107,6 +109,12 @@ class Scorer:
         result, mask = found[0]
         return dataclasses.replace(result, loss=loss), mask
 
+    def against(self, teacher: MovingTeacher) -> Scorer:
+        """The same scorer with another teacher, no common start of whose contexts is kept: it moves."""
+        other = copy.copy(self)
+        other.target, other.prefix = teacher, None
+        return other
+
     def weighing(self, weighting: Weighting) -> Scorer:
         """The same scorer with another weighting; divergences do not depend on it."""
         other = copy.copy(self)
@@ -141,7 +149,7 @@ class Scorer:
             raise ValueError("a teacher context does not begin with what was said to be common to all")
         prompts = [c[len(common) :] for c in contexts]
         states: dict[int, Tensor] = {}
-        with self.teacher.view() as frozen:
+        with self.target.view() as frozen:
             for group in self.batching.groups([len(prompts[i]) + len(completions[i]) for i in run]):
                 rows = [run[n] for n in group]
                 hidden = self._teacher_pass(frozen, common, [prompts[i] for i in rows], [completions[i] for i in rows])
@@ -152,7 +160,7 @@ class Scorer:
     def _teacher_hidden_at_once(self, rollouts: Sequence[Rollout]) -> list[Tensor]:
         """The same in one forward pass, as it must be where processes pass through the model together."""
         completions = [r.completion.token_ids for r in rollouts]
-        hidden = self.teacher.run(
+        hidden = self.target.run(
             lambda frozen: self._teacher_pass(frozen, (), [r.teacher_context.token_ids for r in rollouts], completions)
         )
         return [states[: len(completion)] for states, completion in zip(hidden, completions, strict=True)]
@@ -171,14 +179,14 @@ class Scorer:
 
     @contextmanager
     def _teacher_head(self) -> Iterator[Head]:
-        with nullcontext() if self.teacher.shared else gathered_output(self.teacher.model):
-            with self.teacher.view() as frozen:
+        with nullcontext() if self.target.shared else gathered_output(self.target.model):
+            with self.target.view() as frozen:
                 head = self.split.head(frozen)
             yield head if described(head) else self._head_inside_view
 
     def _head_inside_view(self, hidden: Tensor) -> Tensor:
         # A head that is no plain layer may carry an adapter, which only the view takes off.
-        with self.teacher.view() as frozen:
+        with self.target.view() as frozen:
             return self.split.head(frozen)(hidden)
 
 

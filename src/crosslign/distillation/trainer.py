@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import TrainingArguments
 
 from crosslign.distillation.metrics import StepMetrics
+from crosslign.distillation.moving import FollowStudent, MovingTeacher
 from crosslign.distillation.run_trainer import RunTrainer, loud
 from crosslign.types import Rollout
 
@@ -35,6 +36,7 @@ class DistillationTrainer(RunTrainer):
         languages: to report metrics for, all that the mixture can draw.
         on_rollouts: called with (step, rollouts) of each window on this process.
         ahead: sample the next window while a step runs, from the weights before it (`RolloutCollector.begin`).
+        teacher: one that moves, which the student learns from in place of the frozen one. `scorer` keeps that.
 
     The others are `RunTrainer`'s.
     """
@@ -49,9 +51,13 @@ class DistillationTrainer(RunTrainer):
         languages: Sequence[str],
         on_rollouts: Callable[[int, list[Rollout]], None] | None = None,
         ahead: bool = False,
+        teacher: MovingTeacher | None = None,
         **kwargs: Any,
     ) -> None:
+        if teacher is not None:  # before the callback that lists a checkpoint's files
+            kwargs["callbacks"] = [FollowStudent(teacher, model), *kwargs.get("callbacks", ())]
         super().__init__(model, args, metrics=StepMetrics(languages), **kwargs)
+        self.loss_scorer = self.scorer if teacher is None else self.scorer.against(teacher)
         self.on_rollouts = on_rollouts
         self.ahead = ahead
 
@@ -70,7 +76,7 @@ class DistillationTrainer(RunTrainer):
             self.on_rollouts(self.state.global_step, rollouts)
         if self.ahead:
             self._begin_next(epoch, [p for batch in positions for p in batch])
-        common = self.scorer.common_start(rollouts)
+        common = self.loss_scorer.common_start(rollouts)
         # Which micro-batch a sequence is in does not change the step, so similar lengths share one: less padding. The
         # longest come first, so that running out of memory shows at once.
         remaining = iter(sorted(rollouts, key=_length, reverse=True))
@@ -102,7 +108,7 @@ class DistillationTrainer(RunTrainer):
         rollouts: list[Rollout] = inputs["rollouts"]
         student, hidden = self.accelerator.unwrap_model(model), inputs.get("teacher_hidden")
         with self.accelerator.autocast():
-            result, mask = self.scorer.in_forward(model, student, rollouts, hidden, num_items_in_batch)
+            result, mask = self.loss_scorer.in_forward(model, student, rollouts, hidden, num_items_in_batch)
         counts = inputs.get("counts", True)
         if counts:
             self.metrics.add(rollouts, result, mask)
@@ -125,7 +131,7 @@ class DistillationTrainer(RunTrainer):
         hidden = None
         if not self.sharded:
             with self._timed("teacher"), self.accelerator.autocast():
-                hidden = self.scorer.teacher_hidden(rollouts, inputs.get("common", ()))
+                hidden = self.loss_scorer.teacher_hidden(rollouts, inputs.get("common", ()))
         lengths = [len(r.student_context.token_ids) + len(r.completion.token_ids) for r in rollouts]
         groups = self.scorer.batching.groups(lengths)
         own = len(groups)
