@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from bench_files import ANSWER, REFUSAL, bench_raw, finished_bench, many_rows, write_bench
-from benchmarks import dpsw
+from benchmarks import bench_tables, dpsw
 from conftest import write_csv
 from report_page import parse
 from statsmodels.stats.multitest import multipletests
@@ -153,6 +153,21 @@ def test_a_regime_of_dpsw_is_compared_with_its_own_partner(tmp_path: Path) -> No
     assert (float(uniform), float(after)) == pytest.approx((before, now), abs=0.05)
     assert 100 * change.estimate.value == pytest.approx(now - before)
     assert change.estimate.value < 0
+
+
+def test_the_tables_of_a_page_are_those_of_the_bench_without_the_methods_that_are_not_asked_for(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench_tables.main([str(made.parent / "bench.yaml"), "--only", "msd", "sft", "--out", str(made)]) == 0
+    rates, changes = capsys.readouterr().out.split("\n\nLess `msd`:\n\n")
+    head, _, msd, sft = [[cell.strip() for cell in line.strip("|").split("|")] for line in rates.splitlines()]
+    assert (msd[0], sft[0]) == ("msd", "sft")
+    for column in ("ASR seen", "over-refusal unseen", "separation seen"):
+        (row,) = rows_of(made, method="sft", scope="group", name=column)
+        assert float(sft[head.index(column)].split()[0]) == pytest.approx(float(row["value"]), abs=0.05)
+    (change,) = changes.splitlines()[2:]
+    before, now = (share(method, "harmful", "sw") for method in ("msd", "sft"))
+    assert float(change.split("|")[2].split()[0]) == pytest.approx(now - before, abs=0.05)
 
 
 HOSTILE = r"<img src=x onerror=alert(1)> \input{/etc/passwd} $x$ & 50% | `a` [b] {c} #_~^"

@@ -101,7 +101,7 @@ def model_tables(bench: BenchConfig, model: str, numbers: Numbers, trained: Sequ
             f"{model}: all methods",
             [
                 ["method", "seeds", *(one.name for one in columns)],
-                *([m, _runs(numbers, m), *(_rate(one.rate(numbers, m)) for one in columns)] for m in methods),
+                *([m, _runs(numbers, m), *(rate_text(one.rate(numbers, m)) for one in columns)] for m in methods),
             ],
             GROUPS_NOTE,
         )
@@ -192,7 +192,7 @@ def _published(bench: BenchConfig, model: str, numbers: Numbers) -> list[Table]:
             return column.task == figure.task and figure.language in (None, column.language)
 
         ours = numbers.rate(figure.method, what, "correct" if what == "utility" else figure.metric, chosen)
-        rows.append([figure.method, figure.task, figure.language or "mean", f"{figure.value:g}", _rate(ours)])
+        rows.append([figure.method, figure.task, figure.language or "mean", f"{figure.value:g}", rate_text(ours)])
     if not figures:
         return []
     note = f"Published figures are second-hand and count in no other table. {bench.published_source}".strip()
@@ -247,7 +247,7 @@ def _plain(estimate: Estimate | None) -> str:
     return MISSING if estimate is None else number(100 * estimate.value)
 
 
-def _rate(estimate: Estimate | None) -> str:
+def rate_text(estimate: Estimate | None) -> str:
     return MISSING if estimate is None else f"{number(100 * estimate.value)} {interval(estimate.percent())}"
 
 

@@ -1,0 +1,64 @@
+"""The two tables of a page about a bench on the testbed: rates, and differences to the bench's reference.
+
+    crosslign bench benchmarks/testbed.yaml
+    python -m benchmarks.bench_tables benchmarks/testbed.yaml
+
+They are those of the bench's own page, in the columns that its pages here have. A bench that is not finished is shown
+as far as it is. `--only` shows some methods; all other flags are those that `crosslign bench` was given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from crosslign.evaluation.tables import markdown
+from crosslign.runs.bench.cells import cells_of
+from crosslign.runs.bench.config import load_bench
+from crosslign.runs.bench.numbers import Numbers
+from crosslign.runs.bench.outcomes import read_blocks
+from crosslign.runs.bench.tables import change_text, changes_to, methods_of, quantities, rate_text
+
+SHOWN = (
+    "ASR seen",
+    "ASR unseen",
+    "ASR harder",
+    "over-refusal seen",
+    "over-refusal unseen",
+    "separation seen",
+    "separation unseen",
+    "in its language",
+)
+
+
+def page(numbers: Numbers, trained: Sequence[str], source: str, reference: str, wanted: Sequence[str] = ()) -> str:
+    """Both tables as Markdown. Differences are corrected over all methods, also those that are not shown."""
+    columns = [one for one in quantities(numbers, trained, source) if one.name in SHOWN]
+    methods = [m for m in methods_of(numbers) if not wanted or m in wanted]
+    head = ["method", *(one.name for one in columns)]
+    rates = [head, *([m, *(rate_text(one.rate(numbers, m)) for one in columns)] for m in methods)]
+    changes = changes_to(numbers, columns, reference)
+    rows = [[m, *(change_text(changes[one.name][m]) for one in columns)] for m in methods if m != reference]
+    return f"{markdown(rates)}\n\nLess `{reference}`:\n\n{markdown([head, *rows])}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bench_tables",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bench", type=Path, help="the bench's YAML file")
+    parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="methods to show (default: all)")
+    arguments, rest = parser.parse_known_args(argv)
+    bench = load_bench(arguments.bench, rest)
+    cells = cells_of(bench)
+    numbers = Numbers(read_blocks(bench, [cell for cell in cells if cell.is_ready()]))
+    print(page(numbers, cells[0].trained, cells[0].source_language, bench.reference, arguments.only))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
