@@ -146,7 +146,6 @@ def quiet_libraries(verbose: bool) -> None:
     transformers_logging.enable_propagation()  # to the handler of `log_to_terminal`
     if not verbose:
         transformers_logging.set_verbosity_error()
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         logging.getLogger("DeepSpeed").addFilter(_is_error)  # its level is set when it is imported
         warnings.filterwarnings("ignore", category=FutureWarning)
         # peft looks for a config.json beside the weights, which a .gguf file does not need.

@@ -19,6 +19,7 @@ TAKE_KEYS = ("align", "bench", "preferences", "probe", "serve-command", "steer",
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0 fine, 1 an error that the message explains, 130 interrupted."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns as soon as a library imports it
     parser = command_parser()
     arguments, rest = parser.parse_known_args(argv)
     if not sys.stderr.isatty():
