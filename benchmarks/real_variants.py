@@ -53,6 +53,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "benign": {"weight": 40},
         **steps(120),
     },
+    "surer teacher, 120 steps": {"teacher": {"temperature": 0.5}, **steps(120)},
+    "surer teacher, harmful rows 6 %, 120 steps": {
+        "teacher": {"temperature": 0.5},
+        "benign": {"weight": 160},
+        **steps(120),
+    },
     "best checkpoint": {"checkpoint": "best"},
 }
 # Not trained: the model itself, in the context of a teacher's template; the teacher's is that of the recipe.

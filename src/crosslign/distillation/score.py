@@ -6,6 +6,9 @@ For a completion y of a query x with its source-language version x* and the judg
     p_T(. | x, x*, C, y_<t)    the frozen teacher after the teacher context
     loss = (1 / N) sum_i (1 / L_i) sum_t  w~_it D(p_S, p_T)_it
 
+Where the teacher sees more than the student, its logits may be divided by a temperature of its own, which the paper
+does not have: the student's are not, so below 1 the student learns to be surer than the teacher is.
+
 Hidden states are computed at the completion's positions alone, and the objective projects them (`crosslign.objective`).
 
 Source: Qin et al., arXiv 2605.02971.
@@ -33,7 +36,7 @@ from crosslign.models.passes.prefix import shared_prefix
 from crosslign.models.sharding import as_forward, gathered_output
 from crosslign.objective import Objective, WeightedDivergence, Weighting
 from crosslign.objective.head import Head, described
-from crosslign.types import Rollout
+from crosslign.types import CrosslignError, Rollout
 
 
 class Scorer:
@@ -48,15 +51,30 @@ class Scorer:
         split: how to get hidden states and head out of either.
         objective: hidden states to weighted divergence.
         pad_token_id: fills batches; masked.
+        teacher_temperature: divides the teacher's logits where its context is not the student's; 1 leaves them.
+
+    Raises CrosslignError for a teacher's temperature with an output layer that is not linear: there a hidden state that
+    is divided is not a logit that is divided.
     """
 
     def __init__(
-        self, student: Any, teacher: FrozenTeacher, split: SplitModel, objective: Objective, pad_token_id: int
+        self,
+        student: Any,
+        teacher: FrozenTeacher,
+        split: SplitModel,
+        objective: Objective,
+        pad_token_id: int,
+        teacher_temperature: float = 1.0,
     ) -> None:
         self.teacher = teacher
         self.target: FrozenTeacher | MovingTeacher = teacher  # whose distributions are learned
         self.split = split
         self.objective = objective
+        self.teacher_temperature = teacher_temperature
+        if teacher_temperature != 1 and not _is_linear(split.head(student)):
+            raise CrosslignError(
+                "teacher.temperature must be 1 here: the model's output layer has a bias or a cap, or is no plain layer."
+            )
         self.batching = Batching.of(student, pad_token_id)
         self.prefix = None
         if not self.batching.packed:
@@ -84,9 +102,14 @@ class Scorer:
         if teacher_hidden is None:
             teacher_hidden = self.teacher_hidden(rollouts)
         hidden = self.split.hidden(student, batch.input_ids, batch.attention_mask, batch.index, batch.position_ids)
-        padded = pad_sequence(list(teacher_hidden), batch_first=True)
+        padded = pad_sequence([self._sharpened(h, r) for h, r in zip(teacher_hidden, rollouts, strict=True)], True)
         with self._teacher_head() as teacher_head:
             return self.objective(hidden, padded, self.split.head(student), teacher_head, mask, sequences), mask
+
+    def _sharpened(self, hidden: Tensor, rollout: Rollout) -> Tensor:
+        """States whose logits are those of `hidden` by the teacher's temperature."""
+        unchanged = rollout.student_context.token_ids == rollout.teacher_context.token_ids
+        return hidden if unchanged or self.teacher_temperature == 1 else hidden / self.teacher_temperature
 
     def in_forward(
         self,
@@ -211,6 +234,12 @@ def mean_divergence(
             sums[key] += float(result.divergence.sum())
             tokens[key] += int(mask.sum())
     return {key: sums[key] / tokens[key] for key in sums}
+
+
+def _is_linear(head: Head) -> bool:
+    """Whether logits are a linear function of hidden states."""
+    found = described(head)
+    return found is not None and found.bias is None and found.softcap is None
 
 
 def _device(model: Any) -> torch.device:

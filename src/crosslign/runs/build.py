@@ -74,7 +74,8 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
         drop_overflow=config.data.on_overflow == "drop",
     )
     objective = Objective(**config.objective.model_dump())
-    scorer = Scorer(model, teacher, split, objective, token_ids(run.tokenizer, model).pad)
+    pad = token_ids(run.tokenizer, model).pad
+    scorer = Scorer(model, teacher, split, objective, pad, config.teacher.temperature)
     return Distillation(model, teacher, collector, scorer, samplers.release)
 
 
