@@ -73,7 +73,7 @@ class Scorer:
         self.teacher_temperature = teacher_temperature
         if teacher_temperature != 1 and not _is_linear(split.head(student)):
             raise CrosslignError(
-                "teacher.temperature must be 1 here: the model's output layer has a bias or a cap, or is no plain layer."
+                "teacher.temperature must be 1 here: the model's output layer has a bias or a cap, or is not plain."
             )
         self.batching = Batching.of(student, pad_token_id)
         self.prefix = None
