@@ -16,7 +16,7 @@ from pathlib import Path
 
 from crosslign.evaluation.tables import markdown
 from crosslign.runs.bench.cells import cells_of
-from crosslign.runs.bench.config import load_bench
+from crosslign.runs.bench.config import BASE, load_bench
 from crosslign.runs.bench.numbers import Numbers
 from crosslign.runs.bench.outcomes import read_blocks
 from crosslign.runs.bench.tables import change_text, changes_to, methods_of, quantities, rate_text
@@ -40,6 +40,8 @@ def page(numbers: Numbers, trained: Sequence[str], source: str, reference: str, 
     head = ["method", *(one.name for one in columns)]
     rates = [head, *([m, *(rate_text(one.rate(numbers, m)) for one in columns)] for m in methods)]
     changes = changes_to(numbers, columns, reference)
+    if not changes:  # the reference, or all else, is not made yet
+        return markdown(rates)
     rows = [[m, *(change_text(changes[one.name][m]) for one in columns)] for m in methods if m != reference]
     return f"{markdown(rates)}\n\nLess `{reference}`:\n\n{markdown([head, *rows])}"
 
@@ -54,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="methods to show (default: all)")
     arguments, rest = parser.parse_known_args(argv)
     bench = load_bench(arguments.bench, rest)
+    if unknown := set(arguments.only) - {BASE, *bench.methods}:
+        parser.error(f"no method of {arguments.bench}: {', '.join(sorted(unknown))}")
     cells = cells_of(bench)
     numbers = Numbers(read_blocks(bench, [cell for cell in cells if cell.is_ready()]))
     print(page(numbers, cells[0].trained, cells[0].source_language, bench.reference, arguments.only))

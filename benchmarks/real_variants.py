@@ -48,8 +48,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "benign": {"weight": 40},
         **steps(120),
     },
-    "harmless rows by the teacher, harmful rows 20 %, 120 steps": {
-        "teacher": {"unchanged": ["source"]},
+    "surer teacher, harmless rows by it too, harmful rows 20 %, 120 steps": {
+        "teacher": {"temperature": 0.5, "unchanged": ["source"]},
         "benign": {"weight": 40},
         **steps(120),
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,22 @@ def test_the_tables_of_a_page_are_those_of_the_bench_without_the_methods_that_ar
     (change,) = changes.splitlines()[2:]
     before, now = (share(method, "harmful", "sw") for method in ("msd", "sft"))
     assert float(change.split("|")[2].split()[0]) == pytest.approx(now - before, abs=0.05)
+    with pytest.raises(SystemExit):
+        bench_tables.main([str(made.parent / "bench.yaml"), "--only", "sfft", "--out", str(made)])
+    assert "no method of" in capsys.readouterr().err
+
+
+def test_of_a_bench_without_its_reference_there_are_the_rates_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, cells = finished_bench(tmp_path, bench_raw(tmp_path, "some/model"), says)
+    for cell in cells:
+        if cell.method == "msd":
+            shutil.rmtree(cell.folder)
+    assert bench_tables.main([str(tmp_path / "bench.yaml")]) == 0
+    said = capsys.readouterr().out
+    assert "| sft |" in said
+    assert "Less" not in said
 
 
 HOSTILE = r"<img src=x onerror=alert(1)> \input{/etc/passwd} $x$ & 50% | `a` [b] {c} #_~^"
