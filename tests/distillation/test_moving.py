@@ -94,6 +94,9 @@ def test_resume_equals_no_interruption(recipe: dict[str, Any], tmp_path: Path) -
     ours, theirs = (load_file(f / "adapter_model.safetensors") for f in (resumed, whole))
     assert all((ours[key] == theirs[key]).all() for key in ours)
     assert not (resumed / FILE).exists()
+    assert f'"{FILE}"' in (resumed / "checkpoint-4" / "manifest.json").read_text(
+        encoding="utf-8"
+    )  # if damaged, it is told
 
 
 @pytest.mark.parametrize(("rate", "why"), [(1.5, "at most 1"), (-0.1, "from 0"), ("half", "must be a number")])
