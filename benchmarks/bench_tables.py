@@ -59,7 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := set(arguments.only) - {BASE, *bench.methods}:
         parser.error(f"no method of {arguments.bench}: {', '.join(sorted(unknown))}")
     cells = cells_of(bench)
-    numbers = Numbers(read_blocks(bench, [cell for cell in cells if cell.is_ready()]))
+    ready = [cell for cell in cells if cell.is_ready()]
+    if len(ready) < len(cells):
+        left = f"{len(cells) - len(ready)} of {len(cells)} cells"
+        print(f"{left} are not counted: not finished, or made with other settings.", file=sys.stderr)
+    numbers = Numbers(read_blocks(bench, ready))
     print(page(numbers, cells[0].trained, cells[0].source_language, bench.reference, arguments.only))
     return 0
 

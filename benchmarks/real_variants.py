@@ -43,6 +43,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "SFT, harmful rows 25 %": {"method": {"name": "sft"}, "benign": {"weight": 30}},
     "SFT, harmful rows 20 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 40}, **steps(120)},
     "SFT, harmful rows 25 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 30}, **steps(120)},
+    "DPO, rate 3e-5": {"method": {"name": "dpo"}, "training": {"learning_rate": 3e-5}},
+    "MPO, rate 3e-5": {"method": {"name": "mpo"}, "training": {"learning_rate": 3e-5}},
     "forward KL, uniform weights, harmful rows 20 %, 120 steps": {
         "objective": {"divergence": "forward_kl", "weighting": "uniform"},
         "benign": {"weight": 40},
@@ -53,7 +55,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "benign": {"weight": 40},
         **steps(120),
     },
+    "surer teacher": {"teacher": {"temperature": 0.5}},
     "surer teacher, 120 steps": {"teacher": {"temperature": 0.5}, **steps(120)},
+    "surer teacher, 240 steps": {"teacher": {"temperature": 0.5}, **steps(240)},
+    "surer teacher, harmful rows 7 %, 240 steps": {
+        "teacher": {"temperature": 0.5},
+        "benign": {"weight": 130},
+        **steps(240),
+    },
     "surer teacher, harmful rows 6 %, 120 steps": {
         "teacher": {"temperature": 0.5},
         "benign": {"weight": 160},

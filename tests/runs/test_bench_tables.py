@@ -182,9 +182,10 @@ def test_of_a_bench_without_its_reference_there_are_the_rates_alone(
         if cell.method == "msd":
             shutil.rmtree(cell.folder)
     assert bench_tables.main([str(tmp_path / "bench.yaml")]) == 0
-    said = capsys.readouterr().out
-    assert "| sft |" in said
-    assert "Less" not in said
+    said = capsys.readouterr()
+    assert "| sft |" in said.out
+    assert "Less" not in said.out
+    assert f"2 of {len(cells)} cells are not counted" in said.err
 
 
 HOSTILE = r"<img src=x onerror=alert(1)> \input{/etc/passwd} $x$ & 50% | `a` [b] {c} #_~^"
