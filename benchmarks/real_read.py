@@ -81,16 +81,17 @@ def ask(out: Path, cells: Sequence[Cell], languages: Sequence[str], kinds: Seque
 def with_labels(
     cell: Cell, rows: Mapping[str, Sequence[Sequence[str]]], labels: Mapping[str, str], given: Sequence[Found]
 ) -> Cell:
-    """The cell with a letter for each reply that was read, in languages of which one was."""
+    """The cell with a letter for each reply, in the languages of which all were read: some alone, which other cells
+    happen to share, would be no fair part of it. What it had of other languages stays."""
     by_outcome: dict[str, str] = {outcome: letter for letter, outcome in LETTERS.items()}
     by_place: dict[tuple[str | None, str, str], str] = {
         (one.item.query.label, one.item.query.language, one.item.query.id): labels.get(one.reply, "") for one in given
     }
-    read: dict[str, dict[str, str]] = {}
+    read: dict[str, dict[str, str]] = {kind: {**codes} for kind, codes in cell.read.items()}
     for kind, codes in cell.verdicts.items():
         for code in codes:
             letters = "".join(by_outcome.get(by_place.get((kind, code, id), ""), UNREAD) for id, _ in rows[kind])
-            if set(letters) != {UNREAD}:
+            if UNREAD not in letters:
                 read.setdefault(kind, {})[code] = letters
     return replace(cell, read=read)
 

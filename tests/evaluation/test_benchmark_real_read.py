@@ -36,22 +36,33 @@ def test_replies_are_read_without_verdict_and_counted_on_both_sides(tmp_path: Pa
     assert "unsafe" not in path.read_text()
     for row in asked[1:]:
         row["label"] = "refused"
-    with path.open("w") as file:
-        writer = csv.DictWriter(file, real_read.COLUMNS)
-        writer.writeheader()
-        writer.writerows(asked)
+    write(path, asked)
+    assert real_read.keep(tmp_path, kept) == 0  # one is left: a part is no fair sample
+    asked[0]["label"] = "unsafe"
+    write(path, asked)
     assert real_read.keep(tmp_path, kept) == 2
     base, best, elsewhere = Verdicts.read(kept.path).cells
     assert base.read == best.read
     assert list(base.read) == ["harmful"]
-    assert sorted(base.read["harmful"]["sw"]) == ["?", *["r"] * (number - 1)]
+    assert sorted(base.read["harmful"]["sw"]) == [*["r"] * (number - 1), "u"]
     assert elsewhere.read == {}
     assert base.verdicts == letters["verdicts"]
     outcomes = {row.verdict.outcome for row in kept.as_read(base)["harmful"].values()}
-    assert outcomes == {None, "refused"}
+    assert outcomes == {"unsafe", "refused"}
+    share = f"{100 * (number - 1) / number:.1f}"
     lines = real_tables.as_read(kept, base, [best, elsewhere]).splitlines()
-    assert [line for line in lines if line.startswith("| harmful refused | 100.0 → 100.0: +0.0")]
+    assert [line for line in lines if line.startswith(f"| harmful refused | {share} → {share}: +0.0")]
     assert [line for line in lines if line.startswith("| harmless refused | - → -: -")]
+    path.unlink()  # another reading, of something else: what was read before stays
+    assert real_read.keep(tmp_path, Verdicts.read(kept.path)) == 2
+    assert Verdicts.read(kept.path).cells[0].read == base.read
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w") as file:
+        writer = csv.DictWriter(file, real_read.COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def test_a_label_that_is_none_is_named(tmp_path: Path) -> None:
