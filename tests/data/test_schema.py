@@ -123,6 +123,7 @@ def test_queries_carry_source_text_label_and_category_in_the_order_asked_for() -
     assert (first.text, first.source_text, first.source_language) == ("matini k1", "text k1", "en")
     assert (first.label, first.category) == ("harmful", "theft")
     assert [q.key for q in table.queries()] == ["k1|en", "k1|sw", "k2|en", "k2|sw"]
+    assert list(table.queries([])) == []
 
 
 def test_fingerprint_changes_with_everything_training_sees_and_with_nothing_else() -> None:

@@ -312,6 +312,6 @@ def _plan(run: Any) -> str:
     if warnings := sum(len(t.warnings) for t in run.tables):
         lines.append(("warnings", f"{warnings} about the tables; see crosslign validate"))
     if alone := [code for code in run.languages if {q.label for q in queries_of(run.tables, [code])} == {"benign"}]:
-        lines.append(("warning", f"harmless queries alone in {', '.join(alone)}: add harmful ones, or set data.languages"))
+        lines.append(("warning", f"only harmless queries in {', '.join(alone)}; add others, or set data.languages"))
     lines.append(("length", f"{length} of {batch} queries -> {config.output_dir}"))
     return "\n".join(f"{name:<10}{text}" for name, text in lines)

@@ -86,7 +86,7 @@ class QueryTable:
     def queries(self, languages: Sequence[str] | None = None) -> Iterator[Query]:
         """Every (row, language) that has a text, languages in the given order within each row."""
         for row in self.rows:
-            for language in languages or self.languages:
+            for language in self.languages if languages is None else languages:
                 if language not in row.texts:
                     continue
                 query = Query(
