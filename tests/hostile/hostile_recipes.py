@@ -122,7 +122,7 @@ RECIPES = [
     Hostile("huge key", changed("x" * 100_000, 1), ("xxx ...",)),
     Hostile("keys that are no text", changed("objective", {1: 2, None: 4}), ("objective",)),
     Hostile("messages that are deep", changed("student.messages", [{"role": "user", "content": []}]), ("messages",)),
-    Hostile("template that is huge", changed("teacher.template", {"messages": list(range(5_000))}), ("message 1",)),
+    Hostile("template that is huge", changed("teacher.template", {"messages": list(range(50_000))}), ("message 1",)),
     Hostile("template with a format", changed("teacher.template", template("{query:>999999999}")), ("unknown field",)),
     Hostile("template with a conversion", changed("teacher.template", template("{query!r}")), ("unknown field",)),
     Hostile("template with attributes", changed("teacher.template", template("{query.__class__}")), ("unknown field",)),

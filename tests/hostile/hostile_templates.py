@@ -50,7 +50,7 @@ TEACHER_TEMPLATES = [
     Hostile("index", written(_message("'{0}{}'")), ("unknown field",)),
     Hostile("long field", written(_message("'{" + "x" * 500_000 + "}'")), ("unknown field {xxx", " ...")),
     Hostile("open brace", written(_message("'{query} {'")), ("literal brace",)),
-    Hostile("huge content", written(_message("[" + "1, " * 9_000 + "1]")), ("content must be text",)),
+    Hostile("huge content", written(_message("[" + "1, " * 90_000 + "1]")), ("content must be text",)),
     Hostile("huge role", written(f"messages:\n- {{role: {'x' * 500_000}, content: a}}\n"), ("role 'xxx",)),
     Hostile("huge key", written(f"{'x' * 900}: 1\nmessages: []\n"), ("unknown key 'xxx",)),
     Hostile("deep", written("messages: " + "[" * 5000), ("deep",)),

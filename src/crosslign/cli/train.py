@@ -286,7 +286,7 @@ def _method(config: Any) -> str:
 
 def _plan(run: Any) -> str:
     """What will be done, for a person, before weights are loaded."""
-    from crosslign.runs.prepare import queries_of
+    from crosslign.runs.prepare import trained_queries
 
     config, arguments, template = run.config, run.arguments, run.contexts.template
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
@@ -311,7 +311,7 @@ def _plan(run: Any) -> str:
         lines.append(("gate", f"{asked}, {', '.join(gate.judge.names)}{drops}"))
     if warnings := sum(len(t.warnings) for t in run.tables):
         lines.append(("warnings", f"{warnings} about the tables; see crosslign validate"))
-    if alone := [code for code in run.languages if {q.label for q in queries_of(run.tables, [code])} == {"benign"}]:
+    if alone := [code for code in run.languages if {q.label for q in trained_queries(run.tables, [code])} == {"benign"}]:
         lines.append(("warning", f"only harmless queries in {', '.join(alone)}; add others, or set data.languages"))
     lines.append(("length", f"{length} of {batch} queries -> {config.output_dir}"))
     return "\n".join(f"{name:<10}{text}" for name, text in lines)

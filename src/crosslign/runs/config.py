@@ -140,7 +140,7 @@ class TeacherConfig(Section):
     judgement: Literal["none", "generated"] | None = None
     """Whether the frozen teacher writes a judgement first; null for the template's choice."""
     unchanged: list[Unchanged] = []
-    """Queries of which it sees what the student sees, so that they are answered as before: benign ones (by their
+    """Queries of which it sees what the student sees, so that their answers change little: benign ones (by their
     label), those in the source language."""
     temperature: float = Field(1.0, ge=0.01, le=100)
     """Divides the teacher's logits in the loss, and not the student's: below 1 it is surer of what it says. Not of
