@@ -311,7 +311,8 @@ def _plan(run: Any) -> str:
         lines.append(("gate", f"{asked}, {', '.join(gate.judge.names)}{drops}"))
     if warnings := sum(len(t.warnings) for t in run.tables):
         lines.append(("warnings", f"{warnings} about the tables; see crosslign validate"))
-    if alone := [code for code in run.languages if {q.label for q in trained_queries(run.tables, [code])} == {"benign"}]:
+    labels = {code: {query.label for query in trained_queries(run.tables, [code])} for code in run.languages}
+    if alone := [code for code, found in labels.items() if found == {"benign"}]:
         lines.append(("warning", f"only harmless queries in {', '.join(alone)}; add others, or set data.languages"))
     lines.append(("length", f"{length} of {batch} queries -> {config.output_dir}"))
     return "\n".join(f"{name:<10}{text}" for name, text in lines)
