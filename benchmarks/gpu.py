@@ -6,7 +6,7 @@
   activation checkpointing, and TRL's SDFTTrainer. Where memory is short, of fewer layers; the table says how many.
 
 What is not installed (TRL, Liger, flash attention) is named and left out. Times are medians by CUDA events; memory is
-the peak beside weights and inputs. Every row ends with its loss: ours agree within rounding.
+the peak beside weights and inputs. The rows of ours, and of training steps, end with their loss.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
 TRAIN, MILD, HELD_OUT, VALIDATION = "train.csv", "mild.csv", "heldout.csv", "validation.csv"
 BENIGN = "builtin:benign-heldout"
 EVALUATION, LOSSES, SECONDS = "evaluation", "losses.json", "seconds.json"
+SETTINGS = "settings.txt"  # of a cell's folder: the digest of what it is made with
 ASSUMED = 1500  # seconds of a training, before one was measured
 # While training: the recipe's `evaluation` of the variant that keeps the best checkpoint.
 WATCH = {
@@ -206,11 +207,24 @@ def settings(plan: Plan, name: str) -> str:
         return (plan.out / part).read_text(encoding="utf-8")
 
     measured = [text(HELD_OUT), shipped(BENIGN), plan.measured(name), plan.completion, RULES_VERSION]
+    if "evaluation" in raw:
+        measured.append(text(VALIDATION))
     if name in CONTEXTS:  # nothing was learned there, whatever the recipe says
         template, length = CONTEXTS[name], raw["teacher"]["max_judgement_length"]
         return digest(measured if template is None else [measured, template_settings(template, length)])[:16]
     learned = [text(TRAIN), text(MILD), shipped("builtin:benign")]
     return digest([measured, learned, raw])[:16]
+
+
+def check_made(plan: Plan, name: str, seed: int | None) -> None:
+    """Note with what a cell's folder is made. Raises CrosslignError if it holds what was made with other settings."""
+    folder = plan.evaluation(name) if seed is None else plan.cell(name, seed)
+    note, now = folder / SETTINGS, settings(plan, name)
+    before = note.read_text(encoding="utf-8") if note.exists() else None
+    begun = any((folder / part).exists() for part in ("run", EVALUATION, RESULTS))
+    if begun and before != now:
+        raise CrosslignError(f"{folder}: was made with other settings. Remove it, or name another --out.")
+    write_atomically(note, now)
 
 
 def train(plan: Plan, name: str, seed: int) -> Path:
@@ -351,6 +365,7 @@ def make(plan: Plan, contexts: Sequence[str], variants: Sequence[str], seeds: Se
         return
     for name, seed in missing:
         print(name if seed is None else f"{name}, seed {seed}", flush=True)
+        check_made(plan, name, seed)
         evaluation = plan.evaluation(name) if seed is None else plan.cell(name, seed) / EVALUATION
         if seed is not None:
             adapter = train(plan, name, seed) / VARIANTS[name].get("checkpoint", "")

@@ -6,6 +6,7 @@ Nothing here imports anything of crosslign: every layer may use it.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -114,6 +115,10 @@ class Rollout:
     sampled_from: Role
 
 
+_THOUGHTS = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
+_THINKING = re.compile(r"\s*<think(?:ing)?>", re.IGNORECASE)
+
+
 @dataclass(frozen=True, slots=True)
 class JudgeItem:
     """What a judge sees: a query and the model's completion of it. The completion is untrusted text."""
@@ -121,6 +126,15 @@ class JudgeItem:
     query: Query
     completion: str
     truncated: bool = False
+
+    @property
+    def reply(self) -> str:
+        """The completion without a thinking model's thoughts: what comes after their closing tag, or else after the
+        opening tag. Guards and `llm` judges see the thoughts too."""
+        if closing := _THOUGHTS.search(self.completion):
+            return self.completion[closing.end() :]
+        opening = _THINKING.match(self.completion)
+        return self.completion[opening.end() :] if opening else self.completion
 
 
 @dataclass(frozen=True, slots=True)

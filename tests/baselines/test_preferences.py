@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from probe_script import SWAHILI_HELP, SWAHILI_REFUSAL, contrasted, scripted, scripted_recipe
 
+from crosslign.baselines.base import Example
+from crosslign.baselines.preference import _unrelated
 from crosslign.baselines.preferences import check_counts, choices, choose, counted
 from crosslign.cli import main
 from crosslign.evaluation.fidelity import Status
@@ -49,6 +51,16 @@ def row(outcome: Outcome | None, fidelity: Status = "match", label: Any = "harmf
 def test_which_answer_is_chosen(label: Any, student: Any, teacher: Any, chosen: Any, reason: str) -> None:
     found = choose(row(*student, label=label), row(*teacher, label=label))
     assert (found.chosen, found.reason) == (chosen, reason)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["sw", "bn"])), unique=True, min_size=1))
+def test_ktos_unrelated_answer_is_to_another_request(asked: list[tuple[str, str]]) -> None:
+    pairs = [Example(Query(id, code, "", "en", ""), ()) for id, code in asked]
+    for pair, other in zip(pairs, _unrelated(pairs), strict=True):
+        others = {p.query.language for p in pairs if p.query.id != pair.query.id}
+        assert (other.query.id != pair.query.id) == bool(others)
+        if pair.query.language in others:
+            assert other.query.language == pair.query.language
 
 
 ROW = st.tuples(st.sampled_from([*OUTCOMES, None]), st.sampled_from(["match", "other", "unknown"]))

@@ -132,6 +132,12 @@ def test_column_id_holds_ids_and_indonesian_is_read_from_a_column_ind(tmp_path: 
         load(path, ["id"])
 
 
+def test_a_column_of_blanks_is_no_language_that_the_table_has(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("id,label,en,sw,bn\na,harmful,question,swali, \nb,harmful,another,lingine,\n")
+    assert require_table(TableSpec(str(path)), "en", None).languages == ("en", "sw")
+
+
 def test_blank_lines_of_csv_and_jsonl_do_not_count_as_rows(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("en\n\na\n\nb\n")
     (tmp_path / "t.jsonl").write_text('\n{"en": "a"}\n\n{"en": "b"}')

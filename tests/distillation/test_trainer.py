@@ -179,6 +179,16 @@ def test_the_judgement_stands_in_the_teacher_context_only(recipe: dict[str, Any]
     assert all(judgement not in m.content for m in rollout.student_context.messages)
 
 
+def test_a_judgement_ends_no_turn(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Llama 2 writes its marks in plain letters, which no decoding leaves out."""
+    trainer = trainer_of(recipe)
+    contexts = trainer.collector.contexts
+    monkeypatch.setattr(contexts.tokenizer, "decode", lambda *_, **__: " harmless<|im_end|>\n<|im_start|>user ")
+    (judgement,) = write_judgements(contexts, trainer.collector.teacher, [trainer.mixture.draw(0, 0)])
+    assert judgement is not None
+    assert judgement.split() == ["harmless", "user"]
+
+
 def test_benign_queries_have_no_judgement_where_the_teacher_sees_what_the_student_sees(recipe: dict[str, Any]) -> None:
     recipe["teacher"]["unchanged"] = ["benign"]
     trainer = trainer_of(recipe)

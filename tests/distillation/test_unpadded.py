@@ -23,7 +23,7 @@ from crosslign.rollouts import ScriptedSampler
 from crosslign.runs.build import assemble, make_trainer
 from crosslign.runs.prepare import prepare
 from crosslign.runs.recipe import parse_config
-from crosslign.types import Completion, Context, Rollout
+from crosslign.types import Completion, Context, Query, Rollout
 
 
 def model_of(name: str) -> Any:
@@ -70,6 +70,16 @@ def rollouts_of(trainer: Any) -> list[Rollout]:
         )
         rollouts.append(Rollout(query, *contexts, Completion(ids(completion), False), "teacher", "teacher"))
     return rollouts
+
+
+def test_rollouts_without_a_token_need_no_common_start(recipe: dict[str, Any]) -> None:
+    """Queries that were too long stand in a window as one-token contexts."""
+    scorer = trainer_of(recipe, model_of("Llama")).scorer
+    query = Query("q", "sw", "swali", "en", "question")
+    nothing = Context(query, "student", (), (0,))
+    rollout = Rollout(query, nothing, nothing, Completion((), False), "student", "student")
+    states = scorer.teacher_hidden([rollout, rollout], common=(5, 6, 7))
+    assert [tuple(state.shape) for state in states] == [(0, 32)] * 2
 
 
 def logits(model: Any, contexts: Sequence[Context], completions: Sequence[tuple[int, ...]]) -> Tensor:

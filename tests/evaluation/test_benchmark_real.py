@@ -217,6 +217,40 @@ def test_the_page_compares_what_was_made_in_this_folder(tmp_path: Path, monkeypa
     assert [call[:2] for call in calls] == [("crosslign.cli", "compare")]
 
 
+def test_what_was_made_with_other_settings_is_not_taken_for_what_is_made_now(tmp_path: Path) -> None:
+    made = plan(tmp_path, table())
+    real.split(made)
+    real.check_made(made, "20 steps", 0)
+    (made.cell("20 steps", 0) / "run").mkdir()
+    real.check_made(made, "20 steps", 0)  # it goes on
+    with pytest.raises(CrosslignError, match="made with other settings"):
+        real.check_made(replace(made, completion=9), "20 steps", 0)
+
+
+def test_seeds_that_answer_alike_tell_nothing_about_other_queries(tmp_path: Path) -> None:
+    """Their interval is no narrower than one seed's; and languages are compared with themselves alone."""
+    number = 40
+    before, after = "u" * number, "r" * 10 + "u" * 30
+    rows = {kind: [[str(n), ""] for n in range(number)] for kind in ("harmful", "benign")}
+    kept = Verdicts(tmp_path / "v", rows, ["sw", "bn"])
+
+    def found(**letters: str) -> Any:
+        said = {kind: dict(letters) for kind in ("harmful", "benign")}
+        return kept.rows_of(Cell("x", None, "x", said, {k: dict.fromkeys(letters, "=" * number) for k in said}))
+
+    def interval(text: str) -> tuple[float, ...]:
+        return tuple(map(float, text.strip("*").replace("[", "").replace("]", "").replace(",", "").split()))
+
+    one = (found(sw=before), found(sw=after))
+    mean, low, high = interval(real_tables.difference([one], "ASR", ["sw"]))
+    twice = interval(real_tables.difference([one, one], "ASR", ["sw"]))
+    assert mean == twice[0] == -25
+    assert twice[2] - twice[1] == pytest.approx(high - low, abs=1)
+    # Bengali was not read after training: its base rate is no part of the change.
+    unread = [(found(sw=before, bn="r" * number), found(sw=after, bn="?" * number))]
+    assert real_tables.difference(unread, "ASR", ["sw", "bn"]) == real_tables.difference([one], "ASR", ["sw"])
+
+
 def test_a_change_is_paired_with_the_best_of_its_own_seed(tmp_path: Path) -> None:
     def cell(name: str, seed: int | None, letter: str) -> Cell:
         languages = {"harmful": {"sw": "=="}, "benign": {"sw": "=="}}

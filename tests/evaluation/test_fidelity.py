@@ -35,6 +35,15 @@ TEXT = {
 LANGUAGES = ["bn", "zh", "sw", "ar", "th", "jv", "ko"]
 
 
+def test_thoughts_are_not_the_answer(fidelity: LanguageFidelity) -> None:
+    query = Query("q", "sw", "swali", "en", "question")
+    thinking = f"<think>{3 * TEXT['en']}</think>\n\n{TEXT['sw']}"
+    assert [r.status for r in fidelity.measure([JudgeItem(query, TEXT["sw"]), JudgeItem(query, thinking)])] == [
+        "match",
+        "match",
+    ]
+
+
 @pytest.fixture(scope="module")
 def fidelity() -> LanguageFidelity:
     return LanguageFidelity(LANGUAGES, "en")

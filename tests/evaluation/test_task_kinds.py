@@ -13,6 +13,7 @@ from task_files import write_rows
 
 from crosslign.data.load import TableSpec, require_table
 from crosslign.data.schema import DataError
+from crosslign.evaluation.stages import groups_of
 from crosslign.evaluation.tasks import RESOURCE_LEVEL, get_task, resource_groups
 from crosslign.evaluation.tasks.selection import fingerprint
 from crosslign.languages import is_language
@@ -182,8 +183,15 @@ def test_the_languages_of_multijail_are_grouped_as_in_its_paper() -> None:
 
 def test_english_and_unknown_languages_are_in_no_group_and_empty_groups_are_left_out() -> None:
     assert resource_groups(["en", "fo", "pt-BR", "sw", "sw"]) == {"high": ["pt-BR"], "low": ["sw"]}
-    assert resource_groups(["en"]) == {}
+    assert resource_groups(["en", "art-x-low1"]) == {}
+    assert resource_groups(["cmn", "swh", "arb"]) == {"high": ["cmn"], "medium": ["arb"], "low": ["swh"]}
     assert "en" not in RESOURCE_LEVEL
+
+
+def test_another_code_of_a_trained_language_is_trained_and_private_codes_are_themselves() -> None:
+    groups = groups_of(["en", "zh", "sw", "art-x-a", "art-x-b"], "en", ["zh-Hans", "swh", "art-x-a"])
+    assert groups["trained"] == ["zh", "sw", "art-x-a"]
+    assert groups["unseen"] == ["art-x-b"]
 
 
 def test_levels_follow_their_sources() -> None:

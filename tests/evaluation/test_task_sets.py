@@ -118,6 +118,8 @@ def test_polyguard_rows_that_cannot_be_matched_are_counted_or_refused(tmp_path: 
     )
     with pytest.raises(DataError, match=r"p\.jsonl, row 2, field 'prompt': the id '1' has another text in 'en'"):
         load("polyguard_prompts", rows((1, "en", "a"), (1, "English", "b")))
+    spelt = load("polyguard_prompts", rows((1, "EN", "a"), (1, "pt-BR", "b"), (2, "en", "c")))
+    assert [q.key for q in spelt.queries] == ["1|en", "1|pt-BR", "2|en"]
     with pytest.raises(DataError, match=r"p\.jsonl, row 1, field 'language': 'Klingonish' is no language of this set"):
         load("polyguard_prompts", rows((1, "Klingonish", "a")))
     with pytest.raises(DataError, match=r"p\.jsonl, row 1, field 'id': the id is empty"):

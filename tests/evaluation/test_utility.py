@@ -430,6 +430,23 @@ def test_a_text_that_is_none_is_named(tmp_path: Path) -> None:
         check_utility(local(str(tmp_path / "t.jsonl")), ["en"])
 
 
+def test_what_is_being_measured_anew_is_no_longer_told(
+    tmp_path: Path, maths: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interruption then leaves neither other settings' rates nor a mark that would keep them."""
+    measured = {"mgsm": {"en": {"metric": "exact_match", "value": 25.0, "low": 4.6, "high": 69.9, "n": 4}}}
+    monkeypatch.setattr("crosslign.evaluation.utility.utility", lambda *_, **__: measured)
+    utility_stage(local(maths), ["en"], lambda: (None, None), {}, {}, tmp_path, silent)
+
+    def stop(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crosslign.evaluation.utility.utility", stop)
+    with pytest.raises(KeyboardInterrupt):
+        utility_stage(local(maths), ["en"], lambda: (None, None), {"other": "model"}, {}, tmp_path, silent)
+    assert not (tmp_path / FILE).exists()
+
+
 @pytest.mark.parametrize("damage", ["50.0", "[[]]", "", "{", "[" * 100_000])
 def test_what_was_measured_is_measured_anew_if_its_file_was_edited(
     tmp_path: Path, maths: str, monkeypatch: pytest.MonkeyPatch, damage: str

@@ -13,6 +13,7 @@ from peft import LoraConfig
 from transformers import LlamaForCausalLM
 
 from crosslign.models import FrozenTeacher, add_lora, causal_lm, split_model
+from crosslign.models.sharding import is_plain
 
 # Two rows with padding on the right; the second is short.
 IDS = torch.tensor([[5, 9, 30, 41, 52, 63, 74], [8, 7, 66, 0, 0, 0, 0]])
@@ -185,3 +186,29 @@ def test_causal_lm_takes_off_the_peft_wrapper_only() -> None:
     model = tiny_llama()
     assert causal_lm(model) is model
     assert causal_lm(add_lora(model, LoraConfig(r=2))) is model
+
+
+def test_attention_that_needs_a_gpu_is_tried_otherwise_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FSDP and DeepSpeed load on the CPU; a model that cannot be split would then be refused for no reason."""
+    model = build("Llama")
+    used: list[str] = []
+
+    def use(name: str) -> None:
+        used.append(name)
+        model.config._attn_implementation = name
+
+    monkeypatch.setattr(model, "set_attn_implementation", use)
+    model.config._attn_implementation = "flash_attention_2"
+    assert split_model(model).exact
+    assert used == ["sdpa", "flash_attention_2"]
+    used.clear()
+    model.config._attn_implementation = "eager"
+    assert split_model(model).exact
+    assert used == []
+
+
+def test_a_head_with_an_adapter_is_not_plain() -> None:
+    model = build("Llama")
+    assert is_plain(split_model(model).head(model))
+    with_adapter = add_lora(model, LoraConfig(r=2, target_modules=["lm_head"]), 0)
+    assert not is_plain(split_model(with_adapter).head(with_adapter))

@@ -399,6 +399,7 @@ class Dropping(torch.nn.Module):
         super().__init__()
         self.inner = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Dropout1d(0.3))
         self.attention_dropout, self.resid_dropout, self.hidden_dropout, self.dropout = 0.1, 0.2, 0.3, 0.4
+        self.residual_dropout, self.embd_pdrop = 0.5, 0.6  # Starcoder2's, GPT-2's
         self.dropout_rate_of_something_else = 0.5
 
 
@@ -407,6 +408,7 @@ def test_disable_dropout_reaches_modules_and_attributes() -> None:
     disable_dropout(model)
     assert [m.p for m in model.inner] == [0.0, 0.0]
     assert (model.attention_dropout, model.resid_dropout, model.hidden_dropout, model.dropout) == (0.0,) * 4
+    assert (model.residual_dropout, model.embd_pdrop) == (0.0, 0.0)
     assert model.dropout_rate_of_something_else == 0.5
 
 

@@ -17,7 +17,11 @@ from helpers import cli_train, interrupted_after, losses, metrics, no_weights, r
 
 from crosslign.distillation import DistillationTrainer
 from crosslign.runs.config import RunConfig
+from crosslign.runs.folder import RunFolder
 from crosslign.runs.prepare import prepare
+from crosslign.runs.recipe import parse_config
+from crosslign.runs.train import train_or_go_on
+from crosslign.types import CrosslignError
 
 Change = Callable[[dict[str, Any], Path], None]
 
@@ -120,6 +124,40 @@ def test_a_finished_run_is_replaced_only_when_told_to(
     assert (folder / "adapter_model.safetensors").read_bytes() != before["adapter_model.safetensors"]
     assert (folder / "notes.txt").read_text() == "mine"
     assert len(metrics(folder)) == 4
+
+
+def test_a_command_that_goes_on_by_itself_replaces_no_finished_run_of_another_recipe(
+    whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`align` and `bench`: the recipe, but for keys that change no number, and the data have to be the same."""
+    folder = Path(shutil.copytree(whole["output_dir"], tmp_path / "copy"))
+    recipe = {**whole, "output_dir": str(folder)}
+    record = (folder / "run.json").read_bytes()
+    no_weights(monkeypatch)
+    again = parse_config({**recipe, "log_rollouts": 7, "cache_dir": str(tmp_path / "cache")})
+    assert train_or_go_on(again).record()["status"] == "finished"
+    with pytest.raises(CrosslignError, match="holds a finished run"):
+        train_or_go_on(parse_config({**recipe, "seed": 5}))
+    known = json.loads(record)
+    known["data"][0]["fingerprint"] = "of other rows"
+    (folder / "run.json").write_text(json.dumps(known))
+    with pytest.raises(CrosslignError, match="holds a finished run"):
+        train_or_go_on(again)
+    assert (folder / "adapter_model.safetensors").exists()
+
+
+def test_a_tokenizer_with_several_chat_templates_is_published_twice(tmp_path: Path) -> None:
+    def save(folder: str) -> None:
+        (Path(folder) / "additional_chat_templates").mkdir()
+        (Path(folder) / "additional_chat_templates" / "tool.jinja").write_text("x")
+        (Path(folder) / "config.json").write_text("{}")
+
+    folder = RunFolder(tmp_path / "run")
+    for _ in range(2):
+        folder.publish(save)
+        assert (folder.path / "additional_chat_templates" / "tool.jinja").read_text() == "x"
+    folder.start({}, "", overwrite=True)
+    assert sorted(p.name for p in folder.path.iterdir()) == ["config.yaml", "run.json"]
 
 
 def test_a_folder_with_something_else_in_it_is_never_touched(

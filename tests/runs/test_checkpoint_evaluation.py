@@ -278,6 +278,20 @@ def test_the_best_before_an_interruption_is_still_the_best_after_it(
     assert same(weights(folder / "best"), kept)
 
 
+def test_a_best_checkpoint_of_steps_that_are_made_again_is_forgotten(
+    evaluated: dict[str, Any], script: Callable[..., None]
+) -> None:
+    """A device that is not exact to the bit, or another learning rate, makes other weights of them."""
+    evaluated["evaluation"] = {**evaluated["evaluation"], "every_steps": 1}
+    script(both(9), both(6), both(5), both(2))
+    power_cut(3, evaluated)
+    assert record(Path(evaluated["output_dir"]))["best"]["step"] == 3
+    script(both(4), both(6))
+    folder = run(evaluated, resume=True)
+    assert (record(folder)["best"]["step"], record(folder)["best"]["value"]) == (3, 40.0)
+    assert [entry["step"] for entry in record(folder)["evaluations"]] == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("finetuning", ["lora", "full"])
 def test_the_best_checkpoint_is_the_one_of_the_lowest_worst_language(
     evaluated: dict[str, Any], script: Callable[..., None], finetuning: str

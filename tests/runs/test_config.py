@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from crosslign.runs.config import RunConfig
-from crosslign.runs.recipe import describe, dump, override, parse_config, read_recipe
+from crosslign.runs.recipe import describe, dump, merged, override, parse_config, read_recipe
 from crosslign.types import CrosslignError
 from crosslign.untrusted import parse_yaml
 
@@ -226,6 +226,21 @@ def test_flag_sets_a_key_in_every_spelling(arguments: list[str]) -> None:
 
 def test_flags_make_sections_that_the_recipe_lacks_and_the_last_one_counts() -> None:
     assert flags("--model.lora.r", "4", "--model.lora.r", "8")["model"] == {"path": "m", "lora": {"r": 8}}
+
+
+def test_a_flag_keeps_the_name_that_stands_for_its_section() -> None:
+    assert flags("--method.options.beta", "0.5", method="dpo")["method"] == {"name": "dpo", "options": {"beta": 0.5}}
+    for judge in ("qwen3guard", ["qwen3guard", "lexicon"]):
+        found = flags("--gate.judge.batch_size", "4", gate={"judge": judge})["gate"]
+        assert found == {"judge": {"names": judge, "batch_size": 4}}
+    assert flags("--gate.judge.1", "x", gate={"judge": ["a", "b"]})["gate"] == {"judge": ["a", "x"]}
+    changes = {"method": {"options": {}}, "gate": {"judge": {"url": "http://u"}}}
+    laid = raw(**merged({"method": "dpo", "gate": {"judge": "a, b"}}, changes))
+    config = parse_config(laid)
+    assert config.method.name == "dpo"
+    assert config.gate is not None
+    assert (config.gate.judge.names, config.gate.judge.url) == (["a", "b"], "http://u")
+    assert merged({"method": "dpo"}, {"method": {"name": "sft"}}) == {"method": {"name": "sft"}}
 
 
 def test_flag_with_an_index_changes_one_element_of_a_list() -> None:

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import cli_train, losses, metrics, no_weights, run, two_processes
+from helpers import cli_train, losses, metrics, no_weights, power_cut, run, two_processes
 
 from crosslign.cli import main
 from crosslign.rollouts import CompletionCache, TransformersSampler
 from crosslign.runs.folder import RunFolder
 from crosslign.runs.prepare import prepare
-from crosslign.runs.recipe import parse_config
+from crosslign.runs.recipe import parse_config, read_recipe
 from crosslign.runs.train import train
 from crosslign.types import Completion, CrosslignError, Interrupted
 
@@ -111,6 +111,24 @@ def test_a_run_that_was_killed_after_its_last_step_finishes_without_another(
         assert resumed["seconds"] >= finished["seconds"] > 0
         same = ("status", "steps", "final_loss", "divergence", "evaluations")
         assert {key: resumed[key] for key in same} == {key: finished[key] for key in same}
+
+
+def test_a_resumed_run_takes_the_learning_rate_that_it_is_given_and_says_so(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    other = run({**recipe, "output_dir": str(tmp_path / "other")}, learning_rate=1e-5)
+    recipe["training"]["learning_rate"] = 1e-3
+    power_cut(3, recipe)  # checkpoint-2 is there
+    folder = run(recipe, resume=True, learning_rate=1e-5, weight_decay=0.1)
+    old, new = ([row["learning_rate"] for row in metrics(place)] for place in (folder, other))
+    assert old[2:] == new[2:]
+    assert old[1] == pytest.approx(100 * new[1])
+    assert parse_config(read_recipe(folder / "config.yaml")).training["learning_rate"] == 1e-5
+    (resumed,) = record(folder)["resumed"]
+    assert resumed["step"] == 2
+    assert resumed["training"] == {"learning_rate": [1e-3, 1e-5], "weight_decay": [None, 0.1]}
+    card = (folder / "README.md").read_text(encoding="utf-8").replace("\\", "")
+    assert "| changed at step 2 | learning_rate 0.001 → 1e-05, weight_decay default → 0.1 |" in card
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(

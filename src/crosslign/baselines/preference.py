@@ -51,6 +51,25 @@ def paired(material: Material) -> list[Example]:
     return found
 
 
+def _unrelated(pairs: Sequence[Example]) -> list[Example]:
+    """For each pair the next one of another query, in the same language if there is one; the last are followed by the
+    first. One query alone has no other: then it is the pair itself."""
+    by_language: dict[str, list[int]] = {}
+    for place, pair in enumerate(pairs):
+        by_language.setdefault(pair.query.language, []).append(place)
+
+    def other(place: int) -> int:
+        own = by_language[pairs[place].query.language]
+        for places in (own, range(len(pairs))):
+            later = [n for n in places if n > place] + [n for n in places if n < place]
+            found = next((n for n in later if pairs[n].query.id != pairs[place].query.id), None)
+            if found is not None:
+                return found
+        return place
+
+    return [pairs[other(place)] for place in range(len(pairs))]
+
+
 @registry.register("dpo")
 @dataclass(frozen=True)
 class Dpo(Pairwise):
@@ -145,7 +164,8 @@ class Simpo(Pairwise):
 class Kto(Pairwise):
     """Kahneman-Tversky optimization: `losses.kto`, each pair taken apart into a good and a bad answer.
 
-    The unrelated answer of a query is the chosen one of the next pair. The reference point is a micro-batch's mean, so
+    The unrelated answer of a query is the chosen one of the next pair, in the same language if there is one, of another
+    query. The reference point is a micro-batch's mean, so
     a step depends a little on how its window is cut into micro-batches, as in TRL.
     """
 
@@ -159,10 +179,9 @@ class Kto(Pairwise):
 
     def examples(self, material: Material) -> Sequence[Example]:
         pairs = paired(material)
-        after = [*pairs[1:], *pairs[:1]]
         return [
-            Example(p.query, (*p.answers, Answer(p.answers[CHOSEN].prompt, following.answers[CHOSEN].completion)))
-            for p, following in zip(pairs, after, strict=True)
+            Example(p.query, (*p.answers, Answer(p.answers[CHOSEN].prompt, other.answers[CHOSEN].completion)))
+            for p, other in zip(pairs, _unrelated(pairs), strict=True)
         ]
 
     def loss(self, scores: Scores) -> Tensor:

@@ -178,8 +178,8 @@ class ExampleMetrics:
     def add(self, examples: Sequence[Example], losses: Tensor, scores: Scores, items: Sequence[int]) -> None:
         self.pairs = scores.log_probs.shape[1] > 1
         shown = (scores.log_probs if scores.frozen_log_probs is None else scores.ratios).detach()
-        margins = (shown[:, 0] - shown[:, 1] if self.pairs else torch.zeros_like(losses)).double().cpu()
-        values, tokens = losses.double().cpu(), scores.lengths.sum(-1).cpu()
+        margins = (shown[:, 0] - shown[:, 1] if self.pairs else torch.zeros_like(losses)).cpu().double()
+        values, tokens = losses.cpu().double(), scores.lengths.sum(-1).cpu()
         for i, example in enumerate(examples):
             if not torch.isfinite(values[i]):
                 self.not_finite.append(example.query)

@@ -69,7 +69,9 @@ def load_table(
     records = _select(records, names, spec)
     if languages is None:
         present = [c for c in columns if c not in RESERVED]
-        wanted = [c for c in present if c == source_language or any(r.get(columns[c]) for _, r in records)]
+        wanted = [
+            c for c in present if c == source_language or any(str(r.get(columns[c]) or "").strip() for _, r in records)
+        ]
     else:
         wanted = [c for c in languages if c in columns]
     table, problems = build_table(

@@ -128,7 +128,7 @@ def write_judgements(contexts: ContextBuilder, teacher: CachedSampler, queries: 
     completions = iter(teacher.complete([contexts.judgement(q).token_ids for q in asked], asked, parameters))
     decode = contexts.tokenizer.decode
     return [
-        decode(list(next(completions).token_ids), skip_special_tokens=True).strip()
+        contexts.without_marks(decode(list(next(completions).token_ids), skip_special_tokens=True)).strip()
         if contexts.needs_judgement(query)
         else None
         for query in queries

@@ -27,10 +27,10 @@ class StepMetrics:
         self.not_finite: list[Query] = []  # those whose loss was inf or NaN
 
     def add(self, rollouts: Sequence[Rollout], result: WeightedDivergence, mask: Tensor) -> None:
-        per_sequence = (result.weight * result.divergence).nan_to_num().sum(-1).double().cpu()
-        divergence = result.divergence.sum(-1).double().cpu()
-        weight = result.raw_weight.sum(-1).double().cpu()
-        tokens = mask.sum(-1).double().cpu()
+        per_sequence = (result.weight * result.divergence).nan_to_num().sum(-1).cpu().double()
+        divergence = result.divergence.sum(-1).cpu().double()
+        weight = result.raw_weight.sum(-1).cpu().double()
+        tokens = mask.sum(-1).cpu().double()
         for i, rollout in enumerate(rollouts):
             if tokens[i] == 0:
                 continue

@@ -24,7 +24,7 @@ from crosslign.distillation.checkpoints import CheckedCheckpoints
 from crosslign.distillation.collector import RolloutCollector
 from crosslign.distillation.score import Scorer, mean_divergence
 from crosslign.models import NotFiniteError, not_finite
-from crosslign.models.sharding import enter, is_sharded, pieces, prepare_frozen, whole
+from crosslign.models.sharding import enter, is_plain, is_sharded, pieces, prepare_frozen, whole
 from crosslign.rollouts import Pinnable, Sampler
 from crosslign.types import CrosslignError, Query, Rollout
 
@@ -135,8 +135,10 @@ class RunTrainer(CheckedCheckpoints):
         scaler leaves the step out; then the loss has to tell.
         """
         norm = super()._get_grad_norm(model, grad_norm)
-        scaled = self.accelerator.scaler is not None
-        measured = self.accelerator.reduce(self._tr_loss.detach().clone(), "sum") if scaled else norm
+        # DeepSpeed scales by itself, and knows no norm in some of its stages.
+        skipped = self.is_deepspeed_enabled and self.accelerator.optimizer_step_was_skipped
+        by_loss = self.accelerator.scaler is not None or skipped or norm is None
+        measured = self.accelerator.reduce(self._tr_loss.detach().clone(), "sum") if by_loss else norm
         if not math.isfinite(measured):
             queries = [f"{query.id!r} ({query.language})" for query in self.metrics.not_finite]
             first = f"the loss of {len(queries)} of its queries ({', '.join(queries[:3])})"
@@ -248,11 +250,18 @@ class RunTrainer(CheckedCheckpoints):
                 "this model cannot be split into body and head, so it cannot be trained with FSDP or ZeRO-3. Use data "
                 "parallelism, or ZeRO-2."
             )
+        if self.sharded and not is_plain(self.scorer.split.head(self.model)):
+            raise CrosslignError(
+                "model.lora.target_modules: an adapter on the output layer cannot be trained with FSDP or ZeRO-3. "
+                "Leave that layer out, or use data parallelism, or ZeRO-2."
+            )
         if self.sharded:
             enter(self.model_wrapped, self.accelerator.unwrap_model(self.model_wrapped))
             self.scorer.teacher.shard(lambda model: prepare_frozen(self.accelerator, model))
         elif self.is_deepspeed_enabled:
-            self.scorer.teacher.measure_again()
+            self.scorer.teacher.settle(self.args.device)
+        if self.sharded or self.is_deepspeed_enabled:  # weights lie elsewhere now
+            self.scorer.settle(self.model, sharded=self.sharded)
 
     @contextmanager
     def whole(self, *, teacher: bool) -> Iterator[None]:

@@ -75,11 +75,16 @@ class Scorer:
             raise CrosslignError(
                 "teacher.temperature must be 1 here: the model's output layer has a bias or a cap, or is not plain."
             )
-        self.batching = Batching.of(student, pad_token_id)
+        self.pad_token_id = pad_token_id
+        self.settle(student, sharded=False)
+
+    def settle(self, student: Any, *, sharded: bool) -> None:
+        """Work as it suits the device on which the student and the teacher lie now; again where they have moved."""
+        self.batching = Batching.of(student, self.pad_token_id)
         self.prefix = None
-        if not self.batching.packed:
-            with teacher.view() as frozen:
-                self.prefix = shared_prefix(frozen, split)
+        if not self.batching.packed and not sharded:
+            with self.teacher.view() as frozen:
+                self.prefix = shared_prefix(frozen, self.split)
 
     def __call__(
         self,
@@ -167,7 +172,9 @@ class Scorer:
         contexts = [r.teacher_context.token_ids for r in rollouts]
         completions = [r.completion.token_ids for r in rollouts]
         # Of a rollout without tokens no state is needed, but its width is: if there is no other, one is run.
-        run = [i for i, c in enumerate(completions) if c] or [0]
+        run = [i for i, c in enumerate(completions) if c]
+        if not run:
+            run, common = [0], ()
         if any(contexts[i][: len(common)] != common for i in run):
             raise ValueError("a teacher context does not begin with what was said to be common to all")
         prompts = [c[len(common) :] for c in contexts]

@@ -134,11 +134,11 @@ class LanguageFidelity:
             "library": f"py3langid {version('py3langid')}",
             "candidates": " ".join(sorted(self._candidates)),
             "rule": f"letters {MIN_LETTERS}, CJK {LETTERS_PER_CJK_CHARACTER}, probability {MIN_PROBABILITY}, "
-            f"outside {OUTSIDE}, characters {_CHARACTERS}",
+            f"outside {OUTSIDE}, characters {_CHARACTERS}, without thoughts",
         }
 
     def measure(self, items: Sequence[JudgeItem]) -> list[FidelityResult]:
-        return [self.detect(item.completion, item.query.language) for item in items]
+        return [self.detect(item.reply, item.query.language) for item in items]
 
     def detect(self, text: str, language: str) -> FidelityResult:
         """The result for one text that should be in `language`.

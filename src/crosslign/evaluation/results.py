@@ -2,7 +2,7 @@
 
 **One evaluation** (`kind: evaluation`), schema version 2:
 
-    {"schema_version": 1, "kind": "evaluation", "manifest": {...}, "tasks": {TASK: {
+    {"schema_version": 2, "kind": "evaluation", "manifest": {...}, "tasks": {TASK: {
         "kind": "harmful" | "benign", "judge": name,
         "languages": {CODE: CELL}, "groups": {GROUP: CELL}, "all": CELL,
         "agreement": {OTHER_JUDGE: {CODE: {"kappa": x | null, "n": rows that both judged, "outcomes": [...],

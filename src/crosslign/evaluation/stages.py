@@ -17,6 +17,7 @@ from crosslign.evaluation.rates import JudgedRow, Kind
 from crosslign.evaluation.result_tables import to_csv, to_markdown
 from crosslign.evaluation.results import SCHEMA_VERSION, evaluation_task
 from crosslign.evaluation.tasks import TaskData, resource_groups
+from crosslign.languages import likely_form
 from crosslign.storage import Row, RowFile, digest, key_of, write_atomically
 from crosslign.types import OUTCOMES, Announce, JudgeItem, Verdict, silent
 
@@ -91,8 +92,9 @@ def groups_of(languages: Sequence[str], source_language: str, trained: Sequence[
     others = [code for code in languages if code != source_language]
     groups = resource_groups(others)
     if trained:
-        groups["trained"] = [code for code in others if code in trained]
-        groups["unseen"] = [code for code in others if code not in trained]
+        forms = set(map(likely_form, trained))  # zh and zh-Hans are one language
+        groups["trained"] = [code for code in others if likely_form(code) in forms]
+        groups["unseen"] = [code for code in others if code not in groups["trained"]]
     return {name: codes for name, codes in groups.items() if codes}
 
 

@@ -97,6 +97,7 @@ def utility_stage(
             if before.get("identity") == mark and before.get("sha256") == digest(before.get("utility")):
                 return dict(before["utility"])
     model, tokenizer = load()
+    (out / FILE).unlink(missing_ok=True)  # its answers are about to be replaced
     measured = utility(
         model,
         tokenizer,

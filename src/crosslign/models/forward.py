@@ -69,7 +69,8 @@ def split_model(model: Any) -> SplitModel:
     for hidden in (_body_hidden, _masked_body_hidden):
         candidate = SplitModel(hidden, _head)
         try:
-            ours, theirs = _compare(model, candidate)
+            with attention_of_the_device(model):
+                ours, theirs = _compare(model, candidate)
         except (AttributeError, TypeError, NotImplementedError) as error:
             reason = f"{type(error).__name__}: {error}"
             continue
@@ -83,6 +84,22 @@ def split_model(model: Any) -> SplitModel:
         reason,
     )
     return SplitModel(_logits_as_hidden, lambda _: _identity, exact=False)
+
+
+@contextmanager
+def attention_of_the_device(model: Any) -> Iterator[None]:
+    """Inside the block attention that needs a GPU is `sdpa` while the weights lie on a CPU, as they do before FSDP and
+    DeepSpeed move them."""
+    lm = causal_lm(model)
+    usual = lm.config._attn_implementation
+    if lm.get_input_embeddings().weight.device.type != "cpu" or "flash" not in str(usual):
+        yield
+        return
+    lm.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        lm.set_attn_implementation(usual)
 
 
 def is_close(ours: Tensor, theirs: Tensor, model: Any) -> bool:

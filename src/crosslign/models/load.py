@@ -325,8 +325,8 @@ def disable_dropout(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        for name in ("attention_dropout", "dropout", "resid_dropout", "hidden_dropout"):
-            if isinstance(getattr(module, name, None), float):
+        for name, value in list(vars(module).items()):  # that a module passes to nn.functional.dropout itself
+            if name.endswith(("dropout", "dropout_p", "dropout_prob", "pdrop")) and isinstance(value, float):
                 setattr(module, name, 0.0)
 
 

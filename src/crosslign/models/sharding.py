@@ -139,6 +139,11 @@ def whole_tensor(parameter: Any) -> Tensor:
     return found.full_tensor() if isinstance(found, DTensor) else found
 
 
+def is_plain(head: Any) -> bool:
+    """Whether a head's layer has no weights but its own: those of an adapter on it would not be gathered with them."""
+    return isinstance(getattr(head, "linear", None), torch.nn.Linear)
+
+
 def gathered_head(head: OutputHead) -> Head:
     """The head with all of its weights, for use inside the model's forward pass; one that is not sharded as it is."""
     linear: Any = head.linear

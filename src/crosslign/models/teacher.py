@@ -97,6 +97,12 @@ class FrozenTeacher:
             self.model = getattr(self._wrapped, "module", self._wrapped)  # DeepSpeed's engine has it inside
         self.measure_again()
 
+    def settle(self, device: torch.device) -> None:
+        """Go on beside a student that DeepSpeed has cast and moved, but not sharded; a copy goes where it is."""
+        if not self.shared:
+            self.model.to(device)
+        self.measure_again()
+
     def measure_again(self) -> None:
         """What is there now is what must not move: DeepSpeed has cast its weights when it was made."""
         self._now = self._measure()

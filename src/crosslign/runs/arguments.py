@@ -60,6 +60,8 @@ RESERVED = {
     "eval_on_start": "use evaluation.at_start",
     "disable_tqdm": "progress is a bar on a terminal, and a line every half minute elsewhere",
     "train_sampling_strategy": "data.balance and the tables' weights decide the order",
+    "save_only_model": "a checkpoint without the optimizer's state cannot be gone on with",
+    "ignore_data_skip": "a resumed run goes on with the queries that it has not seen",
     "resume_from_checkpoint": "use crosslign train --resume",
     "push_to_hub": "it would send rollouts and judged answers too; use crosslign push when the run is finished",
 }

@@ -290,9 +290,11 @@ class JudgeConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_names(cls, given: Any) -> Any:
-        if isinstance(given, str):
-            given = [name.strip() for name in given.split(",") if name.strip()]
-        return {"names": given} if isinstance(given, list) else given
+        if isinstance(given, (str, list)):
+            given = {"names": given}
+        if isinstance(given, dict) and isinstance(names := given.get("names"), str):
+            given = {**given, "names": [name.strip() for name in names.split(",") if name.strip()]}
+        return given
 
 
 class TaskConfig(Section):

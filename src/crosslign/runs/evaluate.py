@@ -177,6 +177,11 @@ def _evaluate(request: EvaluationRequest, announce: Announce) -> dict[str, Any]:
     identity = completer.identity()
     languages = list(dict.fromkeys(code for data in tasks for code in data.languages))
     if request.utility is not None:
+        if request.context == "teacher":
+            raise CrosslignError(
+                "--utility: lm-eval asks the model without the template, so these would be the plain model's numbers. "
+                "Leave it out, or --context teacher."
+            )
         if request.endpoint is not None:
             raise CrosslignError("--utility needs a model in memory: lm-eval measures it, not an endpoint.")
         check_utility(request.utility, languages)

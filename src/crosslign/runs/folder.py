@@ -15,7 +15,17 @@ from transformers.trainer_callback import TrainerState
 
 from crosslign.evaluation.stages import REPORT
 from crosslign.ownership import check_no_link, check_output_folder, read_mark
-from crosslign.storage import LOCK, append_rows, damaged_files, is_empty, line_of, locked, read_rows, write_atomically
+from crosslign.storage import (
+    LOCK,
+    append_rows,
+    damaged_files,
+    is_empty,
+    line_of,
+    locked,
+    read_rows,
+    restore_folder,
+    write_atomically,
+)
 from crosslign.types import Announce, CrosslignError, silent
 from crosslign.untrusted import parse_json, read_text
 
@@ -25,6 +35,7 @@ METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts.jsonl"
 EVALUATIONS = "evaluations"
 BEST = "best"
+BEST_RECORD = "best.json"  # in it
 SERVED = "served"
 GATE = "gate.jsonl"
 EXAMPLES = "examples.jsonl"  # what a method other than msd learns from
@@ -32,12 +43,12 @@ CARD = "README.md"
 NUMBERS = "evaluation.json"  # beside a card: the numbers that it shows, and the card's hash
 _STAGING = ".incomplete"
 # What --overwrite clears in a run's folder.
-_FOLDERS = ("checkpoint-*", EVALUATIONS, BEST, SERVED, f".{BEST}.*", _STAGING)
+_FOLDERS = ("checkpoint-*", EVALUATIONS, BEST, SERVED, f".{BEST}.*", _STAGING, "additional_chat_templates")
 _FILES = (RECORD, CONFIG, METRICS, ROLLOUTS, GATE, EXAMPLES, REPORT, CARD, NUMBERS,
           "adapter_model.safetensors", "adapter_config.json", "model*.safetensors", "model.safetensors.index.json",
           "config.json", "generation_config.json",
-          "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-          "chat_template.jinja")  # fmt: skip
+          "tokenizer*.json", "tokenizer.model", "*.tiktoken", "special_tokens_map.json", "added_tokens.json",
+          "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja")  # fmt: skip
 _LOADED_BY = ("adapter_config.json", "config.json")  # without which no reader takes a folder for a model
 _NOTHING_TO_RESUME = "no complete checkpoint to resume from. Start the run anew with --overwrite."
 
@@ -180,13 +191,15 @@ class RunFolder:
             for name in _LOADED_BY:
                 (self.path / name).unlink(missing_ok=True)
             for file in sorted(staging.iterdir(), key=lambda file: (file.name in _LOADED_BY, file.name)):
+                if file.is_dir():  # a tokenizer's further chat templates
+                    shutil.rmtree(self.path / file.name, ignore_errors=True)
                 file.replace(self.path / file.name)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
     def forget_after(self, step: int) -> None:
-        """Drop log lines and checkpoints later than `step`: a resumed run writes each step once, and a later
-        checkpoint is damaged."""
+        """Drop what is later than `step`: log lines, evaluations, the best checkpoint if it is one of them, and other
+        checkpoints. A resumed run makes each of these steps once more, and its weights need not be the same."""
         for checkpoint in self._checkpoint_folders():
             if (_step(checkpoint) or 0) > step:
                 shutil.rmtree(checkpoint)
@@ -195,6 +208,26 @@ class RunFolder:
             if path.exists():
                 rows = [row for row in read_rows(path) if isinstance(row.get("step"), int) and row["step"] <= step]
                 write_atomically(path, "".join(map(line_of, rows)))
+        record = self.record()
+        later = [entry["step"] for entry in record.get("evaluations", []) if entry["step"] > step]
+        for number in later:
+            shutil.rmtree(self.path / EVALUATIONS / f"step-{number}", ignore_errors=True)
+        changed: dict[str, Any] = {}
+        if later:
+            changed["evaluations"] = [entry for entry in record["evaluations"] if entry["step"] <= step]
+        restore_folder(self.path / BEST)
+        if (self._best_step() or 0) > step:
+            shutil.rmtree(self.path / BEST)
+            changed["best"] = None
+        if changed:
+            self.update(changed)
+
+    def _best_step(self) -> int | None:
+        try:
+            step = json.loads((self.path / BEST / BEST_RECORD).read_text(encoding="utf-8"))["step"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return step if isinstance(step, int) else None
 
     def forget_before(self, keep: int) -> None:
         """Delete all but the newest `keep` checkpoints, at least one."""

@@ -44,8 +44,9 @@ from crosslign.types import CrosslignError, Query
 
 logger = logging.getLogger(__name__)
 
+CHANGE_NO_NUMBER = {"output_dir", "cache_dir", "log_rollouts"}
 # A resumed run must be the same run; these may change.
-RESUMABLE_CHANGES = {"output_dir", "log_rollouts", "divergence_queries", "cache_dir", "rollouts", "training"}
+RESUMABLE_CHANGES = {*CHANGE_NO_NUMBER, "divergence_queries", "rollouts", "training"}
 
 
 @dataclass

@@ -46,7 +46,7 @@ def merged(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     """`changes` laid over `raw`, mappings key by key."""
     result = dict(raw)
     for key, value in changes.items():
-        old = result.get(key)
+        old = _opened(key, result.get(key)) if isinstance(value, Mapping) else None
         result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
 
@@ -70,6 +70,12 @@ def override(raw: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]
             text = queue.pop(0)
         _put(result, _keys(key), parse_yaml(text, flag), flag)
     return result
+
+
+def _opened(key: str, value: Any) -> Any:
+    """A section for which a name alone stands (`method: dpo`), as a mapping that takes more keys."""
+    name = {"method": "name", "judge": "names"}.get(key)
+    return {name: value} if name is not None and isinstance(value, (str, list)) else value
 
 
 def _keys(text: str) -> list[str]:
@@ -96,7 +102,9 @@ def _put(node: Any, keys: list[str], value: Any, flag: str) -> None:
             if last:
                 node[key] = value
                 return
-            if not isinstance(node.get(key), (dict, list)):
+            if not isinstance(node.get(key), (dict, list)) or not keys[position + 1].isdecimal():
+                node[key] = _opened(key, node.get(key))
+            if not isinstance(node[key], (dict, list)):
                 node[key] = {}
             node = node[key]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -21,22 +21,26 @@ from crosslign.runs.config import RunConfig
 from crosslign.runs.examples import Examples, collect_examples, write_examples
 from crosslign.runs.folder import BEST, CONFIG, GATE, RunFolder
 from crosslign.runs.gate.gate import Passed, gate
-from crosslign.runs.prepare import PreparedRun, describe_provenance, describe_tables, prepare
-from crosslign.runs.recipe import dump
+from crosslign.runs.prepare import CHANGE_NO_NUMBER, PreparedRun, describe_provenance, describe_tables, prepare
+from crosslign.runs.recipe import dump, parse_config, read_recipe
 from crosslign.runs.sharing.base import base_facts
 from crosslign.runs.sharing.card import write_card
 from crosslign.runs.sharing.evidence import own_evaluation
 from crosslign.runs.sharing.finished import read_finished
 from crosslign.runs.summary import write_page
-from crosslign.storage import is_disk_full, versions
+from crosslign.storage import is_disk_full, versions, write_atomically
 from crosslign.types import Announce, CrosslignError, Interrupted, silent
 
 
-def train(run: PreparedRun, announce: Announce = silent) -> Mapping[str, Any]:
+def train(
+    run: PreparedRun, announce: Announce = silent, *, again: Callable[[RunFolder], str] | None = None
+) -> Mapping[str, Any]:
     """Load weights, look at the teacher, train, save. Returns the run's record.
 
-    Raises CrosslignError for what the user can mend (a full disk included); what was saved before stays.
+    Raises CrosslignError for what the user can mend (a full disk included); what was saved before stays. `again` says
+    how to go on; by default, with which flag of `crosslign train`.
     """
+    again = again or _how_to_resume
     announce = _over_bars(announce) if run.is_main else silent
     with _held(run, announce) as run:
         for note in run.evaluation.notes if run.evaluation is not None else ():
@@ -51,27 +55,53 @@ def train(run: PreparedRun, announce: Announce = silent) -> Mapping[str, Any]:
             made.release()
             return record
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted. {_how_to_resume(run.folder)}") from None
+            raise Interrupted(f"interrupted. {again(run.folder)}") from None
         except NotFiniteError as error:
-            raise CrosslignError(f"{error} {_how_to_resume(run.folder)}") from error
+            raise CrosslignError(f"{error} {again(run.folder)}") from error
         except Exception as error:
             if is_disk_full(error):
-                raise CrosslignError(
-                    f"the disk is full: {error}. Free some space. {_how_to_resume(run.folder)}"
-                ) from error
+                raise CrosslignError(f"the disk is full: {error}. Free some space. {again(run.folder)}") from error
             raise
 
 
-def train_or_go_on(config: RunConfig, announce: Announce = silent) -> RunFolder:
-    """Train by this recipe, or go on with what an earlier call has left of it; a finished run stays as it is."""
-    folder = RunFolder(config.output_dir)
-    place = folder.path / CONFIG
-    same = place.is_file() and place.read_text("utf-8") == dump(config)
-    status = folder.record().get("status") if same else None
-    if status != "finished":
-        resume = status == "running" and bool(folder.checkpoints())
-        train(prepare(config, overwrite=not resume, resume=resume), announce)
+def train_or_go_on(config: RunConfig, announce: Announce = silent, *, overwrite: bool = False) -> RunFolder:
+    """Train by this recipe, or go on with what an earlier call has left of it; a finished run stays as it is.
+
+    Raises CrosslignError, besides what `train` raises, for a finished run by another recipe or on other data, unless it
+    may be overwritten.
+    """
+    folder, run = RunFolder(config.output_dir), prepare(config, overwrite=True)
+    status, same = folder.record().get("status"), _is_same(run)
+    if status == "finished" and same:
+        return folder
+    if status == "finished":
+        folder.check(overwrite=overwrite, resume=False)
+    resume = status == "running" and same and _can_go_on(folder, announce)
+    run = dataclasses.replace(run, overwrite=not resume, resume=resume)
+    train(run, announce, again=lambda _: SAME_COMMAND)
     return folder
+
+
+def _is_same(run: PreparedRun) -> bool:
+    """Whether the folder's run has this recipe, but for keys that change no number, and these data."""
+    place = run.folder.path / CONFIG
+    try:
+        before = parse_config(read_recipe(place), str(place))
+    except CrosslignError:
+        return False
+    recipe, data = run.config.model_dump(exclude=CHANGE_NO_NUMBER), describe_tables(run.tables)
+    return before.model_dump(exclude=CHANGE_NO_NUMBER) == recipe and run.folder.record().get("data") == data
+
+
+def _can_go_on(folder: RunFolder, announce: Announce) -> bool:
+    if not folder.checkpoints():
+        return False
+    try:
+        folder.newest_checkpoint()
+    except CrosslignError as error:
+        announce(f"{error} It starts anew.")
+        return False
+    return True
 
 
 @contextmanager
@@ -173,18 +203,38 @@ def _start(run: PreparedRun, made: Distillation, passed: Passed | None, examples
                 f"(then: {before.get(key)}; now: {record[key]})."
             )
     announce(f"resuming from {run.checkpoint}")
-    run.folder.forget_after(int(run.checkpoint.name.rpartition("-")[2]))
+    step = int(run.checkpoint.name.rpartition("-")[2])
+    run.folder.forget_after(step)
+    _note_changes(run, step)
+
+
+def _note_changes(run: PreparedRun, step: int) -> None:
+    """A resumed run may have other `training` numbers from here on: config.yaml has the newest, run.json tells when."""
+    place = run.folder.path / CONFIG
+    before, now = parse_config(read_recipe(place), str(place)).training, run.config.training
+    changed = {key: [before.get(key), now.get(key)] for key in {**before, **now} if before.get(key) != now.get(key)}
+    entry = {"step": step, "training": changed, "versions": versions()}
+    run.folder.update({"resumed": [*run.folder.record().get("resumed", []), entry]})
+    write_atomically(place, dump(run.config))
 
 
 def _last_loss(trainer: RunTrainer) -> float | None:
     return next((entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry), None)
 
 
+SAME_COMMAND = (
+    "What was made so far is kept. The same command goes on from there; with other settings, add --overwrite."
+)
+
+
 def _how_to_resume(folder: RunFolder) -> str:
     checkpoints = folder.checkpoints()
     if not checkpoints:
         return "No checkpoint was complete yet; start anew with --overwrite (or set training.save_steps lower)."
-    return f"The last complete checkpoint is {checkpoints[-1]}; continue with --resume."
+    return (
+        f"The last complete checkpoint is {checkpoints[-1]}; continue with --resume. Keys of training may change then; "
+        "other changes need a new run."
+    )
 
 
 def _over_bars(announce: Announce) -> Announce:

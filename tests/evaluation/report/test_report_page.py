@@ -168,15 +168,26 @@ def test_an_evaluation_has_one_side_and_its_judges_agreement() -> None:
 def test_cautions_say_what_stands_against_the_numbers() -> None:
     changes = {"judges": {"words": {"kind": "lexicon"}}, "sampling": {"temperature": 1.0}}
     results, rows = comparison(SMALL, ({}, changes))
+    assert results["tasks"]["multijail"]["judge"] != "words"  # so the one that makes the rates is gone
     results["tasks"]["multijail"]["all"]["before"] |= {"judged": 30, "truncated": 0}
     results["tasks"]["multijail"]["all"]["after"] |= {"judged": 20, "truncated": 4}
     tree = parse(render_report(results, rows))
     said = text_of(next(n for n in tree.iter() if n.get("class") == "cautions"))
-    assert "not judged by the same judges" in said
+    assert "not judged by the same judge" in said
     assert "different settings" in said
     assert "words is a list of phrases" in said
     assert "answers with a verdict: 20 of 30 after; the others count nowhere" in said
     assert "length limit: 4 of 30 after" in said
+
+
+def test_a_further_judge_or_task_on_one_side_is_no_caution() -> None:
+    results, rows = comparison(SMALL)
+    after = results["manifest"]["after"]
+    after["judges"] = {**after.get("judges", {}), "second": {"kind": "llm"}}
+    after["tasks"] = {**after.get("tasks", {}), "another": {"sha256": "x"}}
+    page = render_report(results, rows)
+    assert "same judge" not in page
+    assert "same version of the tasks" not in page
 
 
 def test_no_caution_where_there_is_none() -> None:

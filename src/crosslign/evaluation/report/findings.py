@@ -16,9 +16,9 @@ _VERDICTS = {
     "benign": {"fell": "fewer refusals", "rose": "more refusals"},
 }
 _NOUNS = {"rose": "rise", "fell": "fall"}
+_OTHER_JUDGE = "Before and after were not judged by the same judge: their rates cannot be compared."
+_OTHER_TASK = "Before and after did not run on the same version of the tasks: their rates may not be comparable."
 _MUST_AGREE = {
-    "judges": "Before and after were not judged by the same judges: their rates cannot be compared.",
-    "tasks": "Before and after did not run on the same version of the tasks: their rates may not be comparable.",
     "sampling": "Before and after were sampled with different settings: a part of the change may come from that.",
     "dtype": "Before and after were not computed in the same type of numbers: a part of the change may come from that.",
 }
@@ -243,7 +243,16 @@ def _differences(view: View) -> list[str]:
     if not view.compared:
         return []
     before, after = view.manifests
-    return [words for key, words in _MUST_AGREE.items() if before.get(key) != after.get(key)]
+    judges, tasks = (
+        [[side.get(key, {}).get(name) for name in names] for side in view.manifests]
+        for key, names in (
+            ("judges", [task.judge for task in view.tasks]),
+            ("tasks", [task.name for task in view.tasks]),
+        )
+    )
+    said = [_OTHER_JUDGE] if judges[0] != judges[1] else []
+    said += [_OTHER_TASK] if tasks[0] != tasks[1] else []
+    return said + [words for key, words in _MUST_AGREE.items() if before.get(key) != after.get(key)]
 
 
 def _proxies(view: View) -> list[str]:

@@ -230,8 +230,10 @@ def language_code(value: object, names: Mapping[str, str], file: str, number: in
     name = text_of(value)
     by_name = {k.lower(): v for k, v in names.items()}
     code = by_name.get(name.lower(), name)
-    if code in names.values() or (len(name) <= 3 and is_language(name)) or (name in RESOURCE_LEVEL):
+    if code in names.values() or name in RESOURCE_LEVEL:
         return code
+    if (len(name) <= 3 or "-" in name) and is_language(name):
+        return name.lower() if len(name) <= 3 else name
     message = f"{name!r} is no language of this set; it has {listing(names)}, or use a code."
     raise row_error(file, number, "language", message)
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from crosslign.languages import likely_form
+
 LEVELS = ("high", "medium", "low")
 _MULTIJAIL = {"high": "zh it vi", "medium": "ar ko th", "low": "bn sw jv"}
 _JOSHI: dict[int, str] = {
@@ -36,12 +38,13 @@ RESOURCE_LEVEL: dict[str, str] = {
 def resource_groups(codes: Iterable[str]) -> dict[str, list[str]]:
     """The languages of each level, in the given order; a level that has none is left out.
 
-    A code with a region or script counts as its language ("pt-BR" as "pt"). English, and languages without a known
-    level, are in no group.
+    A code with a region or script counts as its language ("pt-BR" as "pt"), and "cmn" as "zh". English, and languages
+    without a known level, are in no group.
     """
     groups: dict[str, list[str]] = {level: [] for level in LEVELS}
     for code in dict.fromkeys(codes):
-        level = RESOURCE_LEVEL.get(code) or RESOURCE_LEVEL.get(code.split("-")[0].lower())
+        names = (code, code.split("-")[0].lower(), likely_form(code).split("-")[0])
+        level = next((RESOURCE_LEVEL[name] for name in names if name in RESOURCE_LEVEL), None)
         if level is not None:
             groups[level].append(code)
     return {level: members for level, members in groups.items() if members}

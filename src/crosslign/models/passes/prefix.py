@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from crosslign.models.forward import SplitModel, causal_lm, evaluating, gather, is_close
+from crosslign.models.forward import SplitModel, attention_of_the_device, causal_lm, evaluating, gather, is_close
 from crosslign.models.passes.kv_cache import cache_argument
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,9 @@ def shared_prefix(model: Any, split: SplitModel) -> SharedPrefix | None:
         if argument is None:
             return None
         found = SharedPrefix(argument)
-        if _agrees(model, split, found):
+        with attention_of_the_device(model):
+            agrees = _agrees(model, split, found)
+        if agrees:
             return SharedPrefix(argument)
     except (AttributeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
         logger.info("the teacher's common prefix is not reused: %s: %s", type(error).__name__, error)

@@ -341,7 +341,7 @@ class _Alignment:
         config = self._config()
 
         def make() -> Made:
-            train_or_go_on(config, self.announce)
+            train_or_go_on(config, self.announce, overwrite=self.request.overwrite)
             return {}, [text.kept(folder.record(), folder.path)]
 
         if self.kept.stage("train", config.model_dump(mode="json"), make) is None and not folder.is_ours():

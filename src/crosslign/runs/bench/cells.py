@@ -15,6 +15,7 @@ from crosslign.evaluation.utility import UtilityRequest
 from crosslign.ownership import read_mark
 from crosslign.runs.bench.config import BASE, BenchConfig, UntrainedMethod, asks, titles, untrained
 from crosslign.runs.config import EvaluationConfig, RunConfig, TaskConfig
+from crosslign.runs.prepare import CHANGE_NO_NUMBER
 from crosslign.runs.recipe import merged, parse_config, parse_section, read_recipe
 from crosslign.storage import digest, file_sha256, write_atomically
 from crosslign.types import CrosslignError
@@ -66,7 +67,7 @@ class Cell:
 
     def settings(self) -> dict[str, str]:
         """A digest of each part that decides the cell's numbers; without tables if one is not on this machine."""
-        recipe = {key: value for key, value in self.config.model_dump(mode="json").items() if key not in _PLACES}
+        recipe = self.config.model_dump(mode="json", exclude=CHANGE_NO_NUMBER)
         parts: dict[str, Any] = {"evaluation": asks(self.evaluation)}
         if self.utility is not None:
             parts["utility"] = vars(self.utility)
@@ -118,9 +119,6 @@ class Cell:
         return self.state() == "finished" and not self.differences()
 
 
-_PLACES = {"output_dir", "cache_dir", "log_rollouts"}  # which change no number
-
-
 def cells_of(bench: BenchConfig) -> list[Cell]:
     """All cells, model by model, the model as it is first.
 
@@ -152,7 +150,8 @@ def cells_of(bench: BenchConfig) -> list[Cell]:
                         own_raw,
                         None if without is None else untrained(method, _of_seed(own, seed)),
                         _evaluation(bench, seed),
-                        _utility(bench),
+                        # lm-eval asks the model by itself: a prompt's effect on ability is not measured.
+                        None if without is not None and without.context == "teacher" else _utility(bench),
                     )
                 )
     return found

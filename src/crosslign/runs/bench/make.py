@@ -22,7 +22,7 @@ from crosslign.runs.evaluate import EvaluationRequest, evaluate
 from crosslign.runs.prepare import model_source
 from crosslign.runs.sharing.finished import read_finished
 from crosslign.runs.steer import SteerRequest, steer
-from crosslign.runs.train import train_or_go_on
+from crosslign.runs.train import SAME_COMMAND, train_or_go_on
 from crosslign.storage import LOCK, digest, locked, versions, write_atomically
 from crosslign.types import Announce, CrosslignError, Interrupted, cause, silent
 
@@ -99,7 +99,7 @@ def _made(cell: Cell, head: str, announce: Announce, overwrite: bool) -> str:
     try:
         _make(cell, announce)
     except (Interrupted, KeyboardInterrupt):
-        raise Interrupted("interrupted. What was made so far is kept; the same command goes on from there.") from None
+        raise Interrupted(f"interrupted. {SAME_COMMAND}") from None
     except Exception as error:  # whatever a library, or a user's own method, raises: the other cells are not to blame
         what = str(error) if isinstance(error, CrosslignError) else cause(error)
         write_atomically(cell.folder / ERROR, traceback.format_exc())

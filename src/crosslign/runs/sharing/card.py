@@ -137,6 +137,7 @@ def _render(run: FinishedRun, results: Any, form: Form, merged: Mapping[str, Any
             source_name=names[source],
             record=record,
             about=_about(config.method),
+            moves=bool(config.method.options.get("teacher_rate")),
             teacher_sees=_CONTEXTS.get(template, ", in a context of its own").format(source=names[source]),
             who_writes=_WRITERS.get(config.strategy.name, f"The strategy {config.strategy.name} says who writes"),
             divergence=_DIVERGENCES[config.objective.divergence],
@@ -255,19 +256,23 @@ def _settings(run: FinishedRun) -> list[list[Any]]:
     sampled = f"temperature {sampling.temperature:g}, top_p {sampling.top_p:g}"
     rows += [
         ["type of the weights", model.dtype + (f", base in {model.quantization}" if model.quantization else "")],
-        *(
-            [["strategy", _with_options(config.strategy)], ["objective", loss]]
-            if config.method.name == "msd"
-            else [["method", _with_options(config.method)]]
-        ),
+        *([["strategy", _with_options(config.strategy)], ["objective", loss]] if config.method.name == "msd" else []),
+        *([["method", _with_options(config.method)]] if config.method.name != "msd" or config.method.options else []),
         ["teacher's template", without_folders(template) if isinstance(template, str) else "its own"],
+        *([["teacher's temperature", f"{config.teacher.temperature:g}"]] if config.teacher.temperature != 1 else []),
         ["completions", f"at most {sampling.max_completion_length} tokens, {sampled}"],
         *([key, training[key]] for key in keys),
+        *([f"changed at step {r['step']}", _changes(r["training"])] for r in run.record["resumed"] if r["training"]),
         ["seed", config.seed],
         ["seconds of training", run.record["seconds"] or "–"],
         ["versions", ", ".join(f"{k} {v}" for k, v in run.record["versions"].items())],
     ]
     return rows
+
+
+def _changes(training: Mapping[str, Sequence[Any]]) -> str:
+    told = {key: ["default" if value is None else value for value in both] for key, both in training.items()}
+    return ", ".join(f"{key} {before} → {after}" for key, (before, after) in told.items())
 
 
 def _with_options(named: MethodConfig | StrategyConfig) -> str:

@@ -12,9 +12,8 @@ from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 from crosslign.evaluation.tables import one_line
 from crosslign.models import ModelSource, adapter_sha256, check_adapter, check_source, weights_mark
 from crosslign.models.files import ADAPTER_CONFIG
-from crosslign.runs.checkpoint_evaluation import BEST_RECORD
 from crosslign.runs.config import RunConfig
-from crosslign.runs.folder import BEST, CONFIG, RECORD, RunFolder
+from crosslign.runs.folder import BEST, BEST_RECORD, CONFIG, RECORD, RunFolder
 from crosslign.runs.prepare import model_source
 from crosslign.runs.recipe import parse_config, read_recipe
 from crosslign.runs.sharing.base import BaseFacts, base_facts
@@ -96,6 +95,13 @@ def read_finished(path: Path) -> FinishedRun:
     return run
 
 
+class Resumed(BaseModel):
+    """Where an interrupted run has gone on, and the keys of `training` that it changed there: before and after."""
+
+    step: NonNegativeInt
+    training: dict[str, tuple[Any, Any]] = {}
+
+
 class _Record(BaseModel):
     """What is shared of a run's record, and relied on."""
 
@@ -112,6 +118,7 @@ class _Record(BaseModel):
     divergence: dict[str, Any] = {}
     gate: dict[str, Any] | None = None
     evaluations: list[dict[str, Any]] = []
+    resumed: list[Resumed] = []
 
 
 class _Best(BaseModel):
