@@ -51,7 +51,7 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
 TRAIN, MILD, HELD_OUT, VALIDATION = "train.csv", "mild.csv", "heldout.csv", "validation.csv"
 BENIGN = "builtin:benign-heldout"
 EVALUATION, LOSSES, SECONDS = "evaluation", "losses.json", "seconds.json"
-SETTINGS = "settings.txt"  # of a cell's folder: the digest of what it is made with
+SETTINGS = ".settings.txt"  # ends a file beside a cell's folder: the digest of what it is made with
 ASSUMED = 1500  # seconds of a training, before one was measured
 # While training: the recipe's `evaluation` of the variant that keeps the best checkpoint.
 WATCH = {
@@ -219,11 +219,10 @@ def settings(plan: Plan, name: str) -> str:
 def check_made(plan: Plan, name: str, seed: int | None) -> None:
     """Note with what a cell's folder is made. Raises CrosslignError if it holds what was made with other settings."""
     folder = plan.evaluation(name) if seed is None else plan.cell(name, seed)
-    note, now = folder / SETTINGS, settings(plan, name)
-    before = note.read_text(encoding="utf-8") if note.exists() else None
-    begun = any((folder / part).exists() for part in ("run", EVALUATION, RESULTS))
-    if begun and before != now:
-        raise CrosslignError(f"{folder}: was made with other settings. Remove it, or name another --out.")
+    note, now = folder.with_name(folder.name + SETTINGS), settings(plan, name)
+    before = note.read_text(encoding="utf-8") if note.exists() else "unknown"
+    if folder.exists() and before != now:
+        raise CrosslignError(f"{folder}: was made with other settings ({before}). Remove it, or name another --out.")
     write_atomically(note, now)
 
 

@@ -64,6 +64,9 @@ class Connection:
             max_retries=self.retries,
             http_client=http,
         )
+        # The library takes these from the environment, whatever the server.
+        client.organization = client.project = None
+        client._custom_headers = {}
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
             yield portal, client
 

@@ -221,7 +221,7 @@ def test_what_was_made_with_other_settings_is_not_taken_for_what_is_made_now(tmp
     made = plan(tmp_path, table())
     real.split(made)
     real.check_made(made, "20 steps", 0)
-    (made.cell("20 steps", 0) / "run").mkdir()
+    made.cell("20 steps", 0).mkdir()
     real.check_made(made, "20 steps", 0)  # it goes on
     with pytest.raises(CrosslignError, match="made with other settings"):
         real.check_made(replace(made, completion=9), "20 steps", 0)

@@ -50,6 +50,23 @@ def ask(endpoint: Endpoint, *texts: str, **arguments: Any) -> list[EndpointReply
 # --- What is sent, what comes back
 
 
+def test_nothing_of_the_environment_goes_to_a_server_that_is_not_openais(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, KEY)
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"Authorization: Bearer {KEY}\nX-Gateway: {KEY}")
+    received: list[str] = []
+    answer = FakeEndpoint.answer
+    monkeypatch.setattr(
+        FakeEndpoint,
+        "answer",
+        lambda s, path, body, headers: (received.append(str(headers)), answer(s, path, body, headers))[1],
+    )
+    with serving(echo, api_key_env=None) as (_, endpoint):
+        ask(endpoint, "hello")
+    assert received
+    assert KEY not in "".join(received)
+
+
 def test_a_request_carries_model_messages_and_settings() -> None:
     with serving(echo) as (server, endpoint):
         conversation = [Message("system", "be short"), Message("user", "hello")]

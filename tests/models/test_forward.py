@@ -13,7 +13,7 @@ from peft import LoraConfig
 from transformers import LlamaForCausalLM
 
 from crosslign.models import FrozenTeacher, add_lora, causal_lm, split_model
-from crosslign.models.sharding import is_plain
+from crosslign.models.sharding import has_plain_output
 
 # Two rows with padding on the right; the second is short.
 IDS = torch.tensor([[5, 9, 30, 41, 52, 63, 74], [8, 7, 66, 0, 0, 0, 0]])
@@ -207,8 +207,9 @@ def test_attention_that_needs_a_gpu_is_tried_otherwise_on_a_cpu(monkeypatch: pyt
     assert used == []
 
 
-def test_a_head_with_an_adapter_is_not_plain() -> None:
+def test_an_output_layer_with_an_adapter_is_not_plain() -> None:
     model = build("Llama")
-    assert is_plain(split_model(model).head(model))
+    assert has_plain_output(causal_lm(model))
     with_adapter = add_lora(model, LoraConfig(r=2, target_modules=["lm_head"]), 0)
-    assert not is_plain(split_model(with_adapter).head(with_adapter))
+    assert not has_plain_output(causal_lm(with_adapter))
+    assert has_plain_output(causal_lm(add_lora(build("Llama"), LoraConfig(r=2, target_modules=["q_proj"]), 0)))

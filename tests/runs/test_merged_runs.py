@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import tiny_llama
 from huggingface_hub import ModelCard
 from peft import PeftModel
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crosslign.cli import main
 from crosslign.models import merge as weights
+from crosslign.runs.sharing.push import shared_files
 from crosslign.storage import damaged_files, file_sha256
 
 
@@ -89,6 +91,26 @@ def test_an_interrupted_merge_leaves_what_was_there(
     assert main([*words, "--overwrite", "--dtype", "bfloat16"]) == 0
     assert AutoModelForCausalLM.from_pretrained(out, dtype="auto").dtype == torch.bfloat16
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
+
+
+def test_code_of_the_base_is_run_if_this_user_says_so_and_goes_along(
+    finished: Path, whole: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = Path(shutil.copytree(whole["model"]["path"], tmp_path / "base"))
+    config = json.loads((base / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    (base / "config.json").write_text(json.dumps(config))
+    (base / "modeling_own.py").write_text(
+        "from transformers import LlamaForCausalLM\n\n\nclass OwnForCausalLM(LlamaForCausalLM):\n    pass\n"
+    )
+    recipe = yaml.safe_load((finished / "config.yaml").read_text())
+    recipe["model"] = {**recipe["model"], "path": str(base), "trust_remote_code": True}
+    (finished / "config.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["merge", str(finished), "--out", str(tmp_path / "merged")]) == 1
+    assert "add --trust-remote-code" in capsys.readouterr().err
+    assert main(["merge", str(finished), "--out", str(tmp_path / "merged"), "--trust-remote-code"]) == 0
+    assert (tmp_path / "merged" / "modeling_own.py").is_file()
+    assert "modeling_own.py" in [shared.name for shared in shared_files(tmp_path / "merged")]
 
 
 def test_only_the_adapters_own_base_is_taken(

@@ -20,7 +20,7 @@ from crosslign.rollouts import TransformersSampler
 from crosslign.runs.prepare import prepare
 from crosslign.runs.recipe import merged, parse_config
 from crosslign.runs.serve import longest, serve_command
-from crosslign.types import CrosslignError
+from crosslign.types import CrosslignError, Interrupted
 
 
 @pytest.fixture
@@ -67,6 +67,26 @@ def test_the_frozen_copy_samples_here_where_the_server_has_the_students_weights(
     assert sampled  # the judgements
     assert all(body["temperature"] == 1 for body in fake.bodies("/v1/completions"))
     assert fake.model is fake.base  # it has its own weights again
+
+
+@pytest.mark.parametrize("finetuning", ["lora", "full"])
+def test_a_run_that_fails_leaves_nothing_on_the_server(recipe: dict[str, Any], fake: FakeVllm, finetuning: str) -> None:
+    raw = served(recipe, fake, model={"finetuning": finetuning})
+    with interrupted_after(2, KeyboardInterrupt()), pytest.raises(Interrupted):
+        run(raw)
+    assert fake.adapters == {}
+    assert (fake.model is fake.base, fake.version) == (True, "default")
+
+
+def test_a_server_with_the_weights_of_another_run_is_refused(
+    recipe: dict[str, Any], fake: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it samples would be kept as the base model's answers."""
+    no_weights(monkeypatch)
+    raw = served(recipe, fake)
+    fake.version = "crosslign-12345678-abc"
+    with pytest.raises(CrosslignError, match="which another run has left there"):
+        prepare(parse_config(raw))
 
 
 @pytest.mark.processes
@@ -134,6 +154,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"rollouts": {"staleness": 1}, "model": {"finetuning": "full"}},
         "needs model.finetuning: lora",
     ),
+    "four bits": ({"model": {"quantization": "nf4"}}, "sample from another model than the one that is trained"),
     "no time": ({"rollouts": {"timeout_seconds": 0}}, "rollouts.timeout_seconds"),
 }
 
@@ -263,3 +284,5 @@ def test_the_longest_sequence_counts_all_that_the_server_samples(recipe: dict[st
     assert longest(parse_config(merged(recipe, {**vllm, "teacher": {"max_judgement_length": 300}}))) == 2048 + 300
     assert longest(parse_config(merged(recipe, {**vllm, "model": {"finetuning": "full"}}))) == 108
     assert "--max-model-len 2056" in serve_command(lora)
+    evaluation = {"tasks": ["builtin:demo"], "max_completion_length": 3000}
+    assert longest(parse_config(merged(recipe, {**vllm, "evaluation": evaluation}))) == 3100

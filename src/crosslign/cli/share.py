@@ -62,6 +62,7 @@ def add_commands(commands: Any) -> None:
         default="auto",
         help="type of the weights (default: the base model's own)",
     )
+    merge.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the base model")
     merge.add_argument("--overwrite", action="store_true", help="replace the merged model in --out")
     merge.set_defaults(run=_merge)
 
@@ -100,7 +101,8 @@ def _merge(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     quiet_libraries(arguments.verbose)
     a = arguments
     run = read_finished(a.run_folder)
-    merged = merge(run, a.out, base=a.base, dtype=a.dtype, overwrite=a.overwrite, announce=say)
+    flags = {name: getattr(a, name) for name in ("base", "dtype", "trust_remote_code", "overwrite")}
+    merged = merge(run, a.out, **flags, announce=say)
     show(f"model {a.out}, {merged.dtype}; rounding took {100 * merged.rounding:.2f} % of the adapter's change")
     return 0
 

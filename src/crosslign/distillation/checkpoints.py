@@ -56,7 +56,10 @@ class CheckedCheckpoints(Trainer):
             try:
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
             except _OtherNames:
-                found = type(self.model).from_pretrained(folder, config=self.model.config, dtype=self.model.dtype)
+                settings = {"config": self.model.config, "dtype": self.model.dtype, "output_loading_info": True}
+                found, information = type(self.model).from_pretrained(folder, **settings)
+                if missing := sorted(information["missing_keys"]):  # filled with random numbers
+                    raise CrosslignError(f"{folder}: the checkpoint lacks {missing[0]!r}, among others.") from None
                 self.model.load_state_dict(found.state_dict())
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:

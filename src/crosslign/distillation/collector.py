@@ -64,6 +64,10 @@ class RolloutCollector:
         if self._begun is not None:
             wait([self._begun[1]])
 
+    def close(self) -> None:
+        """Begin nothing more; what is being sampled is not waited for."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
     def asked(self, queries: Sequence[Query], step: int) -> set[Role]:
         """Who has to sample for this window's rollouts, unless the teacher's cache has it all."""
         found = {self.strategy.plan(query, step).sampled_by for query in queries}

@@ -23,8 +23,8 @@ from crosslign.data.mixture import QueryMixture
 from crosslign.distillation.checkpoints import CheckedCheckpoints
 from crosslign.distillation.collector import RolloutCollector
 from crosslign.distillation.score import Scorer, mean_divergence
-from crosslign.models import NotFiniteError, not_finite
-from crosslign.models.sharding import enter, is_plain, is_sharded, pieces, prepare_frozen, whole
+from crosslign.models import NotFiniteError, causal_lm, not_finite
+from crosslign.models.sharding import enter, has_plain_output, is_sharded, pieces, prepare_frozen, whole
 from crosslign.rollouts import Pinnable, Sampler
 from crosslign.types import CrosslignError, Query, Rollout
 
@@ -250,7 +250,7 @@ class RunTrainer(CheckedCheckpoints):
                 "this model cannot be split into body and head, so it cannot be trained with FSDP or ZeRO-3. Use data "
                 "parallelism, or ZeRO-2."
             )
-        if self.sharded and not is_plain(self.scorer.split.head(self.model)):
+        if self.sharded and not has_plain_output(causal_lm(self.model)):
             raise CrosslignError(
                 "model.lora.target_modules: an adapter on the output layer cannot be trained with FSDP or ZeRO-3. "
                 "Leave that layer out, or use data parallelism, or ZeRO-2."

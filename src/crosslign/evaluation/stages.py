@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from crosslign.evaluation.completions import Completer, OnRows, completions, is_completion, keep_rows, query_of
 from crosslign.evaluation.fidelity import Fidelity, LanguageFidelity, Status
-from crosslign.evaluation.judges.base import Judge
+from crosslign.evaluation.judges.base import Judge, release
 from crosslign.evaluation.rates import JudgedRow, Kind
 from crosslign.evaluation.result_tables import to_csv, to_markdown
 from crosslign.evaluation.results import SCHEMA_VERSION, evaluation_task
@@ -204,6 +204,7 @@ def judge_stage(rows: Sequence[Row], judge: Judge, folder: Path) -> list[Verdict
 
     name = f"{folder.name}: {judge.name}"
     judged = keep_rows(file, done, [key_of(row) for row in rows], ask, name=name, unit="verdict")
+    release(judge)
     return [verdict_of(row) for row in judged]
 
 

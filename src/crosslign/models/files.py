@@ -20,6 +20,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 # Files that a tokenizer is made of.
 TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
              "*.jinja", "additional_chat_templates/*", "*.model", "*.tiktoken")  # fmt: skip
+CODE = "*.py"  # a model's own, which its configuration names (`auto_map`)
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 _MOST = 2_000
 

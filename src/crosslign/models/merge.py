@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from crosslign.models.adapter import ADAPTER_WEIGHTS, Adapter, check_fit, read_adapter, with_adapter
-from crosslign.models.files import INDEX, WEIGHTS, tensor_shapes, weight_files
+from crosslign.models.files import CODE, INDEX, WEIGHTS, tensor_shapes, weight_files
 from crosslign.models.load import (
     Dtype,
     ModelSource,
@@ -110,7 +110,7 @@ def _folder(source: ModelSource) -> Path:
         return Path(source.path)
     try:
         found = snapshot_download(
-            source.path, revision=source.revision, allow_patterns=[*_CONFIGS, WEIGHTS, INDEX, "*.safetensors"]
+            source.path, revision=source.revision, allow_patterns=[*_CONFIGS, WEIGHTS, INDEX, "*.safetensors", CODE]
         )
     except Exception as error:  # see load_tokenizer
         raise load_error("model", source.path, error) from error
@@ -210,9 +210,10 @@ def _stream(
     if not (base / WEIGHTS).is_file():
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
         (out / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    for config in _CONFIGS:
-        if (base / config).is_file():
-            shutil.copyfile(base / config, out / config)
+    own_code = base.glob(CODE) if "auto_map" in read_json(base / _CONFIGS[0]) else ()
+    for file in [*(base / config for config in _CONFIGS), *own_code]:
+        if file.is_file():
+            shutil.copyfile(file, out / file.name)
     if target is not None:
         raw = {k: v for k, v in read_json(out / _CONFIGS[0]).items() if k != "torch_dtype"}
         (out / _CONFIGS[0]).write_text(json.dumps({**raw, "dtype": dtype}, indent=2) + "\n", encoding="utf-8")

@@ -139,9 +139,9 @@ def whole_tensor(parameter: Any) -> Tensor:
     return found.full_tensor() if isinstance(found, DTensor) else found
 
 
-def is_plain(head: Any) -> bool:
-    """Whether a head's layer has no weights but its own: those of an adapter on it would not be gathered with them."""
-    return isinstance(getattr(head, "linear", None), torch.nn.Linear)
+def has_plain_output(model: Any) -> bool:
+    """Whether the output layer has its own weights alone: those of an adapter on it would not be gathered with them."""
+    return isinstance(model.get_output_embeddings(), torch.nn.Linear)
 
 
 def gathered_head(head: OutputHead) -> Head:

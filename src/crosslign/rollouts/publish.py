@@ -21,7 +21,7 @@ from torch import Tensor
 
 from crosslign.models import weights_fingerprint
 from crosslign.models.sharding import is_sharded, reshard, whole_tensor
-from crosslign.rollouts.vllm import ServerError, VllmServer
+from crosslign.rollouts.vllm import ITS_OWN, VllmServer
 
 KEPT = 2  # the version that is sampled from, and the one before: another process may still sample from that
 POLL_SECONDS = 0.2
@@ -134,10 +134,9 @@ class PublishedAdapter(_Published):
             self._forget_files(self._kept)
 
     def release(self) -> None:
-        """Leave nothing of this run on the server or the disk."""
-        with contextlib.suppress(ServerError):
-            self._kept = []
-            self._tidy(list(self.server.served()) if self._files() else [])
+        """Leave nothing of this run on the server or the disk. Raises ServerError."""
+        self._kept = []
+        self._tidy(list(self.server.served()) if self._files() else [])
 
 
 class PublishedWeights(_Published):
@@ -176,7 +175,6 @@ class PublishedWeights(_Published):
             time.sleep(POLL_SECONDS)
 
     def release(self) -> None:
-        """Give the server the weights back that it began with."""
-        with contextlib.suppress(ServerError):
-            if self.is_main and self._kept:
-                self.server.reload(None, "default")
+        """Give the server the weights back that it began with. Raises ServerError."""
+        if self.is_main and self._kept:
+            self.server.reload(None, ITS_OWN)

@@ -23,6 +23,7 @@ from crosslign.types import Completion, CrosslignError, excerpt
 TRIES = 3  # of a request whose replies are not what was asked for
 MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)  # while a reply is read
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM's --max-lora-rank takes
+ITS_OWN = "default"  # the version of the weights that a server began with
 REFUSED = frozenset({400, 404, 405, 500})  # by the server itself: it is there
 Read = TypeVar("Read")
 
@@ -53,8 +54,9 @@ class VllmServer:
         self.connection = Connection(root, timeout=timeout, retries=retries, needed_by="rollouts.backend vllm")
         self.url, self.model, self.timeout, self.command = root, model, timeout, command
 
-    def check(self, length: int) -> None:
-        """Raises CrosslignError unless it serves the model, and contexts with completions of this length in all."""
+    def check(self, length: int, run: str = "") -> None:
+        """Raises CrosslignError unless it serves the model, and contexts with completions of this length in all, and
+        its weights are its own or, after an interruption, those of the run whose states have names that begin so."""
         self.ask("/health")
         served = self.served()
         if self.model not in served:
@@ -65,6 +67,14 @@ class VllmServer:
             raise self.error(
                 f"its longest sequence is {longest} tokens, and the recipe's contexts and completions may have {length}"
             )
+        try:
+            version = self.weight_version()
+        except ServerError as error:
+            if error.status not in REFUSED:
+                raise
+            return  # nobody can give it other weights
+        if version != ITS_OWN and not (run and version.startswith(run)):
+            raise self.error(f"its weights are {version!r}, which another run has left there; start it anew")
 
     def served(self) -> dict[str, Served]:
         """Its models and adapters by name."""
@@ -107,7 +117,10 @@ class VllmServer:
     def reload(self, folder: Path | None, version: str) -> None:
         """Put other weights of the same shapes in the place of its model's; None: those that it began with."""
         # Without a path vLLM would read the last one again.
-        kwargs = {"weights_path": str(folder or self.served()[self.model].root)}
+        served = self.served()
+        if folder is None and self.model not in served:
+            raise self.error(f"it no longer serves {self.model!r}, so its weights cannot be given back")
+        kwargs = {"weights_path": str(folder or served[self.model].root)}
         try:
             self.ask("/pause?mode=wait", {})
             try:

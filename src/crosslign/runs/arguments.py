@@ -144,7 +144,11 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
 
 def has_engine(arguments: TrainingArguments) -> bool:
     """Whether FSDP or DeepSpeed is asked for, by the recipe or by `accelerate launch`."""
-    return _uses_fsdp(arguments) or bool(arguments.deepspeed) or _launched_with("DEEPSPEED")
+    return _uses_fsdp(arguments) or uses_deepspeed(arguments)
+
+
+def uses_deepspeed(arguments: TrainingArguments) -> bool:
+    return bool(arguments.deepspeed) or _launched_with("DEEPSPEED")
 
 
 def _uses_fsdp(arguments: TrainingArguments) -> bool:

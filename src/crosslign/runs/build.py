@@ -31,13 +31,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Distillation:
-    """Student and frozen teacher, who makes their rollouts, and who scores them; `release` frees a server of them."""
+    """Student and frozen teacher, who makes their rollouts, and who scores them; `release` frees a server of them, and
+    `close` ends their work, however it has gone."""
 
     student: Any
     teacher: FrozenTeacher
     collector: RolloutCollector
     scorer: Scorer
     release: Callable[[], None] = lambda: None
+
+    def close(self, announce: Announce = silent) -> None:
+        self.collector.close()
+        try:
+            self.release()
+        except CrosslignError as error:
+            announce(f"{error} Something of this run may be left on it: start the server anew before it is used again.")
 
 
 def assemble(run: PreparedRun, model: Any) -> Distillation:

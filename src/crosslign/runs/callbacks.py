@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +65,16 @@ class CheckpointCallback(TrainerCallback):
         if self.keep is not None:
             self.folder.forget_before(self.keep)
         self.folder.update({"seconds": round(time.perf_counter() - self.start, 1)})
+
+
+class AtBegin(TrainerCallback):
+    """Calls `then` with the step that training begins at, once a checkpoint that it goes on from is read."""
+
+    def __init__(self, then: Callable[[int], None]) -> None:
+        self.then = then
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.then(state.global_step)
 
 
 class DivergenceCallback(TrainerCallback):

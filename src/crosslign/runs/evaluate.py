@@ -133,8 +133,13 @@ def sampling_parameters(config: EvaluationConfig) -> SamplingParameters:
     return SamplingParameters(config.temperature, config.top_p, max_completion_length=config.max_completion_length)
 
 
-def manifest(config: EvaluationConfig, model: Mapping[str, Any], *, thinking: bool, seed: int = 0) -> dict[str, Any]:
-    """What results state about a model and how it was asked: of two evaluations, what they must have in common."""
+def manifest(
+    config: EvaluationConfig, model: Mapping[str, Any], *, thinking: bool | None, seed: int = 0
+) -> dict[str, Any]:
+    """What results state about a model and how it was asked: of two evaluations, what they must have in common.
+
+    `thinking` is None where a server decides it.
+    """
     sampling = {**asdict(sampling_parameters(config)), "thinking": thinking}
     if config.temperature > 0:
         sampling["seed"] = seed
@@ -185,11 +190,12 @@ def _evaluate(request: EvaluationRequest, announce: Announce) -> dict[str, Any]:
         if request.endpoint is not None:
             raise CrosslignError("--utility needs a model in memory: lm-eval measures it, not an endpoint.")
         check_utility(request.utility, languages)
+    thinking = request.thinking if request.endpoint is None else None
     evaluation = Evaluation(
         request.out,
         tasks,
         judges,
-        manifest(config, model.described(identity), thinking=request.thinking, seed=request.seed),
+        manifest(config, model.described(identity), thinking=thinking, seed=request.seed),
         _trained(request, announce),
         request.source_language,
         request.seed,

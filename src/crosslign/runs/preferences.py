@@ -142,7 +142,7 @@ def write_preferences(config: RunConfig, request: PreferencesRequest, announce: 
     announce(f"loading {run.source.path}")
     made = assemble(run, load_model(run.source))
     pairs = judged_pairs(run, made, trained_queries(run.tables, run.languages))
-    made.release()
+    made.close(announce)
     counts = checked_counts(run, pairs, announce)
     rows = [_FORMATS[request.format](pair, *found) for pair in pairs if (found := pair.chosen_and_rejected)]
     record = {

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from crosslign.languages import english_name
 from crosslign.models import ModelSource, check_source, load_tokenizer
 from crosslign.ownership import check_can_be_made
 from crosslign.rollouts.progress import progress
-from crosslign.runs.arguments import has_engine, training_arguments
+from crosslign.runs.arguments import has_engine, training_arguments, uses_deepspeed
 from crosslign.runs.checkpoint_evaluation import Plan, make_plan
 from crosslign.runs.config import GateConfig, RunConfig
 from crosslign.runs.evaluate import checked_judges
@@ -45,6 +45,7 @@ from crosslign.types import CrosslignError, Query
 logger = logging.getLogger(__name__)
 
 CHANGE_NO_NUMBER = {"output_dir", "cache_dir", "log_rollouts"}
+OF_THE_OPTIMIZER = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
 # A resumed run must be the same run; these may change.
 RESUMABLE_CHANGES = {*CHANGE_NO_NUMBER, "divergence_queries", "rollouts", "training"}
 
@@ -57,6 +58,7 @@ class PreparedRun:
         languages: that are trained on, all that the mixture can draw.
         checkpoint: where a resumed run goes on, once `train` has looked; None for a new run.
         method: how it trains.
+        given: what `describe_tables` says of the tables before gate and method leave rows out.
         gate_judge: judges the teacher gate, and what the method needs verdicts of; None if nothing is judged.
     """
 
@@ -75,6 +77,7 @@ class PreparedRun:
     resume: bool = False
     checkpoint: Path | None = None
     evaluation: Plan | None = None
+    given: list[dict[str, Any]] = field(default_factory=list)
     gate_judge: Judge | None = None
 
     @property
@@ -170,7 +173,7 @@ def prepare(
             "weights into parts. Leave one of them out."
         )
     if resume:
-        _check_same_run(config, folder)
+        _check_same_run(config, folder, arguments)
     source = model_source(config)
     check_source(source, weights=weights)
     if check_server:
@@ -196,6 +199,7 @@ def prepare(
         dropped,
         overwrite=overwrite,
         resume=resume,
+        given=describe_tables(tables),
     )
     if config.evaluation is not None:
         run.evaluation = make_plan(
@@ -310,7 +314,7 @@ def _check_lengths(
     return [dataclasses.replace(table, excluded=excluded) for table in tables], dropped
 
 
-def _check_same_run(config: RunConfig, folder: RunFolder) -> None:
+def _check_same_run(config: RunConfig, folder: RunFolder, arguments: TrainingArguments) -> None:
     written = folder.path / CONFIG
     if not written.exists():
         raise CrosslignError(f"{folder.path}: {CONFIG} is missing, so the run cannot be resumed.")
@@ -324,3 +328,9 @@ def _check_same_run(config: RunConfig, folder: RunFolder) -> None:
                 f"(then: {before.get(section)}; now: {now[section]}). Resume with the old recipe, "
                 f"{written}, or start anew in another output_dir."
             )
+    changed = [key for key in OF_THE_OPTIMIZER if before["training"].get(key) != now["training"].get(key)]
+    if changed and uses_deepspeed(arguments):
+        raise CrosslignError(
+            f"{folder.path}: training.{changed[0]} differs from the run that is to be resumed, and DeepSpeed goes on "
+            "with the old one. Resume with that, or start anew in another output_dir."
+        )

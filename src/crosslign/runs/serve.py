@@ -82,10 +82,11 @@ def serve_command(config: RunConfig, *, cpu: bool = False, memory: float | None 
 def longest(config: RunConfig) -> int:
     """Tokens of the longest context and completion that a recipe may ask for."""
     completion = config.sampling.max_completion_length
+    evaluated = 0 if config.evaluation is None else config.evaluation.max_completion_length
+    student = config.student.max_length + max(completion, evaluated)
     if config.model.finetuning == "full":
-        return config.student.max_length + completion
-    context = max(config.student.max_length, config.teacher.max_length)
-    return context + max(completion, config.teacher.max_judgement_length)
+        return student
+    return max(student, config.teacher.max_length + max(completion, config.teacher.max_judgement_length))
 
 
 def check_served(config: RunConfig) -> None:
@@ -93,7 +94,7 @@ def check_served(config: RunConfig) -> None:
     if config.rollouts.backend == "vllm":
         _check_possible(config)
         check_can_be_made(_folder(config), "rollouts.adapter_dir")
-        _server(config).check(longest(config))
+        _server(config).check(longest(config), _name(config))
 
 
 def served_samplers(run: PreparedRun, model: Any, own: Samplers) -> Samplers:
@@ -104,9 +105,8 @@ def served_samplers(run: PreparedRun, model: Any, own: Samplers) -> Samplers:
     config = run.config
     server, ids = _server(config), token_ids(run.tokenizer, model)
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    name = f"crosslign-{digest(str(run.folder.path.absolute()))[:8]}"
     kind = PublishedAdapter if config.model.finetuning == "lora" else PublishedWeights
-    publish = kind(server, model, _folder(config), name, is_main=run.is_main)
+    publish = kind(server, model, _folder(config), _name(config), is_main=run.is_main)
 
     def sampler(**of_student: Any) -> VllmSampler:
         return VllmSampler(server, ids, vocabulary=vocabulary, batch_size=run.rollout_batch_size, **of_student)
@@ -125,6 +125,11 @@ def _server(config: RunConfig) -> VllmServer:
     )
 
 
+def _name(config: RunConfig) -> str:
+    """What the names of all states of the run begin with on the server."""
+    return f"crosslign-{digest(str(Path(config.output_dir).absolute()))[:8]}"
+
+
 def _folder(config: RunConfig) -> Path:
     return Path(config.rollouts.adapter_dir or Path(config.output_dir) / SERVED)
 
@@ -135,6 +140,11 @@ def _check_possible(config: RunConfig) -> None:
         raise CrosslignError("rollouts.backend is not vllm. Set rollouts: {backend: vllm, url: http://localhost:8000}.")
     if model.path.endswith(".gguf"):
         raise CrosslignError("rollouts.backend: vllm takes no .gguf file as it is trained. Use a folder or a hub id.")
+    if model.quantization is not None:
+        raise CrosslignError(
+            f"model.quantization: {model.quantization} does not work with rollouts.backend vllm: the server's base is "
+            "not quantised, so it would sample from another model than the one that is trained. Leave one of them out."
+        )
     if model.finetuning == "full" and config.rollouts.staleness:
         raise CrosslignError(
             "rollouts.staleness: 1 needs model.finetuning: lora. With full weights the frozen model samples in this "

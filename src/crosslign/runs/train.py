@@ -6,17 +6,20 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from crosslign.distillation import RunTrainer
+from crosslign.evaluation.judges.base import release
 from crosslign.models import NotFiniteError, load_model
+from crosslign.models.forward import attention_of_the_device
 from crosslign.models.sharding import loading_whole
 from crosslign.runs.arguments import has_engine
 from crosslign.runs.build import Distillation, assemble, make_trainer
-from crosslign.runs.callbacks import DivergenceCallback
+from crosslign.runs.callbacks import AtBegin, DivergenceCallback
 from crosslign.runs.config import RunConfig
 from crosslign.runs.examples import Examples, collect_examples, write_examples
 from crosslign.runs.folder import BEST, CONFIG, GATE, RunFolder
@@ -48,12 +51,12 @@ def train(
         announce(f"loading {run.source.path}")
         with loading_whole():
             made = assemble(run, load_model(run.source, stay=has_engine(run.arguments)))
-        run, passed = gate(run, made, announce)
-        run, examples = collect_examples(run, made, announce)
         try:
-            record = _train(run, made, passed, examples, announce)
-            made.release()
-            return record
+            with attention_of_the_device(made.student), attention_of_the_device(made.teacher.model):
+                run, passed = gate(run, made, announce)
+                run, examples = collect_examples(run, made, announce)
+            release(run.gate_judge)
+            return _train(run, made, passed, examples, announce)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted. {again(run.folder)}") from None
         except NotFiniteError as error:
@@ -62,6 +65,8 @@ def train(
             if is_disk_full(error):
                 raise CrosslignError(f"the disk is full: {error}. Free some space. {again(run.folder)}") from error
             raise
+        finally:
+            made.close(announce)
 
 
 def train_or_go_on(config: RunConfig, announce: Announce = silent, *, overwrite: bool = False) -> RunFolder:
@@ -78,6 +83,8 @@ def train_or_go_on(config: RunConfig, announce: Announce = silent, *, overwrite:
         folder.check(overwrite=overwrite, resume=False)
     resume = status == "running" and same and _can_go_on(folder, announce)
     run = dataclasses.replace(run, overwrite=not resume, resume=resume)
+    if resume:
+        run.arguments.eval_on_start = False
     train(run, announce, again=lambda _: SAME_COMMAND)
     return folder
 
@@ -89,8 +96,8 @@ def _is_same(run: PreparedRun) -> bool:
         before = parse_config(read_recipe(place), str(place))
     except CrosslignError:
         return False
-    recipe, data = run.config.model_dump(exclude=CHANGE_NO_NUMBER), describe_tables(run.tables)
-    return before.model_dump(exclude=CHANGE_NO_NUMBER) == recipe and run.folder.record().get("data") == data
+    recipe = run.config.model_dump(exclude=CHANGE_NO_NUMBER)
+    return before.model_dump(exclude=CHANGE_NO_NUMBER) == recipe and run.folder.record().get("given") == run.given
 
 
 def _can_go_on(folder: RunFolder, announce: Announce) -> bool:
@@ -131,6 +138,8 @@ def _train(
     trainer = make_trainer(run, made, announce, examples.by_key)
     divergence = DivergenceCallback(trainer, run.folder, run.config.divergence_queries)
     trainer.add_callback(divergence)
+    if run.is_main and run.checkpoint is not None:
+        trainer.add_callback(AtBegin(partial(_note_changes, run)))
     if run.is_main:
         _start(run, made, passed, examples, announce)
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
@@ -180,6 +189,7 @@ def _start(run: PreparedRun, made: Distillation, passed: Passed | None, examples
         "method": run.config.method.model_dump(mode="json") | dict(examples.record),
         "languages": run.languages,
         "teacher_fingerprint": made.teacher.fingerprint,
+        "given": run.given,
         "data": describe_tables(run.tables),
         "provenance": describe_provenance(run.tables),
         "dropped": [
@@ -205,7 +215,6 @@ def _start(run: PreparedRun, made: Distillation, passed: Passed | None, examples
     announce(f"resuming from {run.checkpoint}")
     step = int(run.checkpoint.name.rpartition("-")[2])
     run.folder.forget_after(step)
-    _note_changes(run, step)
 
 
 def _note_changes(run: PreparedRun, step: int) -> None:

@@ -25,6 +25,7 @@ from guard_models import (
 from safetensors.torch import save_file
 from tokenizers import normalizers
 
+from crosslign.evaluation.judges.base import release
 from crosslign.evaluation.judges.guard import GuardJudge, guard_judge
 from crosslign.evaluation.judges.guard_formats import FORMATS, guess_format
 from crosslign.models import ModelSource
@@ -112,6 +113,11 @@ def test_weights_are_loaded_with_the_first_row_that_is_asked_about_and_once() ->
     judge.judge([item("yes"), item("")])
     judge.judge([item("yes")])
     assert loads == [1]
+    release(judge)  # training needs the memory
+    release(judge)
+    judge.judge([item("yes")])
+    assert loads == [1, 1]
+    release(None)
 
 
 def test_control_tokens_that_get_through_stop_the_row_not_the_run() -> None:

@@ -190,6 +190,16 @@ def test_a_further_judge_or_task_on_one_side_is_no_caution() -> None:
     assert "same version of the tasks" not in page
 
 
+def test_another_version_of_a_mixed_task_is_told() -> None:
+    results, _ = comparison(SMALL)
+    for name in list(results["tasks"]):
+        part = results["tasks"].pop(name)
+        results["tasks"][f"{name} {part['kind']}"] = part
+        for side, mark in (("before", "one"), ("after", "two")):
+            results["manifest"][side] = {**results["manifest"][side], "tasks": {name: {"sha256": mark}}}
+    assert "same version of the tasks" in render_report(results, [])
+
+
 def test_no_caution_where_there_is_none() -> None:
     results, _ = comparison(SMALL)
     for side in ("before", "after"):

@@ -28,3 +28,9 @@ class Judge(Protocol):
         ...
 
     def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]: ...
+
+
+def release(judge: Judge | None) -> None:
+    """Let a judge go of the memory that it holds, if it holds any (`release`); it takes it again when it is asked."""
+    if (let_go := getattr(judge, "release", None)) is not None:
+        let_go()

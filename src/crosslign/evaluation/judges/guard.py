@@ -8,13 +8,12 @@ texts may not do to the prompt is in `guard_prompts`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 from crosslign.evaluation.judges.guard_formats import GuardFormat
 from crosslign.evaluation.judges.guard_prompts import GuardPrompts, Prompt, Unaskable
 from crosslign.evaluation.judges.lexicon import LexiconJudge
-from crosslign.models import ModelSource, check_source, load_model, load_tokenizer, weights_mark
+from crosslign.models import ModelSource, check_source, free_memory, load_model, load_tokenizer, weights_mark
 from crosslign.rollouts import Sampler, SamplingParameters, sampler_of
 from crosslign.types import CrosslignError, JudgeItem, Verdict
 from crosslign.untrusted import is_blank
@@ -47,7 +46,8 @@ class GuardJudge:
     ) -> None:
         self.name = f"guard:{format.name}"
         self.format, self.tokenizer = format, tokenizer
-        self._sampler = cache(make_sampler)
+        self._make_sampler = make_sampler
+        self._sampler: Sampler | None = None
         self._lexicon = None if format.says_refusal else LexiconJudge()
         length = min(MAX_LENGTH, tokenizer.model_max_length)
         self._prompts = GuardPrompts(tokenizer, format, length - format.max_new_tokens)
@@ -63,6 +63,12 @@ class GuardJudge:
 
     def identity(self) -> Mapping[str, str]:
         return self._identity
+
+    def release(self) -> None:
+        """Free the memory of its weights: training, or another guard, needs it."""
+        if self._sampler is not None:
+            self._sampler = None
+            free_memory()
 
     def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]:
         """One verdict for each item, in their order."""
@@ -84,7 +90,9 @@ class GuardJudge:
         if not prompts:
             return []
         greedy = SamplingParameters(temperature=0.0, max_completion_length=self.format.max_new_tokens)
-        completions = self._sampler().sample([prompt.token_ids for prompt in prompts], greedy, seed=0)
+        if self._sampler is None:
+            self._sampler = self._make_sampler()
+        completions = self._sampler.sample([prompt.token_ids for prompt in prompts], greedy, seed=0)
         return [self.tokenizer.decode(list(c.token_ids), skip_special_tokens=True) for c in completions]
 
     def _verdict(self, item: JudgeItem, prompt: Prompt, reply: str) -> Verdict:

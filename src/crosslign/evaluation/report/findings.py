@@ -239,19 +239,20 @@ def partial_refusals(view: View) -> list[str]:
     return said
 
 
+def _asked(manifest: Part, task: Task) -> Any:
+    """What a manifest says of a task, or of the mixed one that it is the harmful or the harmless part of."""
+    tasks = manifest.get("tasks", {})
+    return tasks.get(task.name) or tasks.get(task.name.removesuffix(f" {task.kind}"))
+
+
 def _differences(view: View) -> list[str]:
     if not view.compared:
         return []
     before, after = view.manifests
-    judges, tasks = (
-        [[side.get(key, {}).get(name) for name in names] for side in view.manifests]
-        for key, names in (
-            ("judges", [task.judge for task in view.tasks]),
-            ("tasks", [task.name for task in view.tasks]),
-        )
-    )
-    said = [_OTHER_JUDGE] if judges[0] != judges[1] else []
-    said += [_OTHER_TASK] if tasks[0] != tasks[1] else []
+    judged = [[side.get("judges", {}).get(task.judge) for task in view.tasks] for side in view.manifests]
+    asked = [[_asked(side, task) for task in view.tasks] for side in view.manifests]
+    said = [_OTHER_JUDGE] if judged[0] != judged[1] else []
+    said += [_OTHER_TASK] if asked[0] != asked[1] else []
     return said + [words for key, words in _MUST_AGREE.items() if before.get(key) != after.get(key)]
 
 

@@ -20,6 +20,7 @@ from crosslign.languages import english_name
 from crosslign.models import (
     ModelSource,
     check_source,
+    check_trusted,
     evaluation_source,
     load_model,
     load_tokenizer,
@@ -245,10 +246,7 @@ class _Stream(BaseStreamer):
 def _sources(request: ChatRequest, config: RunConfig) -> tuple[ModelSource, ModelSource | None]:
     """The base, and the aligned model if it is not the base with the run's adapter; checked, in one type."""
     base = model_source(config)
-    if base.trust_remote_code and not request.trust_remote_code:
-        raise CrosslignError(
-            f"{request.run}: its model brings code of its own. If you trust its authors, add --trust-remote-code."
-        )
+    check_trusted(base, request.trust_remote_code, str(request.run))
     check_source(base)
     base = evaluation_source(base)
     folder = request.merged

@@ -10,7 +10,7 @@ from typing import Any
 
 from crosslign.models import adapter_sha256
 from crosslign.models.files import TOKENIZER
-from crosslign.models.load import Dtype
+from crosslign.models.load import Dtype, check_trusted
 from crosslign.models.merge import Merged, merge_adapter
 from crosslign.ownership import check_no_link, check_output_folder, read_mark
 from crosslign.runs.sharing.card import card_text, put_card
@@ -40,6 +40,7 @@ def merge(
     *,
     base: str | None = None,
     dtype: Dtype = "auto",
+    trust_remote_code: bool = False,
     overwrite: bool = False,
     announce: Announce = silent,
 ) -> Merged:
@@ -50,6 +51,7 @@ def merge(
     Args:
         base: where the base model is now; None: where the run had it.
         dtype: of the weights; "auto": the base's own.
+        trust_remote_code: run code that comes with the base model. The run's own word for it does not count.
 
     Raises CrosslignError for a run without an adapter, a base that is not the adapter's, or a folder of another origin.
     """
@@ -58,6 +60,7 @@ def merge(
             f"{run.folder}: has no adapter to merge: this run trained all weights, so the folder is a whole model."
         )
     check_merged(out, overwrite)
+    check_trusted(run.source, trust_remote_code, str(run.folder))
     source = run.source if base is None else replace(run.source, path=base, revision=None)
     quantized = run.config.model.quantization
     if quantized:

@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from crosslign.models import ModelSource, check_source
 from crosslign.models.adapter import ADAPTER_WEIGHTS
-from crosslign.models.files import ADAPTER_CONFIG, INDEX, WEIGHTS, weight_files
+from crosslign.models.files import ADAPTER_CONFIG, CODE, INDEX, WEIGHTS, weight_files
 from crosslign.runs.folder import CARD, NUMBERS
 from crosslign.runs.sharing.card import BLANK
 from crosslign.runs.sharing.evidence import read_numbers
@@ -88,7 +88,8 @@ def _model(folder: Path) -> list[str]:
     """The names of a whole model's files."""
     check_source(ModelSource(str(folder)))
     index = [] if (folder / WEIGHTS).is_file() else [INDEX]
-    return [file.name for file in weight_files(folder)] + index + [n for n in _SMALL if (folder / n).is_file()]
+    code = sorted(file.name for file in folder.glob(CODE)) if "auto_map" in read_json(folder / "config.json") else []
+    return [file.name for file in weight_files(folder)] + index + [n for n in _SMALL if (folder / n).is_file()] + code
 
 
 def push(folder: Path, repo: str, *, public: bool = False, overwrite: bool = False, announce: Announce = silent) -> str:
