@@ -14,7 +14,7 @@ import torch
 from conftest import tiny_llama
 from helpers import cli_train, no_weights
 from peft import LoraConfig
-from transformers import DynamicCache
+from transformers import DynamicCache, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from crosslign.models import ModelSource, add_lora, causal_lm, freeze, load_skeleton
 from crosslign.models.passes.batching import Batching
@@ -359,3 +359,16 @@ def test_a_dry_run_needs_no_weights_but_training_does(
     config.write_text(config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 1000000000'))
     assert cli_train(tmp_path, recipe, "--dry-run") == 0
     assert "num_hidden_layers is 1000000000" in capsys.readouterr().out
+
+
+def test_of_a_mixture_of_experts_the_table_says_that_it_is_too_low(shape: ModelShape) -> None:
+    needs = Needs(shape, shape, FULL)
+    assert "mixture of experts" not in memory_table(needs, None)
+    mixed = dataclasses.replace(shape, experts=True)
+    assert "mixture of experts" in memory_table(Needs(mixed, mixed, FULL), None)
+    config = Qwen3MoeConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, vocab_size=50,
+        moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2,
+    )  # fmt: skip
+    assert shape_of(Qwen3MoeForCausalLM(config)).experts
+    assert not shape.experts

@@ -301,6 +301,8 @@ class _Alignment:
             needs = needs_of(run)
         except UnknownModel as error:
             return {}, f"Memory: not known, so nothing was changed for it. {error}"
+        if needs.shape.experts:
+            return {}, "Memory: of a mixture of experts too little is known, so nothing was changed for it."
         device = device_memory(needs.setup)
         if device is None:
             return {}, "Memory: the device's is not known, so nothing was changed for it."

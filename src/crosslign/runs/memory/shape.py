@@ -28,6 +28,8 @@ class ModelShape:
             (`norms_trained`).
         inputs: what trained linear layers of a layer take, each tensor once; copies: each layer's own, where each
             casts it to another type.
+        experts: a mixture of experts, which keeps a token once for each of its experts, in how many copies depends on
+            the kernel: what the step keeps is estimated too low.
     """
 
     weights: int
@@ -50,6 +52,7 @@ class ModelShape:
     norms_trained: bool
     inputs: int
     copies: int
+    experts: bool = False
 
 
 def shape_of(model: Any) -> ModelShape:
@@ -91,6 +94,7 @@ def shape_of(model: Any) -> ModelShape:
         norms_trained=any(p.requires_grad for _, p in norms),
         inputs=sum(width for _, width in set(trained)),
         copies=sum(width for _, width in trained),
+        experts=bool(getattr(config, "num_experts_per_tok", None)),
     )
 
 
