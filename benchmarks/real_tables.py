@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 
-from benchmarks.real_variants import BASE, BEST, CONTEXTS, VARIANTS
+from benchmarks.real_variants import BASE, BEST, CONTEXTS, EARLIER, VARIANTS
 from benchmarks.real_verdicts import Cell, Rows, Verdicts
 from crosslign.evaluation.rates import METRICS, Kind
 from crosslign.evaluation.repeated import difference_over_runs, drawn_rates
@@ -151,12 +152,13 @@ def less_base(found: BySeed, names: Sequence[str], trained: Sequence[str]) -> st
     return markdown(lines)
 
 
-def less_best(found: BySeed, names: Sequence[str], codes: Sequence[str]) -> str:
-    """Each of these less the best recipe of the same seed, in these languages."""
-    best = found[BEST]
+def less(reference: str, found: BySeed, names: Sequence[str], codes: Sequence[str]) -> str:
+    """Each of these less another one of the same seed, in these languages."""
+    best = found[reference]
     lines = [["change", "seeds", *DIFFERENCES]]
     for name in names:
-        if pairs := [(best[seed], rows) for seed, rows in found.get(name, {}).items() if seed in best]:
+        own = found.get(name, {}).items() if name != reference else ()
+        if pairs := [(best[seed], rows) for seed, rows in own if seed in best]:
             lines.append([name, str(len(pairs)), *(difference(pairs, title, codes) for title in DIFFERENCES)])
     return markdown(lines)
 
@@ -200,9 +202,10 @@ def report(verdicts: Verdicts) -> str:
         if changed and judged.get(BASE):
             table = less_base(judged, [BEST, *changed], verdicts.trained)
             parts.append(f"Each change less the base model{how}, trained languages:\n\n{table}")
-        for group, codes in groups.items() if trained and judged.get(BEST) else ():
-            table = less_best(judged, trained, codes)
-            parts.append(f"One change at a time, less `{BEST}` of the same seed{how}, {group}:\n\n{table}")
+        references = [name for name in (BEST, EARLIER) if trained and judged.get(name)]
+        for reference, (group, codes) in product(references, groups.items()):
+            table = less(reference, judged, trained, codes)
+            parts.append(f"Less `{reference}` of the same seed{how}, {group}:\n\n{table}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 BASE, BEST = "base", "best"
+EARLIER = "plain teacher, harmful rows 10 %, 80 steps"  # the recipe before: what some changes are one change of
 
 
 def steps(number: int) -> dict[str, Any]:
@@ -14,6 +15,9 @@ def steps(number: int) -> dict[str, Any]:
 
 def tokens(number: int) -> dict[str, Any]:
     return {"sampling": {"max_completion_length": number}}
+
+
+PLAIN: dict[str, Any] = {"teacher": {"temperature": 1}}  # a teacher that is as sure as it is
 
 
 # Changes to the recipe, one at a time but where a name lists several. `benign` is about both tables of harmless
@@ -35,39 +39,41 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "uniform weights": {"objective": {"weighting": "uniform"}},
     "20 steps": steps(20),
     "40 steps": steps(40),
-    "120 steps": steps(120),
+    "80 steps": steps(80),
     "160 steps": steps(160),
     "16 tokens": tokens(16),
     "96 tokens": tokens(96),
     "SFT": {"method": {"name": "sft"}},
-    "SFT, harmful rows 25 %": {"method": {"name": "sft"}, "benign": {"weight": 30}},
+    "SFT, harmful rows 10 %, 80 steps": {"method": {"name": "sft"}, "benign": {"weight": 90}, **steps(80)},
+    "SFT, harmful rows 25 %, 80 steps": {"method": {"name": "sft"}, "benign": {"weight": 30}, **steps(80)},
     "SFT, harmful rows 20 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 40}, **steps(120)},
     "SFT, harmful rows 25 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 30}, **steps(120)},
     "DPO, rate 3e-5": {"method": {"name": "dpo"}, "training": {"learning_rate": 3e-5}},
     "MPO, rate 3e-5": {"method": {"name": "mpo"}, "training": {"learning_rate": 3e-5}},
-    "forward KL, uniform weights, harmful rows 20 %, 120 steps": {
+    "plain teacher": PLAIN,
+    EARLIER: {**PLAIN, "benign": {"weight": 90}, **steps(80)},
+    "plain teacher, harmful rows 10 %, 120 steps": {**PLAIN, "benign": {"weight": 90}, **steps(120)},
+    "plain teacher, uniform weights, harmful rows 10 %, 80 steps": {
+        **PLAIN,
+        "objective": {"weighting": "uniform"},
+        "benign": {"weight": 90},
+        **steps(80),
+    },
+    "plain teacher, forward KL, uniform weights, harmful rows 20 %, 120 steps": {
+        **PLAIN,
         "objective": {"divergence": "forward_kl", "weighting": "uniform"},
         "benign": {"weight": 40},
         **steps(120),
     },
-    "surer teacher, harmless rows by it too, harmful rows 20 %, 120 steps": {
-        "teacher": {"temperature": 0.5, "unchanged": ["source"]},
+    "harmless rows by the teacher, harmful rows 20 %, 120 steps": {
+        "teacher": {"unchanged": ["source"]},
         "benign": {"weight": 40},
         **steps(120),
     },
-    "surer teacher": {"teacher": {"temperature": 0.5}},
-    "surer teacher, 120 steps": {"teacher": {"temperature": 0.5}, **steps(120)},
-    "surer teacher, 240 steps": {"teacher": {"temperature": 0.5}, **steps(240)},
-    "surer teacher, harmful rows 7 %, 240 steps": {
-        "teacher": {"temperature": 0.5},
-        "benign": {"weight": 130},
-        **steps(240),
-    },
-    "surer teacher, harmful rows 6 %, 120 steps": {
-        "teacher": {"temperature": 0.5},
-        "benign": {"weight": 160},
-        **steps(120),
-    },
+    "harmful rows 10 %": {"benign": {"weight": 90}},
+    "harmful rows 10 %, 80 steps": {"benign": {"weight": 90}, **steps(80)},
+    "harmful rows 10 %, 120 steps": {"benign": {"weight": 90}, **steps(120)},
+    "harmful rows 6 %, 120 steps": {"benign": {"weight": 160}, **steps(120)},
     "best checkpoint": {"checkpoint": "best"},
 }
 # Not trained: the model itself, in the context of a teacher's template; the teacher's is that of the recipe.
