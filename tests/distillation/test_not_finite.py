@@ -124,7 +124,7 @@ def test_a_run_that_explodes_stops_with_its_last_checkpoint_whole(
     folder = RunFolder(recipe["output_dir"])
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
-    assert str(caught.value).endswith("checkpoint-2; continue with --resume.")
+    assert "checkpoint-2; continue with --resume. Keys of training may change then" in str(caught.value)
     assert folder.newest_checkpoint().name == "checkpoint-2"
     assert not list(folder.path.glob("*.safetensors"))
     saved = [load_file(file) for file in folder.path.rglob("*.safetensors")]

@@ -306,7 +306,10 @@ def test_an_adapter_that_is_refused(model: Any, tmp_path: Path, status: int) -> 
             publish()
 
 
-RELOAD = ["/pause?mode=wait", "/collective_rpc", "/reset_prefix_cache", "/update_weight_version", "/resume"]
+RELOAD = [
+    "/pause?mode=wait", "/update_weight_version", "/collective_rpc", "/reset_prefix_cache", "/update_weight_version",
+    "/resume",
+]  # fmt: skip
 
 
 def published_weights(fake: FakeVllm, folder: Path, **options: Any) -> tuple[Any, PublishedWeights]:
@@ -378,3 +381,21 @@ def test_bodies_are_json_that_any_server_reads(fake: FakeVllm) -> None:
     (body,) = fake.bodies(COMPLETIONS)
     assert 0 <= body["seed"] < 2**63
     json.dumps(body)
+
+
+def test_weights_whose_loading_was_cut_off_are_given_back_and_anothers_are_left(fake: FakeVllm, tmp_path: Path) -> None:
+    model, publish = published_weights(fake, tmp_path)
+    publish()
+    changed(model, 0)
+    fake.spoil = lambda path, body, earlier: refused(500, "died") if path == "/reset_prefix_cache" else None
+    with pytest.raises(ServerError):
+        publish()
+    assert fake.version.endswith("-unfinished")
+    with pytest.raises(ServerError, match="of another run"):
+        client(fake, timeout=2).check(1)
+    fake.spoil = None
+    publish.release()
+    assert (fake.model is fake.base, fake.version) == (True, "default")
+    fake.model, fake.version = tiny_llama(seed=9), "another-run-1"
+    publish.release()
+    assert fake.version == "another-run-1"

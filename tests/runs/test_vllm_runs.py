@@ -85,7 +85,7 @@ def test_a_server_with_the_weights_of_another_run_is_refused(
     no_weights(monkeypatch)
     raw = served(recipe, fake)
     fake.version = "crosslign-12345678-abc"
-    with pytest.raises(CrosslignError, match="which another run has left there"):
+    with pytest.raises(CrosslignError, match="of another run that uses it, or has left them there"):
         prepare(parse_config(raw))
 
 

@@ -143,15 +143,18 @@ def judge_rows(
     if groups is None:
         groups = groups_of(languages, evaluation.source_language, evaluation.trained)
     fidelity = evaluation.fidelity or LanguageFidelity(languages, evaluation.source_language)
+    folders = {data.name: evaluation.out / folder_name(data.name) for data in evaluation.tasks}
+    spoken = {name: fidelity_stage(rows[name], fidelity, folder / FIDELITY) for name, folder in folders.items()}
     judged: dict[tuple[str, str], dict[str, JudgedRow]] = {}  # by task and judge, then by query
-    for data in evaluation.tasks:
-        folder, own = evaluation.out / folder_name(data.name), rows[data.name]
-        spoken = fidelity_stage(own, fidelity, folder / FIDELITY)
-        for judge in evaluation.judges:
-            judged[data.name, judge.name] = {
+    for judge in evaluation.judges:
+        for name, folder in folders.items():
+            judged[name, judge.name] = {
                 key_of(row): JudgedRow(query_of(row), verdict, row["truncated"], status)
-                for row, verdict, status in zip(own, judge_stage(own, judge, folder), spoken, strict=True)
+                for row, verdict, status in zip(
+                    rows[name], judge_stage(rows[name], judge, folder), spoken[name], strict=True
+                )
             }
+        release(judge)  # training, or the next guard, needs the memory
     first, *others = (judge.name for judge in evaluation.judges)
     results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -204,7 +207,6 @@ def judge_stage(rows: Sequence[Row], judge: Judge, folder: Path) -> list[Verdict
 
     name = f"{folder.name}: {judge.name}"
     judged = keep_rows(file, done, [key_of(row) for row in rows], ask, name=name, unit="verdict")
-    release(judge)
     return [verdict_of(row) for row in judged]
 
 

@@ -175,6 +175,7 @@ class PublishedWeights(_Published):
             time.sleep(POLL_SECONDS)
 
     def release(self) -> None:
-        """Give the server the weights back that it began with. Raises ServerError."""
-        if self.is_main and self._kept:
+        """Give the server the weights back that it began with, unless another run has put its own there. Raises
+        ServerError."""
+        if self.is_main and self.server.weight_version().startswith(f"{self.run}-"):
             self.server.reload(None, ITS_OWN)

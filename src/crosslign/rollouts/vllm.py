@@ -74,7 +74,10 @@ class VllmServer:
                 raise
             return  # nobody can give it other weights
         if version != ITS_OWN and not (run and version.startswith(run)):
-            raise self.error(f"its weights are {version!r}, which another run has left there; start it anew")
+            raise self.error(
+                f"its weights are {version!r}, of another run that uses it, or has left them there. If none runs, "
+                "start it anew"
+            )
 
     def served(self) -> dict[str, Served]:
         """Its models and adapters by name."""
@@ -124,6 +127,8 @@ class VllmServer:
         try:
             self.ask("/pause?mode=wait", {})
             try:
+                # Until it is done no run may take these weights for another version's.
+                self.ask("/update_weight_version", {"new_version": f"{version}-unfinished"})
                 self.ask("/collective_rpc", {"method": "reload_weights", "kwargs": kwargs})
                 self.ask("/reset_prefix_cache", {})  # what was computed with the old weights
                 self.ask("/update_weight_version", {"new_version": version})

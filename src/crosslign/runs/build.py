@@ -44,8 +44,9 @@ class Distillation:
         self.collector.close()
         try:
             self.release()
-        except CrosslignError as error:
-            announce(f"{error} Something of this run may be left on it: start the server anew before it is used again.")
+        except (CrosslignError, KeyboardInterrupt) as error:  # what ended the run is what is told in the end
+            why = f"{error} " if isinstance(error, CrosslignError) else ""
+            announce(f"{why}Something of this run may be left on the server: start it anew before it is used again.")
 
 
 def assemble(run: PreparedRun, model: Any) -> Distillation:

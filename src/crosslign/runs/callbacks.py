@@ -68,13 +68,16 @@ class CheckpointCallback(TrainerCallback):
 
 
 class AtBegin(TrainerCallback):
-    """Calls `then` with the step that training begins at, once a checkpoint that it goes on from is read."""
+    """Calls `then` with the number of steps done, before the first one of this process: by then all of a checkpoint that
+    it goes on from is read."""
 
     def __init__(self, then: Callable[[int], None]) -> None:
-        self.then = then
+        self.then: Callable[[int], None] | None = then
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.then(state.global_step)
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.then is not None:
+            self.then(state.global_step)
+            self.then = None
 
 
 class DivergenceCallback(TrainerCallback):

@@ -94,7 +94,7 @@ def check_served(config: RunConfig) -> None:
     if config.rollouts.backend == "vllm":
         _check_possible(config)
         check_can_be_made(_folder(config), "rollouts.adapter_dir")
-        _server(config).check(longest(config), _name(config))
+        _server(config).check(longest(config), _name(config) if config.model.finetuning == "full" else "")
 
 
 def served_samplers(run: PreparedRun, model: Any, own: Samplers) -> Samplers:

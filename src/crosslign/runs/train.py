@@ -43,7 +43,8 @@ def train(
     Raises CrosslignError for what the user can mend (a full disk included); what was saved before stays. `again` says
     how to go on; by default, with which flag of `crosslign train`.
     """
-    again = again or _how_to_resume
+    how = again or _how_to_resume
+    begun = False
     announce = _over_bars(announce) if run.is_main else silent
     with _held(run, announce) as run:
         for note in run.evaluation.notes if run.evaluation is not None else ():
@@ -56,14 +57,18 @@ def train(
                 run, passed = gate(run, made, announce)
                 run, examples = collect_examples(run, made, announce)
             release(run.gate_judge)
+            begun = True
             return _train(run, made, passed, examples, announce)
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted. {again(run.folder)}") from None
+            raise Interrupted(f"interrupted. {how(run.folder) if begun else NOT_BEGUN}") from None
         except NotFiniteError as error:
-            raise CrosslignError(f"{error} {again(run.folder)}") from error
+            mend = how(run.folder) if begun else NOT_BEGUN
+            keys = " Keys of training may change then; other changes need a new run." if again is None else ""
+            raise CrosslignError(f"{error} {mend}{keys}") from error
         except Exception as error:
             if is_disk_full(error):
-                raise CrosslignError(f"the disk is full: {error}. Free some space. {again(run.folder)}") from error
+                mend = how(run.folder) if begun else NOT_BEGUN
+                raise CrosslignError(f"the disk is full: {error}. Free some space. {mend}") from error
             raise
         finally:
             made.close(announce)
@@ -96,8 +101,9 @@ def _is_same(run: PreparedRun) -> bool:
         before = parse_config(read_recipe(place), str(place))
     except CrosslignError:
         return False
-    recipe = run.config.model_dump(exclude=CHANGE_NO_NUMBER)
-    return before.model_dump(exclude=CHANGE_NO_NUMBER) == recipe and run.folder.record().get("given") == run.given
+    recipe, record = run.config.model_dump(exclude=CHANGE_NO_NUMBER), run.folder.record()
+    given = record.get("given", record.get("data"))  # older records have the second alone
+    return before.model_dump(exclude=CHANGE_NO_NUMBER) == recipe and given == run.given
 
 
 def _can_go_on(folder: RunFolder, announce: Announce) -> bool:
@@ -231,6 +237,7 @@ def _last_loss(trainer: RunTrainer) -> float | None:
     return next((entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry), None)
 
 
+NOT_BEGUN = "Training had not begun: the same command starts again, and what was sampled is kept in the cache."
 SAME_COMMAND = (
     "What was made so far is kept. The same command goes on from there; with other settings, add --overwrite."
 )
@@ -240,10 +247,7 @@ def _how_to_resume(folder: RunFolder) -> str:
     checkpoints = folder.checkpoints()
     if not checkpoints:
         return "No checkpoint was complete yet; start anew with --overwrite (or set training.save_steps lower)."
-    return (
-        f"The last complete checkpoint is {checkpoints[-1]}; continue with --resume. Keys of training may change then; "
-        "other changes need a new run."
-    )
+    return f"The last complete checkpoint is {checkpoints[-1]}; continue with --resume."
 
 
 def _over_bars(announce: Announce) -> Announce:

@@ -94,7 +94,7 @@ def shape_of(model: Any) -> ModelShape:
         norms_trained=any(p.requires_grad for _, p in norms),
         inputs=sum(width for _, width in set(trained)),
         copies=sum(width for _, width in trained),
-        experts=bool(getattr(config, "num_experts_per_tok", None)),
+        experts=any(name.rpartition(".")[2] == "experts" for name, _ in inner.named_modules()),
     )
 
 
