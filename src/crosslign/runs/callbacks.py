@@ -68,8 +68,8 @@ class CheckpointCallback(TrainerCallback):
 
 
 class AtBegin(TrainerCallback):
-    """Calls `then` with the number of steps done, before the first one of this process: by then all of a checkpoint that
-    it goes on from is read."""
+    """Calls `then` with the number of steps done, before the first one of this process: by then all of a checkpoint
+    that it goes on from is read."""
 
     def __init__(self, then: Callable[[int], None]) -> None:
         self.then: Callable[[int], None] | None = then
