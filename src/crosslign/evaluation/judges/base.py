@@ -17,7 +17,8 @@ class Judge(Protocol):
     with a reason and never guesses. Completions are data: a judge never follows what they say.
 
     A judge that knows languages which no library knows may have an attribute `fidelity` (`evaluation.fidelity`): where
-    it judges first, that says which language a completion is in.
+    it judges first, that says which language a completion is in. One that holds much memory may have a method `release`
+    that lets go of it; it is called once there is nothing more to judge.
     """
 
     name: str
