@@ -17,9 +17,9 @@ from pathlib import Path
 from crosslign.evaluation.tables import markdown
 from crosslign.runs.bench.cells import cells_of
 from crosslign.runs.bench.config import BASE, load_bench
-from crosslign.runs.bench.numbers import Numbers
+from crosslign.runs.bench.numbers import Chosen, Numbers
 from crosslign.runs.bench.outcomes import read_blocks
-from crosslign.runs.bench.tables import change_text, changes_to, methods_of, quantities, rate_text
+from crosslign.runs.bench.tables import Quantity, change_text, changes_to, methods_of, quantities, rate_text
 
 SHOWN = (
     "ASR seen",
@@ -33,9 +33,30 @@ SHOWN = (
 )
 
 
-def page(numbers: Numbers, trained: Sequence[str], source: str, reference: str, wanted: Sequence[str] = ()) -> str:
+def harder_tasks(numbers: Numbers, trained: Sequence[str], source: str) -> list[Quantity]:
+    """ASR on each of the harder tasks, in languages that are trained on."""
+
+    def of(task: str) -> Chosen:
+        return lambda column: (
+            column.harder and column.task == task and column.language in trained and column.language != source
+        )
+
+    tasks = dict.fromkeys(column.task for column in numbers.blocks["harmful"].columns if column.harder)
+    return [Quantity(f"ASR {task}", "harmful", "asr", of(task)) for task in tasks]
+
+
+def page(
+    numbers: Numbers,
+    trained: Sequence[str],
+    source: str,
+    reference: str,
+    wanted: Sequence[str] = (),
+    *,
+    harder: bool = False,
+) -> str:
     """Both tables as Markdown. Differences are corrected over all methods, also those that are not shown."""
     columns = [one for one in quantities(numbers, trained, source) if one.name in SHOWN]
+    columns += harder_tasks(numbers, trained, source) if harder else []
     methods = [m for m in methods_of(numbers) if not wanted or m in wanted]
     head = ["method", *(one.name for one in columns)]
     rates = [head, *([m, *(rate_text(one.rate(numbers, m)) for one in columns)] for m in methods)]
@@ -54,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("bench", type=Path, help="the bench's YAML file")
     parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="methods to show (default: all)")
+    parser.add_argument("--harder", action="store_true", help="ASR on each of the harder tasks too")
     arguments, rest = parser.parse_known_args(argv)
     bench = load_bench(arguments.bench, rest)
     if unknown := set(arguments.only) - {BASE, *bench.methods}:
@@ -64,7 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         left = f"{len(cells) - len(ready)} of {len(cells)} cells"
         print(f"{left} are not counted: not finished, or made with other settings.", file=sys.stderr)
     numbers = Numbers(read_blocks(bench, ready))
-    print(page(numbers, cells[0].trained, cells[0].source_language, bench.reference, arguments.only))
+    print(
+        page(
+            numbers,
+            cells[0].trained,
+            cells[0].source_language,
+            bench.reference,
+            arguments.only,
+            harder=arguments.harder,
+        )
+    )
     return 0
 
 

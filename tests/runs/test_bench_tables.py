@@ -174,6 +174,16 @@ def test_the_tables_of_a_page_are_those_of_the_bench_without_the_methods_that_ar
     assert "no method of" in capsys.readouterr().err
 
 
+def test_each_of_the_harder_tasks_has_a_column_if_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = bench_raw(tmp_path, "some/model", languages=["sw"])
+    raw["tasks"] = [{**raw["tasks"][0], "title": "harder one", "harder": True}]
+    finished_bench(tmp_path, raw, says)
+    assert bench_tables.main([str(tmp_path / "bench.yaml"), "--only", "sft", "--harder"]) == 0
+    head, _, sft = (line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[:3])
+    columns = {name.strip(): cell.strip() for name, cell in zip(head, sft, strict=True)}
+    assert columns["ASR harder one"] == columns["ASR harder"]  # the only one, in the only language
+
+
 def test_of_a_bench_without_its_reference_there_are_the_rates_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
