@@ -191,6 +191,7 @@ def test_a_model_behind_an_endpoint_that_dies_half_way(
         assert len(answered) == 72
     results = results_of(tmp_path / "out")
     assert results["manifest"]["model"] == "served"
+    assert results["manifest"]["sampling"]["thinking"] is None  # the server decides it
     assert all(t["all"]["outcomes"]["refused"] == 36 for t in results["tasks"].values())
 
 

@@ -8,6 +8,7 @@ import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,12 +17,13 @@ from conftest import ROWS, write_csv
 from helpers import cli_train, interrupted_after, losses, metrics, no_weights, run
 
 from crosslign.distillation import DistillationTrainer
+from crosslign.runs.build import Distillation
 from crosslign.runs.config import RunConfig
 from crosslign.runs.folder import RunFolder
 from crosslign.runs.prepare import prepare
 from crosslign.runs.recipe import parse_config
-from crosslign.runs.train import train_or_go_on
-from crosslign.types import CrosslignError
+from crosslign.runs.train import train, train_or_go_on
+from crosslign.types import CrosslignError, Interrupted
 
 Change = Callable[[dict[str, Any], Path], None]
 
@@ -109,6 +111,40 @@ def test_a_learning_rate_read_as_text_is_a_number(recipe: dict[str, Any]) -> Non
     recipe["training"]["learning_rate"] = "1e-5"
     run = prepare(RunConfig.model_validate(recipe))
     assert run.arguments.learning_rate == 1e-5
+
+
+@pytest.mark.parametrize("key", ["save_only_model", "ignore_data_skip"])
+def test_what_would_make_resuming_another_run_is_refused(recipe: dict[str, Any], key: str) -> None:
+    recipe["training"][key] = True
+    with pytest.raises(CrosslignError, match=rf"training\.{key}: cannot be set here"):
+        prepare(parse_config(recipe))
+
+
+def test_an_interruption_before_training_gives_no_advice_about_checkpoints(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --overwrite those in the folder are of the run that is to be replaced."""
+
+    def stop(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crosslign.runs.train.gate", stop)
+    with pytest.raises(Interrupted, match="Training had not begun: the same command starts again"):
+        train(prepare(parse_config(recipe)))
+
+
+def test_a_server_that_cannot_be_given_back_is_told_and_hides_no_other_error() -> None:
+    said: list[str] = []
+    collector: Any = SimpleNamespace(close=lambda: said.append("closed"))
+    nothing: Any = None
+    for error in (CrosslignError("no server."), KeyboardInterrupt()):
+
+        def fail(error: BaseException = error) -> None:
+            raise error
+
+        Distillation(None, nothing, collector, nothing, fail).close(said.append)
+    told = "Something of this run may be left on the server: start it anew before it is used again."
+    assert said == ["closed", f"no server. {told}", "closed", told]
 
 
 def test_a_finished_run_is_replaced_only_when_told_to(

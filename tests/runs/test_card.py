@@ -117,6 +117,21 @@ def test_a_finished_run_has_a_card_with_the_numbers_of_its_own_evaluations(made:
     assert str(made) not in (made / "run" / NUMBERS).read_text()
 
 
+def test_a_card_says_how_sure_the_teacher_was_made_and_that_it_moved(finished: Path) -> None:
+    """`finished` has neither; both are in the configuration alone."""
+    assert main(["card", str(finished), "--overwrite"]) == 0
+    assert "frozen at the start" in (finished / CARD).read_text(encoding="utf-8")
+    recipe = yaml.safe_load((finished / "config.yaml").read_text())
+    recipe["teacher"]["temperature"], recipe["method"]["options"] = 0.5, {"teacher_rate": 0.05}
+    (finished / "config.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["card", str(finished), "--overwrite"]) == 0
+    card = (finished / CARD).read_text(encoding="utf-8").replace("\\", "")
+    assert "which moves with the student" in card
+    assert "frozen at the start" not in card
+    assert "| teacher's temperature | 0.5 |" in card
+    assert "| method | msd teacher_rate=0.05 |" in card
+
+
 def test_the_best_checkpoint_has_a_card_of_its_own_step(made: Path) -> None:
     step = json.loads((made / "run" / "run.json").read_text())["best"]["step"]
     results = json.loads((made / "run" / "evaluations" / f"step-{step}" / RESULTS).read_text())

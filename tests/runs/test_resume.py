@@ -131,6 +131,17 @@ def test_a_resumed_run_takes_the_learning_rate_that_it_is_given_and_says_so(
     assert "| changed at step 2 | learning_rate 0.001 → 1e-05, weight_decay default → 0.1 |" in card
 
 
+def test_deepspeed_which_brings_its_own_numbers_back_takes_no_others(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    power_cut(3, recipe)
+    monkeypatch.setattr("crosslign.runs.prepare.uses_deepspeed", lambda arguments: True)
+    prepare(parse_config(recipe), resume=True)
+    recipe["training"]["weight_decay"] = 0.5
+    with pytest.raises(CrosslignError, match=r"training\.weight_decay differs .* DeepSpeed goes on with the old one"):
+        prepare(parse_config(recipe), resume=True)
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     killed: Killed, whole: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -164,9 +164,9 @@ class Simpo(Pairwise):
 class Kto(Pairwise):
     """Kahneman-Tversky optimization: `losses.kto`, each pair taken apart into a good and a bad answer.
 
-    The unrelated answer of a query is the chosen one of the next pair, in the same language if there is one, of another
-    query. The reference point is a micro-batch's mean, so
-    a step depends a little on how its window is cut into micro-batches, as in TRL.
+    The unrelated answer of a query is the chosen one of another query's pair, the next in the same language if there is
+    one. The reference point is a micro-batch's mean, so a step depends a little on how its window is cut into
+    micro-batches, as in TRL.
     """
 
     beta: float = 0.1

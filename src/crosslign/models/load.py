@@ -212,14 +212,6 @@ def ready(model: Any, path: str) -> Any:
     return model
 
 
-def check_trusted(source: ModelSource, trusted: bool, whose: str) -> None:
-    """Raise CrosslignError for a model with code of its own that another's recipe trusts, and this user does not."""
-    if source.trust_remote_code and not trusted:
-        raise CrosslignError(
-            f"{whose}: its model brings code of its own. If you trust its authors, add --trust-remote-code."
-        )
-
-
 def evaluation_source(source: ModelSource) -> ModelSource:
     """The source with the type that `dtype` "auto" is where nothing is trained; reads no weights.
 

@@ -148,6 +148,7 @@ def has_engine(arguments: TrainingArguments) -> bool:
 
 
 def uses_deepspeed(arguments: TrainingArguments) -> bool:
+    """Whether DeepSpeed is asked for, by the recipe or by `accelerate launch`."""
     return bool(arguments.deepspeed) or _launched_with("DEEPSPEED")
 
 

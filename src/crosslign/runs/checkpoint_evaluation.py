@@ -37,9 +37,11 @@ from crosslign.ownership import check_no_link
 from crosslign.rollouts import Sampler
 from crosslign.runs.config import CheckpointEvaluationConfig
 from crosslign.runs.evaluate import checked_judges, checked_tasks, manifest, sampling_parameters
-from crosslign.runs.folder import BEST, BEST_RECORD, EVALUATIONS, RunFolder
+from crosslign.runs.folder import BEST, EVALUATIONS, RunFolder
 from crosslign.storage import publish_folder, restore_folder, write_atomically
 from crosslign.types import Announce, CrosslignError, Query, silent
+
+BEST_RECORD = "best.json"
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,21 @@ def read_best(folder: RunFolder) -> Candidate | None:
         return Candidate(**{f.name: kept[f.name] for f in dataclasses.fields(Candidate)})
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def forget_evaluations(folder: RunFolder, step: int) -> None:
+    """Drop evaluations after `step`, and the best checkpoint if it is later: a resumed run makes these steps once more,
+    and its weights need not be the same."""
+    evaluations = folder.record().get("evaluations", [])
+    for entry in evaluations:
+        if entry["step"] > step:
+            shutil.rmtree(folder.path / EVALUATIONS / f"step-{entry['step']}", ignore_errors=True)
+    if any(entry["step"] > step for entry in evaluations):
+        folder.update({"evaluations": [entry for entry in evaluations if entry["step"] <= step]})
+    best = read_best(folder)
+    if best is not None and best.step > step:
+        shutil.rmtree(folder.path / BEST)
+        folder.update({"best": None})
 
 
 class EvaluationSchedule(TrainerCallback):

@@ -15,17 +15,7 @@ from transformers.trainer_callback import TrainerState
 
 from crosslign.evaluation.stages import REPORT
 from crosslign.ownership import check_no_link, check_output_folder, read_mark
-from crosslign.storage import (
-    LOCK,
-    append_rows,
-    damaged_files,
-    is_empty,
-    line_of,
-    locked,
-    read_rows,
-    restore_folder,
-    write_atomically,
-)
+from crosslign.storage import LOCK, append_rows, damaged_files, is_empty, line_of, locked, read_rows, write_atomically
 from crosslign.types import Announce, CrosslignError, silent
 from crosslign.untrusted import parse_json, read_text
 
@@ -35,7 +25,6 @@ METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts.jsonl"
 EVALUATIONS = "evaluations"
 BEST = "best"
-BEST_RECORD = "best.json"  # in it
 SERVED = "served"
 GATE = "gate.jsonl"
 EXAMPLES = "examples.jsonl"  # what a method other than msd learns from
@@ -198,8 +187,8 @@ class RunFolder:
             shutil.rmtree(staging, ignore_errors=True)
 
     def forget_after(self, step: int) -> None:
-        """Drop what is later than `step`: log lines, evaluations, the best checkpoint if it is one of them, and other
-        checkpoints. A resumed run makes each of these steps once more, and its weights need not be the same."""
+        """Drop log lines and checkpoints later than `step`: a resumed run writes each step once, and a later
+        checkpoint is damaged."""
         for checkpoint in self._checkpoint_folders():
             if (_step(checkpoint) or 0) > step:
                 shutil.rmtree(checkpoint)
@@ -208,26 +197,6 @@ class RunFolder:
             if path.exists():
                 rows = [row for row in read_rows(path) if isinstance(row.get("step"), int) and row["step"] <= step]
                 write_atomically(path, "".join(map(line_of, rows)))
-        record = self.record()
-        later = [entry["step"] for entry in record.get("evaluations", []) if entry["step"] > step]
-        for number in later:
-            shutil.rmtree(self.path / EVALUATIONS / f"step-{number}", ignore_errors=True)
-        changed: dict[str, Any] = {}
-        if later:
-            changed["evaluations"] = [entry for entry in record["evaluations"] if entry["step"] <= step]
-        restore_folder(self.path / BEST)
-        if (self._best_step() or 0) > step:
-            shutil.rmtree(self.path / BEST)
-            changed["best"] = None
-        if changed:
-            self.update(changed)
-
-    def _best_step(self) -> int | None:
-        try:
-            step = json.loads((self.path / BEST / BEST_RECORD).read_text(encoding="utf-8"))["step"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return step if isinstance(step, int) else None
 
     def forget_before(self, keep: int) -> None:
         """Delete all but the newest `keep` checkpoints, at least one."""

@@ -106,6 +106,14 @@ def model_source(config: RunConfig) -> ModelSource:
     )
 
 
+def check_trusted(source: ModelSource, trusted: bool, whose: str) -> None:
+    """Raise CrosslignError for a model with code of its own that another's recipe trusts, and this user does not."""
+    if source.trust_remote_code and not trusted:
+        raise CrosslignError(
+            f"{whose}: its model brings code of its own. If you trust its authors, add --trust-remote-code."
+        )
+
+
 def sources(config: RunConfig) -> dict[str, str | None]:
     """What a run reads, path or hub id by key."""
     found = {f"model.{name}": getattr(config.model, name) for name in ("path", "tokenizer", "chat_template")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from crosslign.models.sharding import loading_whole
 from crosslign.runs.arguments import has_engine
 from crosslign.runs.build import Distillation, assemble, make_trainer
 from crosslign.runs.callbacks import AtBegin, DivergenceCallback
+from crosslign.runs.checkpoint_evaluation import forget_evaluations
 from crosslign.runs.config import RunConfig
 from crosslign.runs.examples import Examples, collect_examples, write_examples
 from crosslign.runs.folder import BEST, CONFIG, GATE, RunFolder
@@ -35,16 +36,17 @@ from crosslign.storage import is_disk_full, versions, write_atomically
 from crosslign.types import Announce, CrosslignError, Interrupted, silent
 
 
-def train(
-    run: PreparedRun, announce: Announce = silent, *, again: Callable[[RunFolder], str] | None = None
-) -> Mapping[str, Any]:
+def train(run: PreparedRun, announce: Announce = silent, *, again: str | None = None) -> Mapping[str, Any]:
     """Load weights, look at the teacher, train, save. Returns the run's record.
 
     Raises CrosslignError for what the user can mend (a full disk included); what was saved before stays. `again` says
     how to go on; by default, with which flag of `crosslign train`.
     """
-    how = again or _how_to_resume
     begun = False
+
+    def mend() -> str:
+        return (again or _how_to_resume(run.folder)) if begun else NOT_BEGUN
+
     announce = _over_bars(announce) if run.is_main else silent
     with _held(run, announce) as run:
         for note in run.evaluation.notes if run.evaluation is not None else ():
@@ -60,15 +62,13 @@ def train(
             begun = True
             return _train(run, made, passed, examples, announce)
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted. {how(run.folder) if begun else NOT_BEGUN}") from None
+            raise Interrupted(f"interrupted. {mend()}") from None
         except NotFiniteError as error:
-            mend = how(run.folder) if begun else NOT_BEGUN
-            keys = " Keys of training may change then; other changes need a new run." if again is None else ""
-            raise CrosslignError(f"{error} {mend}{keys}") from error
+            keys = " Keys of training may change then; other changes need a new run." if begun and not again else ""
+            raise CrosslignError(f"{error} {mend()}{keys}") from error
         except Exception as error:
             if is_disk_full(error):
-                mend = how(run.folder) if begun else NOT_BEGUN
-                raise CrosslignError(f"the disk is full: {error}. Free some space. {mend}") from error
+                raise CrosslignError(f"the disk is full: {error}. Free some space. {mend()}") from error
             raise
         finally:
             made.close(announce)
@@ -90,7 +90,7 @@ def train_or_go_on(config: RunConfig, announce: Announce = silent, *, overwrite:
     run = dataclasses.replace(run, overwrite=not resume, resume=resume)
     if resume:
         run.arguments.eval_on_start = False
-    train(run, announce, again=lambda _: SAME_COMMAND)
+    train(run, announce, again=SAME_COMMAND)
     return folder
 
 
@@ -221,6 +221,7 @@ def _start(run: PreparedRun, made: Distillation, passed: Passed | None, examples
     announce(f"resuming from {run.checkpoint}")
     step = int(run.checkpoint.name.rpartition("-")[2])
     run.folder.forget_after(step)
+    forget_evaluations(run.folder, step)
 
 
 def _note_changes(run: PreparedRun, step: int) -> None:

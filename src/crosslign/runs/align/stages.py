@@ -302,7 +302,7 @@ class _Alignment:
         except UnknownModel as error:
             return {}, f"Memory: not known, so nothing was changed for it. {error}"
         if needs.shape.experts:
-            return {}, "Memory: of a mixture of experts too little is known, so nothing was changed for it."
+            return {}, "Memory: not known for a mixture of experts, so nothing was changed for it."
         device = device_memory(needs.setup)
         if device is None:
             return {}, "Memory: the device's is not known, so nothing was changed for it."

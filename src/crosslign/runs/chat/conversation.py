@@ -20,7 +20,6 @@ from crosslign.languages import english_name
 from crosslign.models import (
     ModelSource,
     check_source,
-    check_trusted,
     evaluation_source,
     load_model,
     load_tokenizer,
@@ -29,7 +28,7 @@ from crosslign.models import (
 from crosslign.rollouts import SamplingParameters, TransformersSampler, derive_seed, sampler_of
 from crosslign.runs.config import RunConfig
 from crosslign.runs.evaluate import trained_languages
-from crosslign.runs.prepare import context_builder, model_source
+from crosslign.runs.prepare import check_trusted, context_builder, model_source
 from crosslign.runs.sharing.finished import read_finished
 from crosslign.types import Announce, CrosslignError, Message, Query, silent
 from crosslign.untrusted import is_blank

@@ -33,7 +33,7 @@ def memory_table(needs: Needs, device: int | None) -> str:
     lines = [f"memory of {number} ({where}), in GB, about", *_rows(found)]
     lines.append(f"  {'total':<28}{found.total / _GB:8.2f}  at the moment of: {found.peak}")
     if needs.shape.experts:
-        lines.append("  The step of a mixture of experts keeps more: 1.4 to 5 times as much was measured.")
+        lines.append("  A mixture of experts keeps more than this for a step; how much more depends on its kernel.")
     if device is None:
         return "\n".join(lines)
     lines.append(f"  {'the device has':<28}{device / _GB:8.2f}")

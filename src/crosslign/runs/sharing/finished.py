@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 from crosslign.evaluation.tables import one_line
 from crosslign.models import ModelSource, adapter_sha256, check_adapter, check_source, weights_mark
 from crosslign.models.files import ADAPTER_CONFIG
+from crosslign.runs.checkpoint_evaluation import BEST_RECORD
 from crosslign.runs.config import RunConfig
-from crosslign.runs.folder import BEST, BEST_RECORD, CONFIG, RECORD, RunFolder
+from crosslign.runs.folder import BEST, CONFIG, RECORD, RunFolder
 from crosslign.runs.prepare import model_source
 from crosslign.runs.recipe import parse_config, read_recipe
 from crosslign.runs.sharing.base import BaseFacts, base_facts

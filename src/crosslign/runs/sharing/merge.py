@@ -10,9 +10,10 @@ from typing import Any
 
 from crosslign.models import adapter_sha256
 from crosslign.models.files import TOKENIZER
-from crosslign.models.load import Dtype, check_trusted
+from crosslign.models.load import Dtype
 from crosslign.models.merge import Merged, merge_adapter
 from crosslign.ownership import check_no_link, check_output_folder, read_mark
+from crosslign.runs.prepare import check_trusted
 from crosslign.runs.sharing.card import card_text, put_card
 from crosslign.runs.sharing.evidence import read_numbers
 from crosslign.runs.sharing.finished import FinishedRun
