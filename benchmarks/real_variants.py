@@ -17,6 +17,12 @@ def tokens(number: int) -> dict[str, Any]:
     return {"sampling": {"max_completion_length": number}}
 
 
+def pairs(method: str) -> dict[str, Any]:
+    """A method that learns from pairs of answers, at the weight and steps of SFT beside it and a tenth of the rate."""
+    training = {"learning_rate": 3e-5, "max_steps": 80}
+    return {"method": {"name": method}, "benign": {"weight": 30}, "training": training}
+
+
 PLAIN: dict[str, Any] = {"teacher": {"temperature": 1}}  # a teacher that is as sure as it is
 
 
@@ -48,8 +54,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "SFT, harmful rows 25 %, 80 steps": {"method": {"name": "sft"}, "benign": {"weight": 30}, **steps(80)},
     "SFT, harmful rows 20 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 40}, **steps(120)},
     "SFT, harmful rows 25 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 30}, **steps(120)},
-    "DPO, rate 3e-5": {"method": {"name": "dpo"}, "training": {"learning_rate": 3e-5}},
-    "MPO, rate 3e-5": {"method": {"name": "mpo"}, "training": {"learning_rate": 3e-5}},
+    "on-policy, 80 steps": {"strategy": {"name": "on_policy"}, **steps(80)},
+    "DPO, rate 3e-5, harmful rows 25 %, 80 steps": pairs("dpo"),
+    "MPO, rate 3e-5, harmful rows 25 %, 80 steps": pairs("mpo"),
     "plain teacher": PLAIN,
     EARLIER: {**PLAIN, "benign": {"weight": 90}, **steps(80)},
     "plain teacher, harmful rows 10 %, 120 steps": {**PLAIN, "benign": {"weight": 90}, **steps(120)},
