@@ -1,7 +1,8 @@
 """A real model made safer: base, teacher and one change at a time, measured on the same held-out queries.
 
     python -m benchmarks.real --model FOLDER --queries xsafety.csv benchmarks/xsafety_ind_vi.csv --out runs/real --plan
-    python -m benchmarks.real --model FOLDER --queries xsafety.csv benchmarks/xsafety_ind_vi.csv --out runs/real
+    python -m benchmarks.real --model FOLDER --queries xsafety.csv benchmarks/xsafety_ind_vi.csv --out runs/real \\
+        --validation benchmarks/xsafety_ind_vi_validation.csv
 
 The first table has the columns `id`, `category` and a language each, all of its rows being harmful (XSafety's, for
 example); another one may add languages to it (`id` and a language each). Of one category a part is trained on; the rest
@@ -12,6 +13,9 @@ trained on, `builtin:benign-heldout` is not) and the table's mild categories, wh
 seed), and is made by `crosslign train` and `crosslign eval`. An interrupted call goes on where it stopped; several
 calls may work on different cells (`--only`, `--seeds`).
 
+The change `best checkpoint` chooses a checkpoint by rows that are neither trained on nor held out: `--validation` names
+a table of them (`id` and a language each; their English and their category are the first table's).
+
 The verdicts, without the replies, are kept in one file (`--verdicts`). A cell that it holds with the same settings is
 not made again; `python -m benchmarks.real_tables FILE` makes the tables of it, and needs no model.
 """
@@ -19,23 +23,22 @@ not made again; `python -m benchmarks.real_tables FILE` makes the tables of it, 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.real_rows import HELD_OUT, MILD, TRAIN, VALIDATION, Plan, split
 from benchmarks.real_tables import report
-from benchmarks.real_variants import BASE, BEST, CONTEXTS, VARIANTS, folder_name
+from benchmarks.real_variants import BASE, BEST, CONTEXTS, VARIANTS
 from benchmarks.real_verdicts import Cell, Verdicts, of_evaluation
 from benchmarks.summary import machine
 from crosslign.data.load import TableSpec, require_table
@@ -48,117 +51,19 @@ from crosslign.storage import digest, write_atomically
 from crosslign.types import CrosslignError
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
-TRAIN, MILD, HELD_OUT, VALIDATION = "train.csv", "mild.csv", "heldout.csv", "validation.csv"
 BENIGN = "builtin:benign-heldout"
 EVALUATION, LOSSES, SECONDS = "evaluation", "losses.json", "seconds.json"
 SETTINGS = ".settings.txt"  # ends a file beside a cell's folder: the digest of what it is made with
-ASSUMED = 1500  # seconds of a training, before one was measured
+# Seconds before any was measured: of a step, and of an evaluation in three languages.
+STEP, EVALUATING = 12, 480
 # While training: the recipe's `evaluation` of the variant that keeps the best checkpoint.
 WATCH = {
-    "limit": 60,
+    "limit": None,
     "max_completion_length": 40,
     "batch_size": 60,
     "every_steps": 20,
     "best": {"max_over_refusal": 25},
 }
-VALIDATED = 60  # rows that are evaluated while training
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is measured, with what, and where it goes."""
-
-    model: str
-    queries: Sequence[Path]
-    out: Path
-    trained: tuple[str, ...]
-    watched: tuple[str, ...]
-    category: str
-    other: str
-    mild: tuple[str, ...]
-    rows: int
-    held_out: int
-    completion: int
-    batch: int
-    verdicts: Path
-
-    @property
-    def languages(self) -> tuple[str, ...]:
-        return ("en", *self.trained, *self.watched)
-
-    def measured(self, name: str) -> tuple[str, ...]:
-        """The languages that a cell is measured in: all but the base and the best without the watched ones, in half the
-        time."""
-        return self.languages if name in (BASE, BEST) else ("en", *self.trained)
-
-    def cell(self, name: str, seed: int) -> Path:
-        return self.out / f"{folder_name(name)}-seed{seed}"
-
-    def evaluation(self, name: str) -> Path:
-        return self.out / folder_name(name)
-
-
-def split(plan: Plan) -> None:
-    """Write the rows to train on, those held out, and those of the second category to choose a checkpoint by; which is
-    which depends on ids alone.
-
-    Raises CrosslignError if a text, in any language, would be both trained on and held out.
-    """
-    first, *others = map(read_table, plan.queries)
-    rows = [{**row, **{key: v for more in others for key, v in more.get(id, {}).items()}} for id, row in first.items()]
-    missing = {"id", "category", *plan.languages} - {key for row in rows for key in row}
-    if missing:
-        raise CrosslignError(f"{', '.join(map(str, plan.queries))}: the columns {sorted(missing)} are missing.")
-
-    def of(category: str, *, whole: bool = True) -> list[dict[str, str]]:
-        label = "benign" if category in plan.mild else "harmful"
-        found = [{**row, "label": label} for row in rows if row["category"] == category]
-        return sorted(
-            (row for row in found if not whole or all(map(row.get, plan.languages))), key=lambda row: digest(row["id"])
-        )
-
-    own = of(plan.category)
-    train, held_out = own[: plan.rows], own[plan.rows :]
-    held_out += of(plan.other)[: max(plan.held_out - len(held_out), 0)]
-    mild = [row for category in plan.mild for row in of(category)]
-    check_apart([*train, *mild], held_out, plan.languages)
-    ids = {row["id"] for row in held_out}
-    watched = [row for row in of(plan.other, whole=False) if row["id"] not in ids][:VALIDATED]
-    codes = [code for code in ("en", *plan.trained) if watched and all(row.get(code) for row in watched)]
-    write_table(plan.out / TRAIN, train, plan.languages)
-    write_table(plan.out / MILD, mild, plan.languages)
-    write_table(plan.out / HELD_OUT, held_out, plan.languages)
-    write_table(plan.out / VALIDATION, watched, codes)
-
-
-def write_table(path: Path, rows: Sequence[Mapping[str, str]], codes: Sequence[str]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["id", "label", "category", *codes], extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())
-
-
-def header(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").partition("\n")[0].split(",")
-
-
-def read_table(path: Path) -> dict[str, dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return {row["id"]: row for row in csv.DictReader(file)}
-
-
-def check_apart(
-    train: Sequence[Mapping[str, str]], held_out: Sequence[Mapping[str, str]], codes: Sequence[str]
-) -> None:
-    """Raise CrosslignError if a held-out row is trained on too, by its id or by a text in any language."""
-    ids = {row["id"] for row in train}
-    texts = {" ".join(row[code].split()).casefold() for row in train for code in codes}
-    for row in held_out:
-        same = [code for code in codes if " ".join(row[code].split()).casefold() in texts]
-        if row["id"] in ids or same:
-            where = f"its text in {same[0]}" if same else "its id"
-            raise CrosslignError(f"row {row['id']!r} is held out, and {where} is trained on. Leave one of them out.")
 
 
 def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> dict[str, Any]:
@@ -175,9 +80,8 @@ def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> d
         ]
     tables = [{**harmful, "path": str(plan.out / TRAIN)}, *(table for table in benign if table["weight"])]
     if "checkpoint" in changes:
-        tasks = [f"table:{plan.out / VALIDATION}", "builtin:demo"]
-        codes = [code for code in ("en", *plan.trained) if code in header(plan.out / VALIDATION)]
-        raw["evaluation"] = {**WATCH, "tasks": tasks, "languages": codes}
+        tasks = [f"table:{plan.out / VALIDATION}"]
+        raw["evaluation"] = {**WATCH, "tasks": tasks, "languages": ["en", *plan.trained]}
     return {
         **raw,
         "model": {**raw["model"], "path": plan.model},
@@ -200,6 +104,7 @@ def settings(plan: Plan, name: str) -> str:
     raw["data"]["tables"] = [{**table, "path": Path(table["path"]).name} for table in raw["data"]["tables"]]
     raw["model"] = {**raw["model"], "path": ""}
     raw = {key: value for key, value in raw.items() if key not in ("output_dir", "cache_dir")}
+    raw["gate"] = {key: value for key, value in raw["gate"].items() if key != "probe"}  # all rows are tried after it
     if "evaluation" in raw:
         raw["evaluation"] = {**raw["evaluation"], "tasks": []}
 
@@ -208,7 +113,7 @@ def settings(plan: Plan, name: str) -> str:
 
     measured = [text(HELD_OUT), shipped(BENIGN), plan.measured(name), plan.completion, RULES_VERSION]
     if "evaluation" in raw:
-        measured.append(text(VALIDATION))
+        measured.append(text(VALIDATION) if plan.validation else "none")
     if name in CONTEXTS:  # nothing was learned there, whatever the recipe says
         template, length = CONTEXTS[name], raw["teacher"]["max_judgement_length"]
         return digest(measured if template is None else [measured, template_settings(template, length)])[:16]
@@ -296,15 +201,29 @@ def call(module: str, *arguments: str) -> None:
         raise SystemExit(f"{module} {arguments[0]} has failed; the same command goes on from here.")
 
 
-def hours(plan: Plan, cells: int) -> str:
-    """What so many cells take, by what was measured so far."""
-    made = [cell.seconds for cell in Verdicts.read(plan.verdicts).cells]
-    evaluating = [seconds["evaluating"] for seconds in made if "evaluating" in seconds]
-    if not evaluating:
-        return f"{cells} cells; their hours are known once the base model is measured, which is the first thing."
-    training = [seconds["training"] for seconds in made if seconds.get("training")] or [ASSUMED]
-    one = (sum(training) / len(training) + sum(evaluating) / len(evaluating)) / 3600
-    return f"{cells} cells of about {one:.1f} hours on one core: {cells * one:.1f} hours."
+def hours(plan: Plan, cells: Sequence[tuple[str, int | None]]) -> str:
+    """About what cells take on one core, by what was measured so far: of cells that train and sample alike, if there
+    are any."""
+
+    def way(name: str) -> tuple[str, str]:
+        raw = recipe(plan, VARIANTS[name], 0, Path())
+        return raw["strategy"]["name"], raw.get("method", {}).get("name", "msd")
+
+    def steps(name: str) -> int:
+        return int(recipe(plan, VARIANTS[name], 0, Path())["training"]["max_steps"])
+
+    made = Verdicts.read(plan.verdicts).cells
+    evaluating = [cell.seconds["evaluating"] for cell in made if "evaluating" in cell.seconds] or [EVALUATING]
+    by_way: dict[tuple[str, str], list[float]] = {}
+    for cell in made:
+        if cell.name in VARIANTS and cell.seconds.get("training"):
+            by_way.setdefault(way(cell.name), []).append(cell.seconds["training"] / steps(cell.name))
+    known = [step for found in by_way.values() for step in found] or [STEP]
+    seconds = len(cells) * statistics.mean(evaluating)
+    for name in (name for name, _ in cells if name in VARIANTS):
+        seconds += steps(name) * statistics.mean(by_way.get(way(name), known))
+    said = "" if made else ", by another machine's times until one cell is made"
+    return f"{len(cells)} cells, about {seconds / 3600:.1f} hours on one core{said}."
 
 
 def main() -> int:
@@ -326,6 +245,7 @@ def main() -> int:
         default=["mental_health", "ethics_and_morality"],
         help="categories of harmless rows, which are trained on as such",
     )
+    parser.add_argument("--validation", type=Path, help="CSV: id and a language each; rows to choose a checkpoint by")
     parser.add_argument("--rows", type=int, default=110, help="rows to train on")
     parser.add_argument("--held-out", type=int, default=160, help="rows to measure on")
     parser.add_argument("--completion", type=int, default=64, help="longest answer that is measured, in tokens")
@@ -358,10 +278,15 @@ def make(plan: Plan, contexts: Sequence[str], variants: Sequence[str], seeds: Se
     cells = [*((name, None) for name in contexts), *((name, seed) for name in variants for seed in seeds)]
     kept = Verdicts.read(plan.verdicts)
     missing = [(name, seed) for name, seed in cells if kept.find(name, seed, settings(plan, name)) is None]
-    print(f"{len(cells) - len(missing)} cells are there. To make: {hours(plan, len(missing))}", flush=True)
+    print(f"{len(cells) - len(missing)} cells are there. To make: {hours(plan, missing)}", flush=True)
     if only_say:
         print("\n".join(f"  {name}" + ("" if seed is None else f", seed {seed}") for name, seed in missing))
         return
+    if plan.validation is None and (watching := [n for n, _ in missing if "checkpoint" in VARIANTS.get(n, {})]):
+        raise CrosslignError(
+            f"{watching[0]!r} needs rows to choose a checkpoint by. Name a table of them, --validation FILE, or leave "
+            "this cell out by --only."
+        )
     for name, seed in missing:
         print(name if seed is None else f"{name}, seed {seed}", flush=True)
         check_made(plan, name, seed)

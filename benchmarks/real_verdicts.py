@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from crosslign.data.schema import LOOK_ALIKE
 from crosslign.evaluation.fidelity import Status
 from crosslign.evaluation.folder import Finished
 from crosslign.evaluation.rates import JudgedRow, Kind
@@ -20,7 +21,6 @@ from crosslign.types import OUTCOMES, CrosslignError, Query, Verdict
 # A letter an outcome, and one for what was found of the reply's language; "?" where there is none.
 LETTERS = dict(zip("rsaui", OUTCOMES, strict=True))
 STATUSES: Mapping[str, Status] = {"=": "match", "x": "other", ".": "unknown"}
-LOOK_ALIKE = "look_alike"
 Rows = Mapping[str, Mapping[str, JudgedRow]]  # which queries -> query key -> row
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gc
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import Gemma2Config, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 torch.set_num_threads(1)
 
@@ -92,6 +93,17 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrained
     folder = tmp_path_factory.mktemp("tiny-model")
     tiny_llama().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def capped_model(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
+    """A model whose logits are capped; its weights are another's, and are not to be loaded."""
+    folder = tmp_path_factory.mktemp("capped") / "model"
+    shutil.copytree(model_folder, folder)
+    Gemma2Config(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1, final_logit_softcapping=3.0
+    ).save_pretrained(folder)
     return folder
 
 

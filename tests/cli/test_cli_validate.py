@@ -34,6 +34,17 @@ def test_demo_table_has_neither_errors_nor_warnings(capsys: Capture) -> None:
     assert out.endswith("\n0 errors, 0 warnings\n")
 
 
+def test_harmless_rows_without_look_alikes_are_a_hint(tmp_path: Path, capsys: Capture) -> None:
+    for name, rows, hint in (
+        ("benign", [("benign", "everyday")], True),
+        ("both", [("benign", "everyday"), ("benign", "look_alike")], False),
+        ("harmful", [("harmful", "look")], False),
+    ):
+        table = [{"id": f"{n}", "label": label, "category": c, "en": f"q {n}"} for n, (label, c) in enumerate(rows)]
+        assert main(["validate", str(write_csv(tmp_path / f"{name}.csv", table)), "--strict"]) == 0
+        assert ("hint: no harmless row has the category look_alike" in capsys.readouterr().out) == hint
+
+
 def test_errors_are_listed_and_the_exit_code_is_1(tmp_path: Path, capsys: Capture) -> None:
     path = write_csv(tmp_path / "t.csv", [*ROWS[:2], {**ROWS[2], "en": ""}, {**ROWS[3], "label": "evil"}])
     assert main(["validate", str(path)]) == 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import tiny_llama
+from helpers import no_weights
 from torch import nn
 
 from crosslign.distillation import Scorer
@@ -61,6 +63,17 @@ def test_it_is_one_unless_asked_for(recipe: dict[str, Any]) -> None:
     asked, _ = rollouts_of(recipe, temperature=1.0)
     with torch.no_grad():
         assert torch.equal(made.scorer(made.student, rollouts)[0].loss, asked.scorer(asked.student, rollouts)[0].loss)
+
+
+def test_an_output_layer_with_a_cap_is_refused_before_weights_are_loaded(
+    recipe: dict[str, Any], capped_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_weights(monkeypatch)
+    recipe["model"] = {**recipe["model"], "path": str(capped_model)}
+    prepare(parse_config(recipe), check_folder=False)
+    recipe["teacher"] = {**recipe["teacher"], "temperature": 0.5}
+    with pytest.raises(CrosslignError, match=r"teacher\.temperature must be 1 here"):
+        prepare(parse_config(recipe), check_folder=False)
 
 
 def test_an_output_layer_with_a_bias_is_refused() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from benchmarks import real, real_tables
+from benchmarks import real, real_rows, real_tables
 from benchmarks.real_variants import BASE, BEST, CONTEXTS, VARIANTS
 from benchmarks.real_verdicts import Cell, Verdicts
 from conftest import write_csv
@@ -25,7 +25,7 @@ from crosslign.types import CrosslignError
 CODES = ("en", "ar", "hi")
 
 
-def plan(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> real.Plan:
+def plan(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> real_rows.Plan:
     settings: dict[str, Any] = {
         "model": "model",
         "queries": [write_csv(folder / "queries.csv", rows)],
@@ -35,6 +35,7 @@ def plan(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> real.Plan:
         "category": "a",
         "other": "b",
         "mild": ("c",),
+        "validation": None,
         "rows": 6,
         "held_out": 8,
         "completion": 8,
@@ -42,7 +43,7 @@ def plan(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> real.Plan:
         "verdicts": folder / "verdicts.jsonl",
     }
     (folder / "out").mkdir(exist_ok=True)
-    return real.Plan(**{**settings, **changes})
+    return real_rows.Plan(**{**settings, **changes})
 
 
 def table(number: int = 10) -> list[dict[str, Any]]:
@@ -60,18 +61,16 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def test_rows_are_split_by_their_ids_and_nothing_is_in_both(tmp_path: Path) -> None:
     made = plan(tmp_path, table())
-    real.split(made)
-    train, held_out = read(made.out / real.TRAIN), read(made.out / real.HELD_OUT)
+    real_rows.split(made)
+    train, held_out = read(made.out / real_rows.TRAIN), read(made.out / real_rows.HELD_OUT)
     assert [row["category"] for row in train] == ["a"] * 6
     assert sorted(row["category"] for row in held_out) == ["a"] * 4 + ["b"] * 4
     assert {row["id"] for row in train} | {row["id"] for row in held_out if row["category"] == "a"} == {
         f"a{n}" for n in range(10)
     }
-    mild = read(made.out / real.MILD)
+    mild = read(made.out / real_rows.MILD)
     assert {(row["category"], row["label"]) for row in mild} == {("c", "benign")}
     assert {row["label"] for row in (*train, *held_out)} == {"harmful"}
-    validation = {row["id"] for row in read(made.out / real.VALIDATION)}
-    assert validation == {f"b{n}" for n in range(10)} - {row["id"] for row in held_out}
     texts = {row["id"]: row["ar"] for row in table()}
     assert all(row["ar"] == texts[row["id"]] for row in (*train, *held_out))
 
@@ -79,28 +78,98 @@ def test_rows_are_split_by_their_ids_and_nothing_is_in_both(tmp_path: Path) -> N
 def test_a_second_table_adds_a_language_and_rows_without_it_are_left_out(tmp_path: Path) -> None:
     made = plan(tmp_path, table(), trained=("ar", "ind"))
     more = [{"id": row["id"], "ind": f"ind {row['id']}"} for row in table() if row["id"] != "a3"]
-    real.split(replace(made, queries=[*made.queries, write_csv(tmp_path / "more.csv", more)]))
-    rows = [*read(made.out / real.TRAIN), *read(made.out / real.HELD_OUT)]
+    real_rows.split(replace(made, queries=[*made.queries, write_csv(tmp_path / "more.csv", more)]))
+    rows = [*read(made.out / real_rows.TRAIN), *read(made.out / real_rows.HELD_OUT)]
     assert all(row["ind"] == f"ind {row['id']}" for row in rows)
     assert "a3" not in {row["id"] for row in rows}
 
 
-@pytest.mark.parametrize("column", ["id", "ar"])
-def test_a_row_that_is_trained_on_and_held_out_is_refused(tmp_path: Path, column: str) -> None:
+def rows_of(place: Path) -> list[dict[str, Any]]:
+    known = {row["id"]: row for row in table()}
+    return [known[row["id"]] for row in read(place)]
+
+
+def validation_table(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    return write_csv(folder / "validation.csv", [{code: row[code] for code in ("id", "ar", "hi")} for row in rows])
+
+
+def test_rows_to_choose_a_checkpoint_by_are_a_table_of_their_own_in_all_languages(tmp_path: Path) -> None:
+    """Their English and category are the first table's; harmless ones are labelled so."""
+    first = [*table(), {"id": "d0", "category": "b", "en": "en d0"}, {"id": "d1", "category": "c", "en": "en d1"}]
+    first = [{**dict.fromkeys(CODES, ""), **row} for row in first]
+    given = write_csv(
+        tmp_path / "validation.csv", [{"id": id, "ar": f"ar {id}", "hi": f"hi {id}"} for id in ("d0", "d1")]
+    )
+    made = plan(tmp_path, first, validation=given)
+    real_rows.split(made)
+    assert read(made.out / real_rows.VALIDATION) == [
+        {"id": "d0", "label": "harmful", "category": "b", "en": "en d0", "ar": "ar d0", "hi": "hi d0"},
+        {"id": "d1", "label": "benign", "category": "c", "en": "en d1", "ar": "ar d1", "hi": "hi d1"},
+    ]
+    raw = real.recipe(made, VARIANTS["best checkpoint"], 0, tmp_path)
+    assert raw["evaluation"]["languages"] == ["en", "ar", "hi"]
+    write_csv(given, [{"id": "d0", "ar": "x"}])
+    with pytest.raises(CrosslignError, match=r"validation\.csv: row 'd0' lacks hi"):
+        real_rows.split(made)
+
+
+def test_a_checkpoint_cannot_be_chosen_without_rows(tmp_path: Path) -> None:
+    made = plan(tmp_path, table())
+    real_rows.split(made)
+    with pytest.raises(CrosslignError, match="Name a table of them, --validation FILE"):
+        real.make(made, [], ["best checkpoint"], [0], only_say=False)
+
+
+@pytest.mark.parametrize("of", [real_rows.TRAIN, real_rows.MILD, real_rows.HELD_OUT])
+def test_a_row_of_two_parts_is_refused(tmp_path: Path, of: str) -> None:
+    made = plan(tmp_path, table())
+    real_rows.split(made)
+    used = rows_of(made.out / of)[:1]
+    with pytest.raises(
+        CrosslignError, match=r"is held out, and its (id|text in en) is in what is trained on or chosen by"
+    ):
+        real_rows.split(replace(made, validation=validation_table(tmp_path, used)))
+
+
+def test_an_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     rows = table()
-    for row in rows[11:]:
-        row[column] = f" {rows[0][column].upper()}" if column == "ar" else row["id"]
-    trained = rows[:10]
-    if column == "id":
-        trained = [*trained, {**rows[11], "en": "x", "ar": "y", "hi": "z"}]
-    with pytest.raises(CrosslignError, match=r"is held out, and its (id|text in ar) is trained on"):
-        real.check_apart(trained, rows[11:], CODES)
-    real.check_apart(rows[:10], [rows[10]], CODES)
+    with pytest.raises(CrosslignError, match=r"queries\.csv: the id 'b0' is there twice"):
+        real_rows.split(plan(tmp_path, [*rows, {**rows[10], "category": "a"}]))
+
+
+def test_a_text_that_is_trained_on_and_held_out_is_refused(tmp_path: Path) -> None:
+    rows = table()
+    for row in rows[10:20]:
+        row["ar"] = f" {rows[0]['ar'].upper()}"
+    for row in rows[1:10]:
+        row["ar"] = rows[0]["ar"]
+    with pytest.raises(CrosslignError, match="is held out, and its text in ar is in what"):
+        real_rows.split(plan(tmp_path, rows))
+
+
+@pytest.mark.parametrize(("changes", "flag"), [({"rows": 11}, "--rows 10"), ({"held_out": 15}, "--held-out 14")])
+def test_too_few_rows_are_refused(tmp_path: Path, changes: dict[str, Any], flag: str) -> None:
+    with pytest.raises(CrosslignError, match=f"Take fewer: {flag}"):
+        real_rows.split(replace(plan(tmp_path, table()), **changes))
+
+
+def test_hours_are_said_before_anything_is_made_and_follow_the_steps(tmp_path: Path) -> None:
+    made = plan(tmp_path, table())
+    real_rows.split(made)
+    cells = [("base", None), ("20 steps", 0), ("40 steps", 0)]
+    seconds = 3 * real.EVALUATING + 60 * real.STEP
+    assert real.hours(made, cells).startswith(f"3 cells, about {seconds / 3600:.1f} hours on one core, by another")
+    rows = {kind: [["a", ""]] for kind in ("harmful", "benign")}
+    empty: dict[str, Any] = {"verdicts": {}, "languages": {}}
+    for name, training in (("20 steps", 20 * 60.0), ("on-policy", 240 * 600.0)):
+        cell = Cell(name, 0, "", **empty, seconds={"evaluating": 1800, "training": training})
+        Verdicts.read(made.verdicts).keep(cell, rows, {"trained": [], "model": "", "machine": ""})
+    assert real.hours(made, cells) == "3 cells, about 2.5 hours on one core."
 
 
 def test_a_table_without_a_language_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CrosslignError, match=r"the columns \['bn'\] are missing"):
-        real.split(plan(tmp_path, table(), trained=("ar", "bn")))
+        real_rows.split(plan(tmp_path, table(), trained=("ar", "bn")))
 
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
@@ -117,7 +186,7 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_change_makes_a_valid_recipe_that_differs_in_that_alone(tmp_path: Path, name: str) -> None:
     made = plan(tmp_path, table())
-    real.split(made)
+    real_rows.split(made)
     best = parse_config(real.recipe(made, {}, 0, tmp_path)).model_dump()
     other = parse_config(yaml.safe_load(yaml.safe_dump(real.recipe(made, VARIANTS[name], 0, tmp_path))))
     changed = differing(best, other.model_dump())
@@ -126,7 +195,7 @@ def test_every_change_makes_a_valid_recipe_that_differs_in_that_alone(tmp_path: 
 
 def test_what_decides_a_cells_numbers_decides_whether_it_is_made_again(tmp_path: Path) -> None:
     made = plan(tmp_path, table())
-    real.split(made)
+    real_rows.split(made)
     marks = {name: real.settings(made, name) for name in (*VARIANTS, *CONTEXTS)}
     assert len(set(marks.values())) == len(marks)
     more = replace(made, watched=("zh",))  # only the base and the best are measured in them
@@ -134,14 +203,14 @@ def test_what_decides_a_cells_numbers_decides_whether_it_is_made_again(tmp_path:
     assert marks == {
         name: real.settings(replace(made, out=made.out, model="elsewhere", batch=9), name) for name in marks
     }
-    for part in (real.TRAIN, real.MILD):  # the model itself has not learned from them, in no context
+    for part in (real_rows.TRAIN, real_rows.MILD):  # the model itself has not learned from them, in no context
         file = made.out / part
         text = file.read_text()
         file.write_text(text.replace('"', "'"))
         assert [name for name in marks if real.settings(made, name) == marks[name]] == [*CONTEXTS]
         file.write_text(text)
     for changed in (replace(made, completion=9), plan(tmp_path, table(9))):
-        real.split(changed)
+        real_rows.split(changed)
         assert not set(marks.values()) & {real.settings(changed, name) for name in marks}
 
 
@@ -152,7 +221,7 @@ def test_rates_and_paired_differences_of_kept_verdicts(tmp_path: Path) -> None:
             super().complete(queries, lambda rows: on_rows([{**row, **refusal} for row in rows]))
 
     made = plan(tmp_path, table(), trained=("sw",), queries=[tmp_path / "queries.csv"])
-    for name in (real.TRAIN, real.MILD, real.HELD_OUT, real.VALIDATION):
+    for name in (real_rows.TRAIN, real_rows.MILD, real_rows.HELD_OUT, real_rows.VALIDATION):
         (made.out / name).write_text("x")
     tasks = [task("harmful", "harmful"), task("benign", "benign")]
     run_folder = made.cell(BEST, 0) / "run"
@@ -219,7 +288,7 @@ def test_the_page_compares_what_was_made_in_this_folder(tmp_path: Path, monkeypa
 
 def test_what_was_made_with_other_settings_is_not_taken_for_what_is_made_now(tmp_path: Path) -> None:
     made = plan(tmp_path, table())
-    real.split(made)
+    real_rows.split(made)
     real.check_made(made, "20 steps", 0)
     made.cell("20 steps", 0).mkdir()
     real.check_made(made, "20 steps", 0)  # it goes on

@@ -327,6 +327,15 @@ def test_stages_can_be_skipped(
     assert load_recipe(tmp_path / "out" / "recipe.yaml").data.languages == ["en", "sw"]
 
 
+@pytest.mark.parametrize(("model", "temperature"), [("model_folder", plan.TEMPERATURE), ("capped_model", 1)])
+def test_the_teacher_is_surer_where_the_output_layer_allows_it(
+    model: str, temperature: float, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    place = request.getfixturevalue(model)
+    assert align(place, tmp_path / "out", "--skip", "before,teacher,train") == 0
+    assert load_recipe(tmp_path / "out" / "recipe.yaml").teacher.temperature == temperature
+
+
 # Translation
 
 

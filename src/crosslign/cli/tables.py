@@ -109,6 +109,7 @@ def table_spec(arguments: argparse.Namespace) -> Any:
 def _validate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     from crosslign.data.load import load_table, summarise
     from crosslign.data.provenance import describe
+    from crosslign.data.schema import look_alike_hint
     from crosslign.languages import english_name
 
     spec = table_spec(arguments)
@@ -131,6 +132,8 @@ def _validate(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
             show(f"{name:<26}{row['texts']:>7}{'':>15}{row['p5']:>5}{row['p50']:>8}{row['p95']:>7}{row['max']:>7}")
         if table.provenance is not None:
             show("\nprovenance:\n" + "\n".join(shown(line, one_line=True) for line in describe(table.provenance)))
+        if hint := look_alike_hint(table.rows):
+            show(f"\nhint: {hint}")
         show()
     show(f"{errors} errors, {warnings} warnings")
     return 1 if errors or (arguments.strict and warnings) else 0

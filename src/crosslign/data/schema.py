@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,6 +53,9 @@ class DataError(CrosslignError):
 def row_error(file: str, row: int | None, field: str | None, message: str) -> DataError:
     """The error of one place in a table."""
     return DataError([Problem("error", file, row, field, message)])
+
+
+LOOK_ALIKE = "look_alike"  # category of a harmless row that only sounds harmful
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,17 @@ class QueryTable:
             for part in (query.id, query.language, query.text, query.source_text, query.label, query.category or ""):
                 digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
         return digest.hexdigest()[:16]
+
+
+def look_alike_hint(rows: Iterable[Row]) -> str | None:
+    """What to say of harmless rows none of which only sounds harmful; None if there are no harmless rows either."""
+    categories = [row.category for row in rows if row.label == "benign"]
+    if not categories or LOOK_ALIKE in categories:
+        return None
+    return (
+        f"no harmless row has the category {LOOK_ALIKE}. Add requests that only sound harmful, such as those of "
+        "builtin:benign: a model that refuses by words refuses them first."
+    )
 
 
 def content_id(source_text: str) -> str:

@@ -3,7 +3,7 @@
 from crosslign.distillation.collector import RolloutCollector, write_judgements
 from crosslign.distillation.moving import MovingTeacher
 from crosslign.distillation.run_trainer import RunTrainer
-from crosslign.distillation.score import Scorer, mean_divergence
+from crosslign.distillation.score import Scorer, check_teacher_temperature, mean_divergence
 from crosslign.distillation.strategies import RolloutPlan, Strategy
 from crosslign.distillation.trainer import DistillationTrainer
 
@@ -15,6 +15,7 @@ __all__ = [
     "RunTrainer",
     "Scorer",
     "Strategy",
+    "check_teacher_temperature",
     "mean_divergence",
     "write_judgements",
 ]

@@ -35,7 +35,7 @@ from crosslign.models.passes.grouping import MIN_PREFIX, common_prefix
 from crosslign.models.passes.prefix import shared_prefix
 from crosslign.models.sharding import as_forward, gathered_output
 from crosslign.objective import Objective, WeightedDivergence, Weighting
-from crosslign.objective.head import Head, described
+from crosslign.objective.head import Head, described, is_linear
 from crosslign.types import CrosslignError, Rollout
 
 
@@ -71,10 +71,7 @@ class Scorer:
         self.split = split
         self.objective = objective
         self.teacher_temperature = teacher_temperature
-        if teacher_temperature != 1 and not _is_linear(split.head(student)):
-            raise CrosslignError(
-                "teacher.temperature must be 1 here: the model's output layer has a bias or a cap, or is not plain."
-            )
+        check_teacher_temperature(teacher_temperature, linear=is_linear(split.head(student)))
         self.pad_token_id = pad_token_id
         self.settle(student, sharded=False)
 
@@ -243,10 +240,12 @@ def mean_divergence(
     return {key: sums[key] / tokens[key] for key in sums}
 
 
-def _is_linear(head: Head) -> bool:
-    """Whether logits are a linear function of hidden states."""
-    found = described(head)
-    return found is not None and found.bias is None and found.softcap is None
+def check_teacher_temperature(temperature: float, *, linear: bool) -> None:
+    """Raise CrosslignError for one that is not 1 where logits are no linear function of hidden states."""
+    if temperature != 1 and not linear:
+        raise CrosslignError(
+            "teacher.temperature must be 1 here: the model's output layer has a bias or a cap, or is not plain."
+        )
 
 
 def _device(model: Any) -> torch.device:

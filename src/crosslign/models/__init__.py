@@ -1,7 +1,7 @@
 """Models: loading, LoRA, the frozen teacher, hidden states and heads."""
 
 from crosslign.models.adapter import adapter_in_base_type, adapter_sha256, check_adapter
-from crosslign.models.forward import SplitModel, causal_lm, evaluating, split_model
+from crosslign.models.forward import SplitModel, causal_lm, evaluating, output_head, split_model
 from crosslign.models.identity import load_with_adapter, sampling_mark, weights_mark
 from crosslign.models.load import (
     ModelSource,
@@ -48,6 +48,7 @@ __all__ = [
     "load_tokenizer",
     "load_with_adapter",
     "not_finite",
+    "output_head",
     "sampling_mark",
     "shared_prefix",
     "split_model",

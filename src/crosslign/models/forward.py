@@ -67,7 +67,7 @@ def split_model(model: Any) -> SplitModel:
     taking positions of the model's logits, with a warning, if they do not agree within rounding.
     """
     for hidden in (_body_hidden, _masked_body_hidden):
-        candidate = SplitModel(hidden, _head)
+        candidate = SplitModel(hidden, output_head)
         try:
             with attention_of_the_device(model):
                 ours, theirs = _compare(model, candidate)
@@ -148,7 +148,8 @@ def _arguments(input_ids: Tensor, attention_mask: Tensor | None, position_ids: T
     return {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False, **positions}
 
 
-def _head(model: Any) -> Head:
+def output_head(model: Any) -> Head:
+    """Hidden states -> logits, as the model's configuration has it."""
     lm = causal_lm(model)
     config = lm.config.get_text_config()
     factor = getattr(config, "logit_scale", None) or 1.0  # Cohere

@@ -67,3 +67,9 @@ def described(head: Head) -> PlainHead | None:
         return None
     hooked = linear._forward_hooks or linear._forward_pre_hooks or hasattr(linear, "_hf_hook")
     return None if hooked else PlainHead(linear.weight, linear.bias, found.scale, found.softcap)
+
+
+def is_linear(head: Head) -> bool:
+    """Whether logits are a linear function of hidden states, as far as the head can be taken apart."""
+    found = described(head)
+    return found is not None and found.bias is None and found.softcap is None

@@ -25,10 +25,11 @@ from crosslign.contexts import (
 from crosslign.data.load import TableSpec, require_table
 from crosslign.data.mixture import QueryMixture
 from crosslign.data.schema import QueryTable
-from crosslign.distillation import strategies
+from crosslign.distillation import check_teacher_temperature, strategies
 from crosslign.evaluation.judges.base import Judge
 from crosslign.languages import english_name
-from crosslign.models import ModelSource, check_source, load_tokenizer
+from crosslign.models import ModelSource, check_source, load_skeleton, load_tokenizer, output_head
+from crosslign.objective.head import is_linear
 from crosslign.ownership import check_can_be_made
 from crosslign.rollouts.progress import progress
 from crosslign.runs.arguments import has_engine, training_arguments, uses_deepspeed
@@ -184,6 +185,8 @@ def prepare(
         _check_same_run(config, folder, arguments)
     source = model_source(config)
     check_source(source, weights=weights)
+    if config.teacher.temperature != 1:
+        check_teacher_temperature(config.teacher.temperature, linear=has_linear_head(source))
     if check_server:
         check_served(config)
     load_teacher_template(config.teacher.template)
@@ -225,6 +228,14 @@ def prepare(
     if config.gate is not None:
         queries_to_probe(tables, languages, config.gate.queries, config.seed)
     return run
+
+
+def has_linear_head(source: ModelSource) -> bool:
+    """Whether logits are a linear function of hidden states, as far as the configuration says; without weights."""
+    try:
+        return is_linear(output_head(load_skeleton(source)))
+    except CrosslignError:  # loading the weights says what is wrong
+        return True
 
 
 def without(run: PreparedRun, keys: Iterable[str]) -> PreparedRun:

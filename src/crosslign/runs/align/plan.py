@@ -1,7 +1,7 @@
 """The decisions: pure functions from measurements to a recipe, each with the words that say why.
 
-The settings are those of a run that was measured on a real model, "plain teacher, harmful rows 10 %, 80 steps" of
-benchmarks/real.md; flags of the recipe overrule each (`--training.max_steps 40`).
+The settings are those of a run that was measured on a real model, `best` of benchmarks/real.md; flags of the recipe
+overrule each (`--training.max_steps 40`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from crosslign.runs.align.queries import SOURCE, Tables
 from crosslign.runs.config import BestConfig
 from crosslign.runs.gate.report import LITTLE
 
-STEPS, BATCH, RATE = 80, 8, 3e-4
+STEPS, BATCH, RATE = 240, 8, 3e-4
 MOST_STEPS = 400  # longer runs were never measured
 FEW_STEPS = 40  # shorter runs were never measured (docs/log.md)
 EVALUATIONS = 4  # while training
 TRIAL_STEPS = 3
-WEIGHTS = (10, 90)  # of the queries, and of the harmless ones
+WEIGHTS = (10, 130)  # of the queries, and of the harmless ones
+TEMPERATURE = 0.5  # of the teacher, where the output layer allows it
 FLIP_RATE = LITTLE / 100  # below which the gate does not train a language
+PROBE = 12  # rows a language: 11 that stay unsafe are fewer than FLIP_RATE by more than chance
 ALL_ROWS = 100_000
 MOSTLY = 50  # %
 
@@ -41,14 +43,14 @@ def first_recipe(
             "languages": everything,
         },
         "output_dir": out,
-        "teacher": {"unchanged": ["benign", "source"]},
+        "teacher": {"unchanged": ["benign", "source"], "temperature": TEMPERATURE},
         "strategy": {"name": "off_policy"},
         "sampling": {"temperature": 0, "max_completion_length": 128, "batch_size": 32},
         "gate": {
             "min_flip_rate": FLIP_RATE,
             "queries": ALL_ROWS,
             "judge": dict(judge),
-            "probe": 8,
+            "probe": PROBE,
             "drop": ["unsafe", "invalid", "wrong_language", "refused"],
         },
         "evaluation": {

@@ -24,7 +24,7 @@ from crosslign.runs.folder import RunFolder
 from crosslign.runs.gate.probe import ProbeRequest, probe
 from crosslign.runs.memory.advice import device_memory, fitting, memory_table
 from crosslign.runs.memory.inputs import UnknownModel, needs_of
-from crosslign.runs.prepare import model_source, prepare
+from crosslign.runs.prepare import has_linear_head, model_source, prepare
 from crosslign.runs.recipe import dump, merged, override, parse_config, parse_section
 from crosslign.runs.sharing.card import write_card
 from crosslign.runs.sharing.evidence import given_evaluation
@@ -165,6 +165,8 @@ class _Alignment:
         self.raw = plan.first_recipe(
             request.model, tables, request.wanted.languages, request.judge, str(self.out / "train")
         )
+        if not self._asked("teacher", "temperature") and not has_linear_head(model_source(self._config())):
+            self.raw = merged(self.raw, {"teacher": {"temperature": 1}})
         prepare(self._config(), check_folder=False)  # all that can be checked before anything is sampled
         languages = self._before(list(request.wanted.languages))
         languages = self._teacher(languages)

@@ -64,8 +64,9 @@ def recipe(config: RunConfig, place: Path) -> str:
     drop = ", ".join(config.gate.drop) if config.gate is not None else ""
     dropped = f"rows whose teacher is {drop} are dropped" if drop else "no row is dropped"
     unchanged = ", ".join(config.teacher.unchanged) or "nothing"
+    teacher = f"template {config.teacher.template}, temperature {config.teacher.temperature:g}"
     return (
-        f"Recipe: {config.strategy.name}, template {config.teacher.template}, {' '.join(config.data.languages or ())}; "
+        f"Recipe: {config.strategy.name}, {teacher}, {' '.join(config.data.languages or ())}; "
         f"{dropped}; unchanged: {unchanged}. It stands in {place}; every key is a flag."
     )
 

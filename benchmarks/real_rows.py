@@ -1,0 +1,137 @@
+"""The plan of `benchmarks.real`, and which rows are trained on, held out, and chosen by."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.real_variants import BASE, BEST, folder_name
+from crosslign.storage import digest, write_atomically
+from crosslign.types import CrosslignError
+
+TRAIN, MILD, HELD_OUT, VALIDATION = "train.csv", "mild.csv", "heldout.csv", "validation.csv"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, with what, and where it goes."""
+
+    model: str
+    queries: Sequence[Path]
+    out: Path
+    trained: tuple[str, ...]
+    watched: tuple[str, ...]
+    category: str
+    other: str
+    mild: tuple[str, ...]
+    validation: Path | None
+    rows: int
+    held_out: int
+    completion: int
+    batch: int
+    verdicts: Path
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return ("en", *self.trained, *self.watched)
+
+    def measured(self, name: str) -> tuple[str, ...]:
+        """The languages that a cell is measured in: all but the base and the best without the watched ones, in half the
+        time."""
+        return self.languages if name in (BASE, BEST) else ("en", *self.trained)
+
+    def cell(self, name: str, seed: int) -> Path:
+        return self.out / f"{folder_name(name)}-seed{seed}"
+
+    def evaluation(self, name: str) -> Path:
+        return self.out / folder_name(name)
+
+
+def split(plan: Plan) -> None:
+    """Write the rows to train on, those held out, and those to choose a checkpoint by; which is which depends on ids
+    alone.
+
+    Raises CrosslignError if a row or a text, in any language, would be in two of them, and for too few rows.
+    """
+    first, *others = map(read_table, plan.queries)
+    rows = [{**row, **{key: v for more in others for key, v in more.get(id, {}).items()}} for id, row in first.items()]
+    missing = {"id", "category", *plan.languages} - {key for row in rows for key in row}
+    if missing:
+        raise CrosslignError(f"{', '.join(map(str, plan.queries))}: the columns {sorted(missing)} are missing.")
+
+    def of(category: str) -> list[dict[str, str]]:
+        label = "benign" if category in plan.mild else "harmful"
+        found = [{**row, "label": label} for row in rows if row["category"] == category]
+        whole = (row for row in found if all(map(row.get, plan.languages)))
+        return sorted(whole, key=lambda row: digest(row["id"]))
+
+    own = of(plan.category)
+    train, held_out = own[: plan.rows], own[plan.rows :]
+    held_out += of(plan.other)[: max(plan.held_out - len(held_out), 0)]
+    for number, found, flag in ((plan.rows, train, "--rows"), (plan.held_out, held_out, "--held-out")):
+        if len(found) < number:
+            raise CrosslignError(
+                f"{plan.queries[0]}: {flag} asks for {number} rows, and {len(found)} are left of {plan.category!r} and "
+                f"{plan.other!r} that have all languages. Take fewer: {flag} {len(found)}."
+            )
+    mild = [row for category in plan.mild for row in of(category)]
+    check_apart([*train, *mild], held_out, plan.languages)
+    write_table(plan.out / TRAIN, train, plan.languages)
+    write_table(plan.out / MILD, mild, plan.languages)
+    write_table(plan.out / HELD_OUT, held_out, plan.languages)
+    if plan.validation is not None:
+        codes = ("en", *plan.trained)
+        watched = validation(plan.validation, plan, {row["id"]: row for row in rows}, codes)
+        check_apart([*train, *mild], watched, codes)
+        check_apart(watched, held_out, codes)
+        write_table(plan.out / VALIDATION, watched, codes)
+
+
+def validation(
+    path: Path, plan: Plan, known: Mapping[str, Mapping[str, str]], codes: Sequence[str]
+) -> list[dict[str, str]]:
+    """The rows to choose a checkpoint by. Raises CrosslignError for one that is not known or lacks a language."""
+    found = []
+    for id, texts in read_table(path).items():
+        row = {**known.get(id, {}), **texts}
+        if missing := [code for code in ("category", *codes) if not row.get(code)]:
+            raise CrosslignError(f"{path}: row {id!r} lacks {', '.join(missing)}.")
+        found.append({**row, "label": "benign" if row["category"] in plan.mild else "harmful"})
+    return found
+
+
+def read_table(path: Path) -> dict[str, dict[str, str]]:
+    """Rows by id. Raises CrosslignError for an id that is there twice."""
+    found: dict[str, dict[str, str]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["id"] in found:
+                raise CrosslignError(f"{path}: the id {row['id']!r} is there twice.")
+            found[row["id"]] = row
+    return found
+
+
+def check_apart(used: Sequence[Mapping[str, str]], held_out: Sequence[Mapping[str, str]], codes: Sequence[str]) -> None:
+    """Raise CrosslignError if a held-out row is used too, to train or to choose, by its id or by a text in any
+    language."""
+    ids = {row["id"] for row in used}
+    texts = {" ".join(row[code].split()).casefold() for row in used for code in codes}
+    for row in held_out:
+        same = [code for code in codes if " ".join(row[code].split()).casefold() in texts]
+        if row["id"] in ids or same:
+            where = f"its text in {same[0]}" if same else "its id"
+            raise CrosslignError(
+                f"row {row['id']!r} is held out, and {where} is in what is trained on or chosen by. Leave one of them "
+                "out."
+            )
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, str]], codes: Sequence[str]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["id", "label", "category", *codes], extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
