@@ -28,9 +28,11 @@ Say = Callable[[str, str, int], str]  # template's first word or "student", lang
 
 @dataclass
 class Script:
-    """Answers by context, language and row number; counts the prompts that each context was asked with."""
+    """Answers by context, language and row number; counts the prompts that each context was asked with. Asked to give
+    an answer again, it gives `again` of it and the row's number."""
 
     say: Say
+    again: Callable[[str, int], str] = lambda said, number: said
     asked: list[tuple[str, str, int]] = field(default_factory=list)
 
     def __call__(self, prompt: Sequence[int]) -> list[int]:
@@ -40,7 +42,11 @@ class Script:
         word, number = re.findall(r"(swali|প্রশ্ন|question) (\d+)", text)[-1]
         key = (kind, LANGUAGES[word], int(number))
         self.asked.append(key)
-        return list(tokenizer(self.say(*key), add_special_tokens=False)["input_ids"])
+        if "Give the same answer again" in text:
+            answer = self.again(re.findall(r"assistant\n(.*?)<", text)[-1], int(number))
+        else:
+            answer = self.say(*key)
+        return list(tokenizer(answer, add_special_tokens=False)["input_ids"])
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, say: Say) -> Script:

@@ -18,6 +18,7 @@ from crosslign.baselines import Answer
 from crosslign.baselines.likelihood import likelihoods, token_log_probs
 from crosslign.models import split_model
 from crosslign.models.passes.batching import Batching
+from crosslign.types import CrosslignError
 
 
 def alone(model: Any, answer: dict[str, list[int]]) -> tuple[float, torch.Tensor]:
@@ -57,6 +58,23 @@ def test_chunks_change_neither_value_nor_gradient(monkeypatch: pytest.MonkeyPatc
         made.append((values.detach(), hidden.grad, head.weight.grad))
     for whole, chunked in zip(*made, strict=True):
         torch.testing.assert_close(chunked, whole)
+
+
+@pytest.mark.parametrize("said", ["", "the same"])
+def test_pairs_that_cannot_be_said_in_the_source_language_are_left_out(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, said: str
+) -> None:
+    """If it is so with all of them, the run stops."""
+    raw = brief(recipe, "mpo", steps=1)
+    scripted(monkeypatch, contrasted).again = lambda *_: said
+    with pytest.raises(CrosslignError, match="the model cannot say its answers again in en"):
+        run(raw)
+    scripted(monkeypatch, contrasted).again = lambda answer, number: said if number < 6 else answer
+    rows = (run({**raw, "output_dir": f"{raw['output_dir']}-2"}) / "examples.jsonl").read_text(encoding="utf-8")
+    numbers = {int(json.loads(line)["id"].removeprefix("row-")) for line in rows.splitlines()}
+    assert numbers
+    assert min(numbers) >= 6
+    assert "6 of 12 pairs are left out: said again in en" in caplog.text
 
 
 def test_the_loss_is_that_of_an_independent_computation(

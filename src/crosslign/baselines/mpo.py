@@ -13,11 +13,13 @@ positions in h. There the target-language pairs are translations of source-langu
 are trained (learning rate 6e-7, 2 epochs), and h is a mean over the prompt and the padding of the batch too. Here the
 pairs are those of `baselines.preferences`, the model itself says both answers again in the source language
 (`baselines.again`), and h is a mean over the answer's tokens, which padding does not change. A model that refuses to
-repeat an unsafe answer makes the source's gap smaller than it is: how much that costs is not known.
+repeat an unsafe answer makes the source's gap smaller than it is: how much that costs is not known. A pair of which one
+comes out empty, or both alike, says nothing of the source language, and is left out.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,11 +27,13 @@ from functools import partial
 from torch import Tensor
 
 from crosslign.baselines import losses
-from crosslign.baselines.again import fitting, said_again, source_query
+from crosslign.baselines.again import fitting, said_again, source_query, text_of
 from crosslign.baselines.base import Answer, Example, Material, registry
 from crosslign.baselines.preference import CHOSEN, REJECTED, check_numbers
 from crosslign.baselines.trainer import ExampleMethod, Scores
-from crosslign.types import Completion
+from crosslign.types import Completion, CrosslignError
+
+logger = logging.getLogger(__name__)
 
 SOURCE = slice(2, 4)  # answers: chosen, rejected, and both in the source language
 
@@ -51,7 +55,7 @@ class Mpo(ExampleMethod):
 
     def examples(self, material: Material) -> Sequence[Example]:
         preferences = material.preferences()
-        source: dict[str, list[Completion]] = {}  # chosen and rejected in the source language, where there are both
+        source: dict[str, list[Completion]] = {}  # chosen and rejected in the source language, where they can be said
         others = [p for p in preferences if p.query.language != p.query.source_language]
         queries = [p.query for p in others]
         codes = [query.source_language for query in queries]
@@ -59,6 +63,19 @@ class Mpo(ExampleMethod):
             made = said_again(material, queries, answers, codes, f"{kind} answers in the source language")
             for i, completion in made.items():
                 source.setdefault(queries[i].key, []).append(completion)
+        source = {key: pair for key, pair in source.items() if _differ([text_of(material, c) for c in pair])}
+        if others and not source:
+            raise CrosslignError(
+                f"method mpo: the model cannot say its answers again in {others[0].query.source_language}: of each of "
+                f"{len(others)} pairs one came out empty there, or both alike. Take another method, or another model."
+            )
+        if lost := len(others) - len(source):
+            logger.warning(
+                "mpo: %d of %d pairs are left out: said again in %s, one is empty, or both are alike.",
+                lost,
+                len(others),
+                others[0].query.source_language,
+            )
         found = []
         for p in preferences:
             pair = [p.chosen, p.rejected]
@@ -77,3 +94,8 @@ class Mpo(ExampleMethod):
         frozen = (scores.frozen_log_probs / scores.lengths)[:, SOURCE]
         gap = losses.reward_gap(means[:, CHOSEN] - means[:, REJECTED], frozen[:, 0] - frozen[:, 1], self.beta)
         return gap + self.retention * losses.retention(scores.states[:, SOURCE], scores.frozen_states[:, SOURCE])
+
+
+def _differ(pair: Sequence[str]) -> bool:
+    """Whether both answers are there, and are two."""
+    return len(pair) == 2 and all(pair) and pair[0] != pair[1]
