@@ -6,9 +6,10 @@
     crosslign bench benchmarks/testbed_dpsw_long.yaml
     python -m benchmarks.dpsw
 
-A regime is a method of these files that has a partner of the same name and `, uniform`. Their difference is paired by
-query and seed, with Holm's correction over the regimes of a column. The last table says how the weight lies on the
-tokens that decide between refusal and help, before any step.
+A regime is a method of these files; its partner has the same name and `, uniform`, or is that of the file's reference
+where the weights alone are others. Their difference is paired by query and seed, with Holm's correction over the
+regimes of a column. The last table says how the weight lies on the tokens that decide between refusal and help, before
+any step.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,20 @@ def differences(path: Path) -> dict[str, dict[str, tuple[str, str, Change]]]:
     numbers = Numbers(read_blocks(bench, cells))
     columns = [one for one in quantities(numbers, cells[0].trained, cells[0].source_language) if one.name in SHOWN]
     found: dict[str, dict[str, tuple[str, str, Change]]] = {}
-    for name in bench.methods:
-        partner = f"{name}{UNIFORM}"
-        if partner in bench.methods:
-            found[name] = {}
-            for one in columns:
-                uniform, dpsw = one.rate(numbers, partner), one.rate(numbers, name)
-                change = one.change(numbers, name, partner)
-                if uniform and dpsw and change:
-                    found[name][one.name] = number(100 * uniform.value), number(100 * dpsw.value), change
+    for name, partner in partners(bench.methods, bench.reference).items():
+        found[name] = {}
+        for one in columns:
+            uniform, dpsw = one.rate(numbers, partner), one.rate(numbers, name)
+            change = one.change(numbers, name, partner)
+            if uniform and dpsw and change:
+                found[name][one.name] = number(100 * uniform.value), number(100 * dpsw.value), change
     return found
+
+
+def partners(methods: Collection[str], reference: str) -> dict[str, str]:
+    """Regime -> the method with uniform weights that it is compared with."""
+    own = {name: f"{name}{UNIFORM}" for name in methods if not name.endswith(UNIFORM)}
+    return {name: partner if partner in methods else f"{reference}{UNIFORM}" for name, partner in own.items()}
 
 
 def table(found: Mapping[str, Mapping[str, tuple[str, str, Change]]]) -> str:

@@ -76,15 +76,15 @@ def test_what_leaves_its_band_is_named() -> None:
 
 
 def test_the_regimes_of_dpsw_have_partners_that_differ_in_the_weights_alone() -> None:
-    found = 0
+    """The partner of other weights, of the top K, is that of the file's reference: uniform weights have no K."""
     for path in dpsw.FILES.values():
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for name, changes in raw["methods"].items():
-            if partner := raw["methods"].get(f"{name}{dpsw.UNIFORM}"):
-                found += 1
-                plain = changes.get("objective", {})
-                assert {**changes, "objective": {**plain, "weighting": "uniform"}} == partner
-    assert found >= 8
+        methods = raw["methods"]
+        found = dpsw.partners(methods, raw["reference"])
+        assert {*found, *found.values()} == {*methods}
+        for name, partner in found.items():
+            plain = {key: value for key, value in methods[name].get("objective", {}).items() if key != "top_k"}
+            assert {**methods[name], "objective": {**plain, "weighting": "uniform"}} == methods[partner]
 
 
 def test_a_regimes_difference_is_marked_by_holms_p_over_the_regimes() -> None:

@@ -15,7 +15,7 @@ from probe_script import SWAHILI_HELP, SWAHILI_REFUSAL, contrasted, scripted, sc
 
 from crosslign.baselines.base import Example
 from crosslign.baselines.preference import _unrelated
-from crosslign.baselines.preferences import check_counts, choices, choose, counted
+from crosslign.baselines.preferences import REASONS, check_counts, choices, choose, counted
 from crosslign.cli import main
 from crosslign.evaluation.fidelity import Status
 from crosslign.evaluation.rates import JudgedRow
@@ -220,3 +220,16 @@ def test_a_language_in_which_the_model_is_safe_needs_no_pair() -> None:
         check_counts({"es": numbers(0, 5)}, "en")
     with pytest.raises(CrosslignError, match=r"^no query has a pair of answers"):
         check_counts({"en": numbers(0, 5)}, "en")
+
+
+@pytest.mark.parametrize(("reason", "fails"), [("chosen", False), ("borrowed", False), ("both_good", True)])
+def test_pairs_of_harmful_queries_want_some_of_harmless_ones(reason: str, fails: bool) -> None:
+    benign = {**dict.fromkeys(REASONS, 0), reason: 9}
+    counts: Any = {"sw": {**numbers(3, 1), "benign": benign}}
+    if not fails:
+        assert check_counts(counts, "en") == []
+        return
+    with pytest.raises(
+        CrosslignError, match=r"^sw: pairs of harmful queries, and none of 9 harmless ones.*helped in 9"
+    ):
+        check_counts(counts, "en")

@@ -116,7 +116,8 @@ def check_counts(counts: Counts, source_language: str) -> list[str]:
     """Languages other than the source that have harmful queries and no pair of them, since the model is safe there: at
     least half of these queries have two good answers.
 
-    Raises CrosslignError for one that has none for another reason, and if no language has any.
+    Raises CrosslignError for one that has none for another reason, for one that has some and harmless queries without a
+    pair, and if no language has any.
     """
     empty = {
         code: numbers
@@ -132,6 +133,16 @@ def check_counts(counts: Counts, source_language: str) -> list[str]:
         f"{numbers['unsure']}"
         for code, numbers in empty.items()
         if none or code not in safe
+    ]
+    wrong += [
+        f"{code}: pairs of harmful queries, and none of {sum(numbers.values())} harmless ones, so that a refusal would "
+        f"always be the better answer: both answers helped in {numbers['both_good'] + numbers['no_bad_answer']}, and "
+        f"there was no refusal to put beside them; none helped in {numbers['no_good_answer']}; the judge abstained on "
+        f"{numbers['unsure']}"
+        for code, labels in counts.items()
+        if (numbers := labels.get("benign")) is not None
+        and not numbers["chosen"] + numbers["borrowed"]
+        and labels.get("harmful", {}).get("chosen")
     ]
     if wrong or none:
         raise CrosslignError(

@@ -106,6 +106,11 @@ def checked_counts(run: PreparedRun, pairs: Sequence[JudgedPair], announce: Anno
         announce(note)
     if safe := check_counts(counts, run.config.data.source_language):
         announce(f"no pair of harmful queries, since the model is safe there already: {', '.join(safe)}")
+    if alone := [code for code, labels in counts.items() if "harmful" in labels and "benign" not in labels]:
+        announce(
+            f"no harmless query in {', '.join(alone)}: what learns from these pairs sees only that refusals are "
+            "better. Add some, such as builtin:benign."
+        )
     return counts
 
 
