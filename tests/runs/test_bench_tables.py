@@ -121,6 +121,13 @@ def test_all_forms_have_all_tables_and_say_how_to_read_them(made: Path) -> None:
         assert str(made.parent) not in text
 
 
+def test_hours_stand_in_the_csv_too(made: Path) -> None:
+    """0.01 h of training in each cell."""
+    rows = rows_of(made, scope="hours")
+    assert {row["method"] for row in rows} == {"base", "msd", "sft", "prompt"}
+    assert {float(row["value"]) for row in rows if (row["method"], row["name"]) == ("msd", "training")} == {0.01}
+
+
 def test_the_picture_has_a_mark_for_each_method_where_its_rate_is(made: Path) -> None:
     page = parse((made / PAGE).read_text(encoding="utf-8"))
     charts = [table for table in page.iter("table") if "ranges" in (table.get("class") or "")]
@@ -148,7 +155,8 @@ def test_a_regime_of_dpsw_is_compared_with_its_own_partner(tmp_path: Path) -> No
     like = {"base": "base", "plain": "msd", "plain, uniform": "sft", "alone": "sft"}
     finished_bench(tmp_path, raw, lambda method, seed, query: says(like[method], seed, query))
     found = dpsw.differences(path)
-    assert set(found) == {"plain"}
+    assert set(found) == {"plain", "alone"}
+    assert found["alone"]["ASR seen"][2].estimate.value == 0  # what has no partner is compared with the reference's
     uniform, after, change = found["plain"]["ASR seen"]
     before, now = (share(method, "harmful", "sw") for method in ("sft", "msd"))
     assert (float(uniform), float(after)) == pytest.approx((before, now), abs=0.05)

@@ -20,6 +20,7 @@ from crosslign.types import Announce, CrosslignError, silent
 
 PAGE, TEXT, LATEX, NUMBERS = "tables.html", "tables.md", "tables.tex", "numbers.csv"
 HOUR = 3600.0
+PARTS = ("training", "evaluating")  # of a cell
 
 
 def write_tables(bench: BenchConfig, cells: Sequence[Cell], announce: Announce = silent) -> Path:
@@ -42,6 +43,7 @@ def write_tables(bench: BenchConfig, cells: Sequence[Cell], announce: Announce =
             rows += flat_rows(*given)
             charts += model_charts(*given[1:])
     tables += [_hours(cells), _states(cells)]
+    rows += _flat_hours(cells)
     out, title = Path(bench.out), "Methods compared"
     facts = {
         "Models": ", ".join(bench.models),
@@ -60,19 +62,36 @@ def write_tables(bench: BenchConfig, cells: Sequence[Cell], announce: Announce =
 _PREAMBLE = "% Needs \\usepackage{booktabs}, and for languages in their own scripts XeLaTeX or LuaLaTeX."
 
 
-def _hours(cells: Sequence[Cell]) -> Table:
-    """What each method took: the mean over its finished cells."""
-    rows = [["model", "method", "cells", "training, h", "evaluating, h", "on"]]
+def _seconds(cells: Sequence[Cell]) -> dict[tuple[str, str], tuple[list[Cell], dict[str, float]]]:
+    """Of each model and method its finished cells, and the mean seconds of their parts."""
+    found = {}
     for model, method in dict.fromkeys((cell.model, cell.method) for cell in cells):
         own = [c for c in cells if (c.model, c.method) == (model, method) and c.is_ready()]
+        means = {part: sum(c.seconds().get(part, 0.0) for c in own) / len(own) for part in PARTS} if own else {}
+        found[model, method] = own, means
+    return found
+
+
+def _hours(cells: Sequence[Cell]) -> Table:
+    rows = [["model", "method", "cells", *(f"{part}, h" for part in PARTS), "on"]]
+    for (model, method), (own, means) in _seconds(cells).items():
         devices = dict.fromkeys(str(cell.record().get("device", MISSING)) for cell in own)
-        hours = [
-            number(sum(cell.seconds().get(part, 0.0) for cell in own) / len(own) / HOUR, ".3f") if own else MISSING
-            for part in ("training", "evaluating")
-        ]
+        hours = [number(means[part] / HOUR, ".3f") if means else MISSING for part in PARTS]
         rows.append([model, method, str(len(own)), *hours, ", ".join(devices) or MISSING])
-    note = "Means over finished cells, with what interruptions and failures took. Training is with its gate and data."
+    note = (
+        "Means over finished cells, with what interruptions and failures took. Training is with its gate and data. "
+        "Cells share a cache of completions: the first cell that needs an answer takes the time of sampling it."
+    )
     return Table("Hours", rows, note, left=(0, 1, 5))
+
+
+def _flat_hours(cells: Sequence[Cell]) -> list[Flat]:
+    """The same for the CSV: in hours, not percent."""
+    return [
+        {"model": model, "method": method, "seeds": len(own), "scope": "hours", "name": part, "value": seconds / HOUR}
+        for (model, method), (own, means) in _seconds(cells).items()
+        for part, seconds in means.items()
+    ]
 
 
 def _states(cells: Sequence[Cell]) -> Table:
