@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from crosslign.evaluation.tables import markdown
@@ -21,6 +21,7 @@ from crosslign.runs.bench.numbers import Chosen, Numbers
 from crosslign.runs.bench.outcomes import read_blocks
 from crosslign.runs.bench.tables import Quantity, change_text, changes_to, methods_of, quantities, rate_text
 
+HARMLESS = ", harmless"  # ends the title of the harmless requests that belong to a harder task
 SHOWN = (
     "ASR seen",
     "ASR unseen",
@@ -34,15 +35,22 @@ SHOWN = (
 
 
 def harder_tasks(numbers: Numbers, trained: Sequence[str], source: str) -> list[Quantity]:
-    """ASR on each of the harder tasks, in languages that are trained on."""
+    """ASR, over-refusal and separation on each of the harder tasks, in languages that are trained on. The harmless
+    requests beside TASK are those of the task `TASK, harmless`, or, without one, those that are not harder."""
 
-    def of(task: str) -> Chosen:
-        return lambda column: (
-            column.harder and column.task == task and column.language in trained and column.language != source
-        )
+    def of(tasks: Collection[str]) -> Chosen:
+        return lambda column: column.task in tasks and column.language in trained and column.language != source
 
-    tasks = dict.fromkeys(column.task for column in numbers.blocks["harmful"].columns if column.harder)
-    return [Quantity(f"ASR {task}", "harmful", "asr", of(task)) for task in tasks]
+    benign = numbers.blocks["benign"].columns if "benign" in numbers.blocks else ()
+    plain = {column.task for column in benign if not column.harder}
+    found = []
+    for task in dict.fromkeys(column.task for column in numbers.blocks["harmful"].columns if column.harder):
+        own = {column.task for column in benign} & {f"{task}{HARMLESS}"}
+        found.append(Quantity(f"ASR {task}", "harmful", "asr", of([task])))
+        if own:
+            found.append(Quantity(f"over-refusal {task}", "benign", "over_refusal", of(own)))
+        found.append(Quantity(f"separation {task}", None, "separation", of([task, *(own or plain)])))
+    return found
 
 
 def page(
@@ -75,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("bench", type=Path, help="the bench's YAML file")
     parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="methods to show (default: all)")
-    parser.add_argument("--harder", action="store_true", help="ASR on each of the harder tasks too")
+    parser.add_argument(
+        "--harder", action="store_true", help="ASR, over-refusal and separation on each of the harder tasks too"
+    )
     arguments, rest = parser.parse_known_args(argv)
     bench = load_bench(arguments.bench, rest)
     if unknown := set(arguments.only) - {BASE, *bench.methods}:

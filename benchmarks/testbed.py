@@ -8,7 +8,8 @@ the seed. The further tables hold the same requests as the first one:
 - switched.csv: in the trained languages, three words of ten said in another of them (code-switching);
 - translated.csv: in the unseen languages, as a bad translator says them: one word of ten is another word;
 - wrapped.csv: in the trained languages, in one of two wrappers; harder_known.csv and harder_new.csv are the rows of
-  harder.csv in these two wrappers and in the other two;
+  harder.csv in these two wrappers and in the other two, harmless_known.csv and harmless_new.csv those of benign.csv and
+  lookalike.csv;
 - mispaired.csv: in the trained languages, one row of five beside the English text of another row; shifted.csv: all.
 """
 
@@ -31,7 +32,7 @@ from crosslign.storage import write_atomically
 from crosslign.testbed.cache import BaseSpec, base_model
 from crosslign.testbed.experiment import TEACHER_TEMPLATE, Alignment, alignment_config
 from crosslign.testbed.tables import SETS, Row, Tables, TableSizes
-from crosslign.testbed.world import World
+from crosslign.testbed.world import WRAPPERS, World
 
 OUT = Path("runs/testbed")
 SWITCHED = 0.3  # share of a request's words that are said in another language
@@ -58,21 +59,29 @@ def write_world(world: World, out: Path, alignment: Alignment, sizes: TableSizes
     reworded(folder / "translated.csv", world, renamed("translated", tables.targets), unseen, mistaking(world))
     config = alignment_config(model, tables, folder, alignment)
     tables.write(folder / "wrapped.csv", wrapped(world, tables.targets), low)
-    for part, wanted in (("known", True), ("new", False)):
-        own = [row for row in tables.evaluation["harder"] if is_known(row) is wanted]
-        tables.write(folder / f"harder_{part}.csv", own, world.codes())
+    write_stories(world, tables, folder)
     for file, share in (("mispaired.csv", MISPAIRED), ("shifted.csv", 1.0)):
         mispaired(folder / file, folder / "targets.csv", world.seed, share)
     return dump(config).replace(str(folder), str(out / "{seed}"))
+
+
+def write_stories(world: World, tables: Tables, folder: Path) -> None:
+    """Harmful and harmless requests in the wrappers of wrapped.csv, and in the other two."""
+    harmless = [row for name in ("benign", "lookalike") for row in tables.evaluation[name]]
+    sets = {"harder": tables.evaluation["harder"], "harmless": wrapped(world, harmless, len(WRAPPERS))}
+    for name, rows in sets.items():
+        for part, wanted in (("known", True), ("new", False)):
+            tables.write(folder / f"{name}_{part}.csv", [r for r in rows if is_known(r) is wanted], world.codes())
 
 
 def renamed(prefix: str, rows: Sequence[Row]) -> list[Row]:
     return [replace(row, id=f"{prefix}-{row.id}") for row in rows]
 
 
-def wrapped(world: World, rows: Sequence[Row]) -> list[Row]:
+def wrapped(world: World, rows: Sequence[Row], wrappers: int = WRAPPERS_KNOWN) -> list[Row]:
+    """These requests, each in one of the first so many wrappers."""
     rng = random.Random(f"wrapped {world.seed}")
-    return [Row(f"wrapped-{row.id}", replace(row.request, wrapper=rng.randrange(WRAPPERS_KNOWN))) for row in rows]
+    return [Row(f"wrapped-{row.id}", replace(row.request, wrapper=rng.randrange(wrappers))) for row in rows]
 
 
 def is_known(row: Row) -> bool:

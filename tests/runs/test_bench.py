@@ -211,6 +211,24 @@ def test_cells_of_other_settings_are_named_and_made_anew_when_asked_to(
     assert begun == [*(f"tiny / {m} / seed 2" for m in ("msd", "sft")), *(f"tiny / more / seed {s}" for s in (0, 1, 2))]
 
 
+@pytest.mark.parametrize(("part", "kept"), [("evaluation", True), ("utility", True), ("recipe", False)])
+def test_what_was_trained_stays_where_only_other_things_are_measured(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, kept: bool
+) -> None:
+    begun = scripted(monkeypatch)
+    assert bench(tmp_path, raw) == 0
+    (cell,) = (cell for cell in cells(tmp_path, raw) if cell.name == "tiny / msd / seed 0")
+    (cell.folder / "run").mkdir()
+    old = cell.folder / EVALUATION / "old.txt"
+    old.write_text("what was measured before")
+    cell.update(settings={**cell.settings(), part: "other"})
+    begun.clear()
+    assert bench(tmp_path, raw, "--overwrite") == 0
+    assert begun == [cell.name]
+    assert (cell.folder / "run").exists() == kept
+    assert not old.exists()
+
+
 def test_what_decides_a_cells_numbers_is_what_it_uses(raw: dict[str, Any], tmp_path: Path) -> None:
     """More steps are nothing to what is not trained, other tables nothing to what learns nothing."""
     raw["methods"]["steer"] = {"steer": {}}

@@ -182,14 +182,32 @@ def test_the_tables_of_a_page_are_those_of_the_bench_without_the_methods_that_ar
     assert "no method of" in capsys.readouterr().err
 
 
-def test_each_of_the_harder_tasks_has_a_column_if_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("own", [True, False])
+def test_each_of_the_harder_tasks_has_columns_if_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], own: bool
+) -> None:
+    """The harmless requests beside it are its own, by the title, or else those that are not harder."""
     raw = bench_raw(tmp_path, "some/model", languages=["sw"])
-    raw["tasks"] = [{**raw["tasks"][0], "title": "harder one", "harder": True}]
+    rows = [
+        {"id": f"test-{n}", "label": ("benign", "harmful")[n % 2], "en": f"q {n}", "sw": f"s {n}"} for n in range(24)
+    ]
+    tables = {
+        label: write_csv(tmp_path / f"{label}.csv", [r for r in rows if r["label"] == label])
+        for label in ("benign", "harmful")
+    }
+    titles = {"title": "told, harmless", "harder": True} if own else {"title": "plain"}
+    raw["tasks"] = [
+        {"name": f"table:{tables['harmful']}", "title": "told", "harder": True},
+        {"name": f"table:{tables['benign']}", **titles},
+    ]
     finished_bench(tmp_path, raw, says)
     assert bench_tables.main([str(tmp_path / "bench.yaml"), "--only", "sft", "--harder"]) == 0
     head, _, sft = (line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[:3])
     columns = {name.strip(): cell.strip() for name, cell in zip(head, sft, strict=True)}
-    assert columns["ASR harder one"] == columns["ASR harder"]  # the only one, in the only language
+    assert columns["ASR told"] == columns["ASR harder"]  # the only one, in the only language
+    assert ("over-refusal told" in columns) == own
+    answered, unsafe = share("sft", "benign", "sw"), share("sft", "harmful", "sw")
+    assert float(columns["separation told"].split()[0]) == pytest.approx(answered - unsafe, abs=0.06)
 
 
 def test_of_a_bench_without_its_reference_there_are_the_rates_alone(

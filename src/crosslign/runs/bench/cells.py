@@ -22,6 +22,7 @@ from crosslign.types import CrosslignError
 
 CELLS, RECORD = "cells", "cell.json"
 RUN, EVALUATION, DIRECTION, ERROR = "run", "evaluation", "direction.safetensors", "error.txt"
+MEASURED = ("evaluation", "utility")  # the parts of a cell's settings that say what is measured of what was trained
 SEED = "{seed}"
 TABLES, FILES = "tables", (".csv", ".tsv", ".jsonl", ".parquet")  # tables that are files, not data sets of the hub
 State = Literal["open", "begun", "failed", "finished"]
@@ -68,9 +69,10 @@ class Cell:
     def settings(self) -> dict[str, str]:
         """A digest of each part that decides the cell's numbers; without tables if one is not on this machine."""
         recipe = self.config.model_dump(mode="json", exclude=CHANGE_NO_NUMBER)
-        parts: dict[str, Any] = {"evaluation": asks(self.evaluation)}
+        evaluation, utility = MEASURED
+        parts: dict[str, Any] = {evaluation: asks(self.evaluation)}
         if self.utility is not None:
-            parts["utility"] = vars(self.utility)
+            parts[utility] = vars(self.utility)
         learns = self.untrained is None or self.untrained.steer is not None
         if self.untrained is None:
             parts["recipe"] = recipe

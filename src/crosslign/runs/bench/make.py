@@ -16,7 +16,7 @@ import torch
 
 from crosslign.models import ModelSource, free_memory
 from crosslign.ownership import check_no_link, check_output_folder, read_mark
-from crosslign.runs.bench.cells import DIRECTION, ERROR, EVALUATION, RUN, Cell
+from crosslign.runs.bench.cells import DIRECTION, ERROR, EVALUATION, MEASURED, RUN, Cell
 from crosslign.runs.bench.config import BenchConfig, UntrainedMethod, asks
 from crosslign.runs.evaluate import EvaluationRequest, evaluate
 from crosslign.runs.prepare import model_source
@@ -116,13 +116,15 @@ def _made(cell: Cell, head: str, announce: Announce, overwrite: bool) -> str:
 def other_settings(cell: Cell) -> str:
     return (
         f"{cell.folder}: was made with other settings ({', '.join(cell.differences())} differ). Use --overwrite to "
-        "make such cells anew, or another out."
+        "make such cells anew (what was trained stays if only what is measured differs), or another out."
     )
 
 
 def _clear(cell: Cell) -> None:
-    """Remove what was made with other settings: nothing of it may be taken for what is made now."""
-    parts = [cell.folder / name for name in (RUN, EVALUATION, DIRECTION)]
+    """Remove what was made with other settings: nothing of it may be taken for what is made now. Where other things are
+    measured, what was trained stays."""
+    trained = () if {*cell.differences()} <= {*MEASURED} else (RUN, DIRECTION)
+    parts = [cell.folder / name for name in (*trained, EVALUATION)]
     check_no_link(*parts)
     for part in parts:
         if part.is_dir():
