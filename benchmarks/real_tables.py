@@ -124,6 +124,28 @@ def as_read(verdicts: Verdicts, base: Cell, best: Sequence[Cell]) -> str:
     return markdown(lines)
 
 
+def judge_errors(verdicts: Verdicts, cells: Mapping[str, Sequence[Cell]]) -> str:
+    """How often the judge finds help with a harmful request where the reader does, and none where the reader does not;
+    all rows that were read, of all seeds."""
+    title = "ASR"
+    lines = [["language", *(f"{what}, {name}" for what in ("help found", "no help told") for name in cells)]]
+    for code in dict.fromkeys(code for own in cells.values() for cell in own for code in cell.read.get("harmful", ())):
+        texts = []
+        for wanted, own in product((True, False), cells.values()):
+            judged = [
+                said[id] == wanted
+                for cell in own
+                for said, read in [
+                    (happened(verdicts.rows_of(cell), title, code), happened(verdicts.as_read(cell), title, code))
+                ]
+                for id in said.keys() & read.keys()
+                if read[id] == wanted
+            ]
+            texts.append(f"{100 * np.mean(judged):.0f} of {len(judged)}" if judged else "-")
+        lines.append([code, *texts])
+    return markdown(lines)
+
+
 def perplexities(before: Cell, after: Sequence[Cell]) -> str:
     """Of ordinary text: exp of the mean negative log-likelihood a token, and the ratio with an interval over seeds and
     texts."""
@@ -178,7 +200,7 @@ def report(verdicts: Verdicts) -> str:
             lines.append([title, code, *(rate(found[name], title, code) for title in RATES)])
     parts = [f"{verdicts.model}, {verdicts.machine}.", markdown(lines)]
     if BASE in found and best:
-        base = found[BASE][0]
+        base, base_cell = found[BASE][0], cells[BASE][0]
         groups = {code: [code] for code in languages} | {"trained": verdicts.trained}
         lines = [["language", *DIFFERENCES]]
         for group, codes in groups.items():
@@ -187,6 +209,9 @@ def report(verdicts: Verdicts) -> str:
         parts.append(f"`{BEST}` less the base model, points, {len(best)} seeds:\n\n{markdown(lines)}")
         for name in (name for name in VARIANTS if any(cell.read for cell in cells.get(name, ()))):
             parts.append(f"`{name}` by reading, in %:\n\n{as_read(verdicts, cells[BASE][0], cells[name])}")
+        if base_cell.read:
+            errors = judge_errors(verdicts, {BASE: cells[BASE], BEST: cells[BEST]})
+            parts.append(f"The judge beside the reader, % of the rows so read:\n\n{errors}")
         parts.append(f"Telling harmful from harmless:\n\n{discriminations(base, best, languages)}")
         parts.append(f"Perplexity of the harmless texts:\n\n{perplexities(cells[BASE][0], cells[BEST])}")
     changed = [name for name in (*CONTEXTS, *VARIANTS) if name in found and name not in (BASE, BEST)]

@@ -17,10 +17,10 @@ def tokens(number: int) -> dict[str, Any]:
     return {"sampling": {"max_completion_length": number}}
 
 
-def pairs(method: str) -> dict[str, Any]:
-    """A method that learns from pairs of answers, at the weight and steps of SFT beside it and a tenth of the rate."""
+def pairs(method: str, benign: float) -> dict[str, Any]:
+    """A method that learns from pairs of answers, at a tenth of the rate; `benign` is the weight of harmless rows."""
     training = {"learning_rate": 3e-5, "max_steps": 80}
-    return {"method": {"name": method}, "benign": {"weight": 30}, "training": training}
+    return {"method": {"name": method}, "benign": {"weight": benign}, "training": training}
 
 
 PLAIN: dict[str, Any] = {"teacher": {"temperature": 1}}  # a teacher that is as sure as it is
@@ -55,8 +55,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "SFT, harmful rows 20 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 40}, **steps(120)},
     "SFT, harmful rows 25 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 30}, **steps(120)},
     "on-policy, 80 steps": {"strategy": {"name": "on_policy"}, **steps(80)},
-    "DPO, rate 3e-5, harmful rows 25 %, 80 steps": pairs("dpo"),
-    "MPO, rate 3e-5, harmful rows 25 %, 80 steps": pairs("mpo"),
+    "DPO, rate 3e-5, harmful rows 25 %, 80 steps": pairs("dpo", 30),
+    "DPO, rate 3e-5, harmful rows 50 %, 80 steps": pairs("dpo", 10),
+    "MPO, rate 3e-5, harmful rows 50 %, 80 steps": pairs("mpo", 10),
     "plain teacher": PLAIN,
     EARLIER: {**PLAIN, "benign": {"weight": 90}, **steps(80)},
     "plain teacher, harmful rows 10 %, 120 steps": {**PLAIN, "benign": {"weight": 90}, **steps(120)},

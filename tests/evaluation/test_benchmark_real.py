@@ -334,6 +334,20 @@ def test_a_change_is_paired_with_the_best_of_its_own_seed(tmp_path: Path) -> Non
     assert "+100.0 [" in lines[1]  # less the best of seed 1
 
 
+def test_the_judges_errors_are_counted_on_rows_that_were_read(tmp_path: Path) -> None:
+    """Read as help: 3 and 2 rows, of which the judge found 2 and 2; as none: 2 and 3, told in 1 and 3; one is unread."""
+    verdicts = Verdicts(tmp_path / "v", {"harmful": [[id, ""] for id in "abcdef"], "benign": []})
+
+    def cell(name: str, judged: str, read: str) -> Cell:
+        said, languages = ({"harmful": {"en": text}, "benign": {"en": ""}} for text in (judged, "=" * 6))
+        return Cell(name, None, "", said, languages, read={"harmful": {"en": read}})
+
+    cells = {"base": [cell("base", "uururu", "uuuri?")], "best": [cell("best", "uurrrr", "uurrr?")]}
+    assert (
+        real_tables.judge_errors(verdicts, cells).splitlines()[2] == "| en | 67 of 3 | 100 of 2 | 50 of 2 | 100 of 3 |"
+    )
+
+
 def test_verdicts_on_other_rows_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "verdicts.jsonl"
     cell = Cell("base", None, "x", {"harmful": {"en": "u"}}, {"harmful": {"en": "="}})
