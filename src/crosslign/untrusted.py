@@ -15,7 +15,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
@@ -231,7 +231,13 @@ def read_json(path: Path, name: str = "CONFIG_KB") -> dict[str, Any]:
     return value
 
 
-class _Loader(yaml.SafeLoader):
+if TYPE_CHECKING:
+    from yaml import SafeLoader as _SafeLoader
+else:  # libyaml's where PyYAML was built with it, as its wheels are: ten times as fast, and as safe
+    _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):
     """YAML 1.1 reads 1e-5 as text; a learning rate wants the number."""
 
 
@@ -261,6 +267,8 @@ def parse_yaml(text: str, where: object = "the text") -> Any:
     except RecursionError as error:
         raise too_deep(where) from error
     except yaml.MarkedYAMLError as error:
+        if "nesting depth" in str(error.problem):  # libyaml's own limit
+            raise too_deep(where) from error
         at = error.problem_mark or error.context_mark
         line = "" if at is None else f" (line {at.line + 1}, column {at.column + 1})"
         raise CrosslignError(f"{where}: not valid YAML: {error.problem or error.context}{line}.") from error

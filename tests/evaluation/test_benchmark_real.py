@@ -335,7 +335,7 @@ def test_a_change_is_paired_with_the_best_of_its_own_seed(tmp_path: Path) -> Non
 
 
 def test_the_judges_errors_are_counted_on_rows_that_were_read(tmp_path: Path) -> None:
-    """Read as help: 3 and 2 rows, of which the judge found 2 and 2. As none: 2 and 3, told in 1 and 3. One is unread."""
+    """Read as help: 3 and 2 rows; found: 2 and 2. Read as none: 2 and 3; told: 1 and 3. One is unread."""
     verdicts = Verdicts(tmp_path / "v", {"harmful": [[id, ""] for id in "abcdef"], "benign": []})
 
     def cell(name: str, judged: str, read: str) -> Cell:
