@@ -38,7 +38,7 @@ import yaml
 
 from benchmarks.real_rows import HELD_OUT, MILD, TRAIN, VALIDATION, Plan, split
 from benchmarks.real_tables import report
-from benchmarks.real_variants import BASE, BEST, CONTEXTS, VARIANTS
+from benchmarks.real_variants import BASE, BEST, CONTEXTS, PLANNED, VARIANTS
 from benchmarks.real_verdicts import Cell, Verdicts, of_evaluation
 from benchmarks.summary import machine
 from crosslign.data.load import TableSpec, require_table
@@ -250,7 +250,7 @@ def main() -> int:
     parser.add_argument("--held-out", type=int, default=160, help="rows to measure on")
     parser.add_argument("--completion", type=int, default=64, help="longest answer that is measured, in tokens")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--only", nargs="+", default=[*VARIANTS, *CONTEXTS], help="cells: %(default)s")
+    parser.add_argument("--only", nargs="+", default=[*PLANNED, *CONTEXTS], help="cells: %(default)s")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--plan", action="store_true", help="say what would be made, and stop")
     parser.add_argument("--verdicts", type=Path, help="the file of all verdicts (default: OUT/verdicts.jsonl)")

@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from benchmarks.real_variants import BASE, BEST, CONTEXTS, EARLIER, VARIANTS
+from benchmarks.real_variants import BASE, BEST, CONTEXTS, EARLIER, SHORT, VARIANTS
 from benchmarks.real_verdicts import Cell, Rows, Verdicts
 from crosslign.evaluation.rates import METRICS, Kind
 from crosslign.evaluation.repeated import difference_over_runs, drawn_rates
@@ -227,7 +227,7 @@ def report(verdicts: Verdicts) -> str:
         if changed and judged.get(BASE):
             table = less_base(judged, [BEST, *changed], verdicts.trained)
             parts.append(f"Each change less the base model{how}, trained languages:\n\n{table}")
-        references = [name for name in (BEST, EARLIER) if trained and judged.get(name)]
+        references = [name for name in (BEST, SHORT, EARLIER) if trained and judged.get(name)]
         for reference, (group, codes) in product(references, groups.items()):
             table = less(reference, judged, trained, codes)
             parts.append(f"Less `{reference}` of the same seed{how}, {group}:\n\n{table}")

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 BASE, BEST = "base", "best"
+SHORT = "80 steps"
 EARLIER = "plain teacher, harmful rows 10 %, 80 steps"  # the recipe before: what some changes are one change of
 
 
@@ -26,64 +27,62 @@ def pairs(method: str, benign: float) -> dict[str, Any]:
 PLAIN: dict[str, Any] = {"teacher": {"temperature": 1}}  # a teacher that is as sure as it is
 
 
-# Changes to the recipe, one at a time but where a name lists several. `benign` is about both tables of harmless
-# queries, `mild` about the second; `languages` are trained on too; `checkpoint` is measured in place of the last: the
-# run evaluates while it trains.
-VARIANTS: dict[str, dict[str, Any]] = {
-    BEST: {},
+# Changes to the recipe. `benign` is about both tables of harmless queries, `mild` about the second; `checkpoint` is
+# measured in place of the last: the run evaluates while it trains.
+ONE_THING: dict[str, dict[str, Any]] = {
     "on-policy": {"strategy": {"name": "on_policy"}},
     "mixed": {"strategy": {"name": "mixed"}},
     "no row filter": {"gate": {"drop": []}},
-    "nothing unchanged": {"teacher": {"unchanged": []}},
     "no benign rows": {"benign": {"weight": 0}},
     "benign rows 20 %": {"benign": {"weight": 2.5}},
     "benign rows 43 %": {"benign": {"weight": 7.5}},
-    "no mild rows": {"mild": False},
     "no look-alikes": {"benign": {"where": {"category": ["everyday", "mental_health", "ethics_and_morality"]}}},
-    "no English": {"languages": []},
     "LoRA on q and v": {"model": {"lora": {"target_modules": ["q_proj", "v_proj"]}}},
     "uniform weights": {"objective": {"weighting": "uniform"}},
-    "20 steps": steps(20),
-    "40 steps": steps(40),
-    "80 steps": steps(80),
-    "160 steps": steps(160),
+    "plain teacher": PLAIN,
     "16 tokens": tokens(16),
     "96 tokens": tokens(96),
     "SFT": {"method": {"name": "sft"}},
-    "SFT, harmful rows 10 %, 80 steps": {"method": {"name": "sft"}, "benign": {"weight": 90}, **steps(80)},
-    "SFT, harmful rows 25 %, 80 steps": {"method": {"name": "sft"}, "benign": {"weight": 30}, **steps(80)},
-    "SFT, harmful rows 20 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 40}, **steps(120)},
-    "SFT, harmful rows 25 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 30}, **steps(120)},
-    "on-policy, 80 steps": {"strategy": {"name": "on_policy"}, **steps(80)},
-    "DPO, rate 3e-5, harmful rows 25 %, 80 steps": pairs("dpo", 30),
+}
+# What is made unless `--only` says otherwise. One thing at a time is changed in a third of the steps, which takes a third
+# of the hours: `SHORT` is what these cells are compared with.
+PLANNED: dict[str, dict[str, Any]] = {
+    BEST: {},
+    "best checkpoint": {"checkpoint": "best"},
+    SHORT: steps(80),
+    **{f"{name}, {SHORT}": {**changes, **steps(80)} for name, changes in ONE_THING.items()},
+    "20 steps": steps(20),
+    "40 steps": steps(40),
+    "160 steps": steps(160),
     "DPO, rate 3e-5, harmful rows 50 %, 80 steps": pairs("dpo", 10),
     "MPO, rate 3e-5, harmful rows 50 %, 80 steps": pairs("mpo", 10),
-    "plain teacher": PLAIN,
+}
+# How the recipe was found; some with one seed.
+EXPLORED: dict[str, dict[str, Any]] = {
     EARLIER: {**PLAIN, "benign": {"weight": 90}, **steps(80)},
-    "plain teacher, harmful rows 10 %, 120 steps": {**PLAIN, "benign": {"weight": 90}, **steps(120)},
     "plain teacher, uniform weights, harmful rows 10 %, 80 steps": {
         **PLAIN,
         "objective": {"weighting": "uniform"},
         "benign": {"weight": 90},
         **steps(80),
     },
+    "plain teacher, harmful rows 10 %, 120 steps": {**PLAIN, "benign": {"weight": 90}, **steps(120)},
     "plain teacher, forward KL, uniform weights, harmful rows 20 %, 120 steps": {
         **PLAIN,
         "objective": {"divergence": "forward_kl", "weighting": "uniform"},
         "benign": {"weight": 40},
         **steps(120),
     },
-    "harmless rows by the teacher, harmful rows 20 %, 120 steps": {
-        "teacher": {"unchanged": ["source"]},
-        "benign": {"weight": 40},
-        **steps(120),
-    },
-    "harmful rows 10 %": {"benign": {"weight": 90}},
     "harmful rows 10 %, 80 steps": {"benign": {"weight": 90}, **steps(80)},
-    "harmful rows 10 %, 120 steps": {"benign": {"weight": 90}, **steps(120)},
     "harmful rows 6 %, 120 steps": {"benign": {"weight": 160}, **steps(120)},
-    "best checkpoint": {"checkpoint": "best"},
+    "harmful rows 10 %": {"benign": {"weight": 90}},
+    "SFT, harmful rows 10 %, 80 steps": {"method": {"name": "sft"}, "benign": {"weight": 90}, **steps(80)},
+    "SFT, harmful rows 25 %, 80 steps": {"method": {"name": "sft"}, "benign": {"weight": 30}, **steps(80)},
+    "SFT, harmful rows 20 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 40}, **steps(120)},
+    "SFT, harmful rows 25 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 30}, **steps(120)},
+    "DPO, rate 3e-5, harmful rows 25 %, 80 steps": pairs("dpo", 30),
 }
+VARIANTS = {**PLANNED, **EXPLORED}
 # Not trained: the model itself, in the context of a teacher's template; the teacher's is that of the recipe.
 CONTEXTS: dict[str, str | None] = {BASE: None, "teacher": "dialogue", "system prompt": "system"}
 

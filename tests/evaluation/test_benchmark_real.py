@@ -161,7 +161,7 @@ def test_hours_are_said_before_anything_is_made_and_follow_the_steps(tmp_path: P
     assert real.hours(made, cells).startswith(f"3 cells, about {seconds / 3600:.1f} hours on one core, by another")
     rows = {kind: [["a", ""]] for kind in ("harmful", "benign")}
     empty: dict[str, Any] = {"verdicts": {}, "languages": {}}
-    for name, training in (("20 steps", 20 * 60.0), ("on-policy", 240 * 600.0)):
+    for name, training in (("20 steps", 20 * 60.0), ("on-policy, 80 steps", 80 * 600.0)):
         cell = Cell(name, 0, "", **empty, seconds={"evaluating": 1800, "training": training})
         Verdicts.read(made.verdicts).keep(cell, rows, {"trained": [], "model": "", "machine": ""})
     assert real.hours(made, cells) == "3 cells, about 2.5 hours on one core."

@@ -2,7 +2,8 @@
 
 Data: a query as a user sends it, with the chosen and the rejected answer, both written by the frozen model itself.
 Equations and sources are those of `baselines.losses`. TRL has DPO, robust DPO and KTO in its stable part and the others
-not at all or in `trl.experimental`, so all of them are rows of one trainer here; TRL's are what the tests compare with.
+not at all or in `trl.experimental`, so all of them are rows of one trainer here. Slow tests compare the first two
+with TRL's.
 
 Not known: what a paper on multilingual safety chose for these options, where it compares with such a method. The
 defaults are the methods' own; learning rate and steps are the recipe's.
