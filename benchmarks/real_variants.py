@@ -44,8 +44,8 @@ ONE_THING: dict[str, dict[str, Any]] = {
     "96 tokens": tokens(96),
     "SFT": {"method": {"name": "sft"}},
 }
-# What is made unless `--only` says otherwise. One thing at a time is changed in a third of the steps, which takes a third
-# of the hours: `SHORT` is what these cells are compared with.
+# What is made unless `--only` says otherwise. One thing at a time is changed in a third of the steps and hours: `SHORT`
+# is what these cells are compared with.
 PLANNED: dict[str, dict[str, Any]] = {
     BEST: {},
     "best checkpoint": {"checkpoint": "best"},
