@@ -56,8 +56,9 @@ EVALUATION, LOSSES, SECONDS = "evaluation", "losses.json", "seconds.json"
 SETTINGS = ".settings.txt"  # ends a file beside a cell's folder: the digest of what it is made with
 # Seconds before any was measured: of a step, and of an evaluation in three languages.
 STEP, EVALUATING = 12, 480
+WATCHED = 0.3  # of an evaluation's time, for one while training: 120 rows of 40 tokens in place of 256 of 64
 # While training: the recipe's `evaluation` of the variant that keeps the best checkpoint.
-WATCH = {
+WATCH: dict[str, Any] = {
     "limit": None,
     "max_completion_length": 40,
     "batch_size": 60,
@@ -68,12 +69,12 @@ WATCH = {
 
 def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> dict[str, Any]:
     """The shipped recipe with the plan's model, tables and languages, and a variant's changes."""
-    own = ("benign", "mild", "languages", "checkpoint")
+    own = ("benign", "checkpoint")
     raw = merged(read_recipe(RECIPE), {key: value for key, value in changes.items() if key not in own})
     harmful, shipped = raw["data"]["tables"]
     shipped = {**shipped, **changes.get("benign", {})}
     benign = [shipped]
-    if plan.mild and changes.get("mild", True):  # they share the weight
+    if plan.mild:  # they share the weight
         benign = [
             {**shipped, "weight": shipped["weight"] / 2, "path": path}
             for path in (shipped["path"], str(plan.out / MILD))
@@ -85,7 +86,7 @@ def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> d
     return {
         **raw,
         "model": {**raw["model"], "path": plan.model},
-        "data": {**raw["data"], "tables": tables, "languages": [*plan.trained, *changes.get("languages", ["en"])]},
+        "data": {**raw["data"], "tables": tables, "languages": [*plan.trained, "en"]},
         "seed": seed,
         "output_dir": str(folder / "run"),
         "cache_dir": str(plan.out / "cache"),
@@ -219,9 +220,12 @@ def hours(plan: Plan, cells: Sequence[tuple[str, int | None]]) -> str:
         if cell.name in VARIANTS and cell.seconds.get("training"):
             by_way.setdefault(way(cell.name), []).append(cell.seconds["training"] / steps(cell.name))
     known = [step for found in by_way.values() for step in found] or [STEP]
-    seconds = len(cells) * statistics.mean(evaluating)
+    evaluation = statistics.mean(evaluating)
+    seconds = len(cells) * evaluation
     for name in (name for name, _ in cells if name in VARIANTS):
         seconds += steps(name) * statistics.mean(by_way.get(way(name), known))
+        if "checkpoint" in VARIANTS[name]:
+            seconds += steps(name) / WATCH["every_steps"] * WATCHED * evaluation
     said = "" if made else ", by another machine's times until one cell is made"
     return f"{len(cells)} cells, about {seconds / 3600:.1f} hours on one core{said}."
 

@@ -78,15 +78,15 @@ def split(plan: Plan) -> None:
                 f"{plan.other!r} that have all languages. Take fewer: {flag} {len(found)}."
             )
     mild = [row for category in plan.mild for row in of(category)]
-    check_apart([*train, *mild], held_out, plan.languages)
+    check_apart([*train, *mild], held_out, plan.languages, "trained on", "held out")
     write_table(plan.out / TRAIN, train, plan.languages)
     write_table(plan.out / MILD, mild, plan.languages)
     write_table(plan.out / HELD_OUT, held_out, plan.languages)
     if plan.validation is not None:
         codes = ("en", *plan.trained)
         watched = validation(plan.validation, plan, {row["id"]: row for row in rows}, codes)
-        check_apart([*train, *mild], watched, codes)
-        check_apart(watched, held_out, codes)
+        check_apart([*train, *mild], watched, codes, "trained on", "chosen by")
+        check_apart(watched, held_out, codes, "chosen by", "held out")
         write_table(plan.out / VALIDATION, watched, codes)
 
 
@@ -114,19 +114,18 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def check_apart(used: Sequence[Mapping[str, str]], held_out: Sequence[Mapping[str, str]], codes: Sequence[str]) -> None:
-    """Raise CrosslignError if a held-out row is used too, to train or to choose, by its id or by a text in any
-    language."""
-    ids = {row["id"] for row in used}
-    texts = {" ".join(row[code].split()).casefold() for row in used for code in codes}
-    for row in held_out:
+def check_apart(
+    one: Sequence[Mapping[str, str]], other: Sequence[Mapping[str, str]], codes: Sequence[str], what: str, whats: str
+) -> None:
+    """Raise CrosslignError if a row is in both, by its id or by a text in any language; `what` and `whats` say for what
+    the rows of either are."""
+    ids = {row["id"] for row in one}
+    texts = {" ".join(row[code].split()).casefold() for row in one for code in codes}
+    for row in other:
         same = [code for code in codes if " ".join(row[code].split()).casefold() in texts]
         if row["id"] in ids or same:
             where = f"its text in {same[0]}" if same else "its id"
-            raise CrosslignError(
-                f"row {row['id']!r} is held out, and {where} is in what is trained on or chosen by. Leave one of them "
-                "out."
-            )
+            raise CrosslignError(f"row {row['id']!r} is {whats}, and {where} is {what} too. Leave one of them out.")
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, str]], codes: Sequence[str]) -> None:

@@ -27,8 +27,8 @@ def pairs(method: str, benign: float) -> dict[str, Any]:
 PLAIN: dict[str, Any] = {"teacher": {"temperature": 1}}  # a teacher that is as sure as it is
 
 
-# Changes to the recipe. `benign` is about both tables of harmless queries, `mild` about the second; `checkpoint` is
-# measured in place of the last: the run evaluates while it trains.
+# Changes to the recipe. `benign` is about both tables of harmless queries; `checkpoint` is measured in place of the
+# last: the run evaluates while it trains.
 ONE_THING: dict[str, dict[str, Any]] = {
     "on-policy": {"strategy": {"name": "on_policy"}},
     "mixed": {"strategy": {"name": "mixed"}},
@@ -74,6 +74,12 @@ EXPLORED: dict[str, dict[str, Any]] = {
         **steps(120),
     },
     "harmful rows 10 %, 80 steps": {"benign": {"weight": 90}, **steps(80)},
+    "harmful rows 10 %, 120 steps": {"benign": {"weight": 90}, **steps(120)},
+    "harmless rows by the teacher, harmful rows 20 %, 120 steps": {
+        "teacher": {"unchanged": ["source"]},
+        "benign": {"weight": 40},
+        **steps(120),
+    },
     "harmful rows 6 %, 120 steps": {"benign": {"weight": 160}, **steps(120)},
     "harmful rows 10 %": {"benign": {"weight": 90}},
     "SFT, harmful rows 10 %, 80 steps": {"method": {"name": "sft"}, "benign": {"weight": 90}, **steps(80)},

@@ -15,7 +15,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import yaml
 
@@ -231,21 +231,19 @@ def read_json(path: Path, name: str = "CONFIG_KB") -> dict[str, Any]:
     return value
 
 
-if TYPE_CHECKING:
-    from yaml import SafeLoader as _SafeLoader
-else:  # libyaml's where PyYAML was built with it, as its wheels are: ten times as fast, and as safe
-    _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+def _loader(base: Any) -> Any:
+    """`base`, by which 1e-5 is a number: YAML 1.1 reads it as text, and a learning rate wants the number."""
+    made: Any = type("_Loader", (base,), {})
+    made.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$"),
+        list("-+0123456789"),
+    )
+    return made
 
 
-class _Loader(_SafeLoader):
-    """YAML 1.1 reads 1e-5 as text; a learning rate wants the number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$"),
-    list("-+0123456789"),
-)
+# libyaml's where PyYAML was built with it, as its wheels are: ten times as fast, and as safe.
+_Loader = _loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def parse_yaml(text: str, where: object = "the text") -> Any:

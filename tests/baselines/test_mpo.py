@@ -64,17 +64,17 @@ def test_chunks_change_neither_value_nor_gradient(monkeypatch: pytest.MonkeyPatc
 def test_pairs_that_cannot_be_said_in_the_source_language_are_left_out(
     recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, said: str
 ) -> None:
-    """If it is so with all of them, the run stops."""
+    """If it is so with all of a label in a language, the run stops."""
     raw = brief(recipe, "mpo", steps=1)
     scripted(monkeypatch, contrasted).again = lambda *_: said
-    with pytest.raises(CrosslignError, match="the model cannot say its answers again in en"):
+    with pytest.raises(CrosslignError, match="no pair is left in sw benign, sw harmful: said again in en"):
         run(raw)
     scripted(monkeypatch, contrasted).again = lambda answer, number: said if number < 6 else answer
     rows = (run({**raw, "output_dir": f"{raw['output_dir']}-2"}) / "examples.jsonl").read_text(encoding="utf-8")
     numbers = {int(json.loads(line)["id"].removeprefix("row-")) for line in rows.splitlines()}
     assert numbers
     assert min(numbers) >= 6
-    assert "6 of 12 pairs are left out: said again in en" in caplog.text
+    assert "pairs are left out (sw benign 3 of 6, sw harmful 3 of 6): said again in en" in caplog.text
 
 
 def test_the_loss_is_that_of_an_independent_computation(

@@ -15,7 +15,7 @@ from probe_script import SWAHILI_HELP, SWAHILI_REFUSAL, contrasted, scripted, sc
 
 from crosslign.baselines.base import Example
 from crosslign.baselines.preference import _unrelated
-from crosslign.baselines.preferences import REASONS, check_counts, choices, choose, counted
+from crosslign.baselines.preferences import REASONS, check_counts, choices, choose, counted, without_harmless
 from crosslign.cli import main
 from crosslign.evaluation.fidelity import Status
 from crosslign.evaluation.rates import JudgedRow
@@ -222,14 +222,24 @@ def test_a_language_in_which_the_model_is_safe_needs_no_pair() -> None:
         check_counts({"en": numbers(0, 5)}, "en")
 
 
-@pytest.mark.parametrize(("reason", "fails"), [("chosen", False), ("borrowed", False), ("both_good", True)])
-def test_pairs_of_harmful_queries_want_some_of_harmless_ones(reason: str, fails: bool) -> None:
-    benign = {**dict.fromkeys(REASONS, 0), reason: 9}
-    counts: Any = {"sw": {**numbers(3, 1), "benign": benign}}
+@pytest.mark.parametrize(
+    ("reasons", "alone", "fails"),
+    [
+        ({"chosen": 1, "no_good_answer": 8}, False, False),
+        ({"borrowed": 9}, False, False),
+        ({"both_good": 9}, True, False),  # the teacher refused nothing here that could be put beside them
+        ({"unsure": 9}, True, False),
+        ({"no_good_answer": 8, "unsure": 1}, True, True),
+    ],
+)
+def test_pairs_of_harmful_queries_want_some_of_harmless_ones(reasons: dict[str, int], alone: bool, fails: bool) -> None:
+    counts: Any = {"sw": {**numbers(3, 1), "benign": {**dict.fromkeys(REASONS, 0), **reasons}}, "es": numbers(0, 5)}
+    counts["sw"]["harmful"] = {**dict.fromkeys(REASONS, 0), **counts["sw"]["harmful"]}
+    counts["es"]["harmful"] = {**dict.fromkeys(REASONS, 0), **counts["es"]["harmful"]}
+    assert without_harmless(counts) == (["sw"] if alone else [])
+    assert without_harmless({"sw": {"harmful": counts["sw"]["harmful"]}}) == ["sw"]
     if not fails:
-        assert check_counts(counts, "en") == []
+        assert check_counts(counts, "en") == ["es"]
         return
-    with pytest.raises(
-        CrosslignError, match=r"^sw: pairs of harmful queries, and none of 9 harmless ones.*helped in 9"
-    ):
+    with pytest.raises(CrosslignError, match=r"^sw: .* help in neither answer to 8 of 9 harmless queries"):
         check_counts(counts, "en")

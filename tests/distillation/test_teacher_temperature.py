@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import Biased
 from conftest import tiny_llama
 from helpers import no_weights
 from torch import nn
@@ -74,6 +75,27 @@ def test_an_output_layer_with_a_cap_is_refused_before_weights_are_loaded(
     recipe["teacher"] = {**recipe["teacher"], "temperature": 0.5}
     with pytest.raises(CrosslignError, match=r"teacher\.temperature must be 1 here"):
         prepare(parse_config(recipe), check_folder=False)
+
+
+def test_full_logits_in_place_of_states_are_divided(recipe: dict[str, Any]) -> None:
+    """A model that cannot be split into body and head: its states are its logits."""
+    torch.manual_seed(0)
+    model = Biased(tiny_llama().config).eval()
+    scorer = Scorer(model, FrozenTeacher(model), split_model(model), Objective(weighting="uniform"), 0, 0.5)
+    assert not scorer.split.exact
+    rollout = next(r for r in rollouts_of(recipe)[1] if r.query.language == "sw")
+    with torch.no_grad():
+        result, mask = scorer(model, [rollout])
+        tokens = list(rollout.completion.token_ids)
+        log_p, log_q = (
+            (model(torch.tensor([[*context.token_ids, *tokens]])).logits[0, len(context.token_ids) - 1 : -1] / t)
+            .float()
+            .log_softmax(-1)
+            for context, t in ((rollout.student_context, 1.0), (rollout.teacher_context, 0.5))
+        )
+    torch.testing.assert_close(
+        result.divergence[0][mask[0]], (log_p.exp() * (log_p - log_q)).sum(-1), rtol=1e-3, atol=1e-5
+    )
 
 
 def test_an_output_layer_with_a_bias_is_refused() -> None:

@@ -22,7 +22,9 @@ from crosslign.models import (
     end_of_turn_ids,
     evaluation_source,
     freeze,
+    load,
     load_model,
+    load_skeleton,
     load_tokenizer,
     token_ids,
 )
@@ -524,3 +526,22 @@ def test_freeze_does_not_search_for_ever(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_freeze_leaves_something_to_train() -> None:
     with pytest.raises(CrosslignError, match="nothing to train"):
         freeze(tiny_llama(), [""])
+
+
+@pytest.mark.parametrize(
+    ("trusted", "revision", "own"),
+    [(True, "abc", True), (False, "abc", True), (True, None, True), (True, "abc", False)],
+)
+def test_a_models_code_is_that_of_its_revision_also_without_weights(
+    monkeypatch: pytest.MonkeyPatch, trusted: bool, revision: str | None, own: bool
+) -> None:
+    """Without it `from_config` would run the newest code of the hub."""
+    config, given = tiny_llama().config, {}
+    if own:
+        config.auto_map = {"AutoModelForCausalLM": "modeling.Model"}
+    monkeypatch.setattr(load, "configuration", lambda source: config)
+    monkeypatch.setattr(
+        AutoModelForCausalLM, "from_config", staticmethod(lambda config, **kwargs: given.update(kwargs))
+    )
+    load_skeleton(ModelSource("some/model", revision=revision, trust_remote_code=trusted))
+    assert given.get("code_revision") == ("abc" if trusted and revision and own else None)

@@ -308,18 +308,6 @@ def test_a_language_of_harmless_queries_alone_is_told_before_weights_are_loaded(
     assert "only harmless queries in ar, zh; add others, or set data.languages" in capsys.readouterr().err
 
 
-def test_a_run_without_look_alikes_is_told_so(
-    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    no_weights(monkeypatch)
-    assert cli_train(tmp_path, recipe, "--dry-run") == 0
-    assert "no harmless row has the category look_alike" in capsys.readouterr().err
-    recipe["data"]["tables"].append({"path": "builtin:benign"})
-    recipe["data"]["languages"] = ["sw", "bn"]
-    assert cli_train(tmp_path, recipe, "--dry-run") == 0
-    assert "category look_alike" not in capsys.readouterr().err
-
-
 def test_a_run_in_a_pipe_says_in_lines_how_far_it_is_and_ends_with_a_table(
     recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

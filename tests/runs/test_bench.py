@@ -192,6 +192,10 @@ def test_a_folder_of_something_else_or_of_another_bench_is_left_alone(
     assert bench(tmp_path, {**raw, "max_completion_length": 5, "trained": ["en"]}) == 1
     assert "holds another bench: trained, max_completion_length differ" in capsys.readouterr().err
     assert len(begun) == made
+    assert bench(tmp_path, {**raw, "max_completion_length": 5}, "--overwrite") == 0
+    assert len(begun) == 2 * made
+    assert bench(tmp_path, {**raw, "max_completion_length": 5}) == 0
+    assert len(begun) == 2 * made
 
 
 def test_cells_of_other_settings_are_named_and_made_anew_when_asked_to(

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from crosslign import untrusted
 from crosslign.runs.config import RunConfig
 from crosslign.runs.recipe import describe, dump, merged, override, parse_config, read_recipe
 from crosslign.types import CrosslignError
@@ -188,9 +189,41 @@ def test_recipe_that_contains_itself_or_grows_is_refused() -> None:
     assert "300 digits" in refusal(raw(seed=10**5000))[0]
 
 
-# --- YAML numbers.
+# --- YAML, by libyaml where it is there, and without.
 
 
+@pytest.fixture(params=["CSafeLoader", "SafeLoader"])
+def loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (base := getattr(yaml, request.param, None)) is None:
+        pytest.skip("PyYAML without libyaml")
+    monkeypatch.setattr(untrusted, "_Loader", untrusted._loader(base))
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 5000, "deep"),
+        ("- " * 3000, "deep"),
+        ("a: {" * 3000, "deep"),
+        ("a: 1\nb: 2\na: 3", "the key 'a' is there twice (line 3)"),
+        ("a: &x [*x]", "contains itself"),
+        ("a: [1, 2\nb: 3", "not valid YAML"),
+        ("a: *b", "not valid YAML: found undefined alias"),
+        ("a: \x00", "not valid YAML"),
+        ("a: !!python/object/apply:os.system [ls]", "not valid YAML: could not determine a constructor"),
+        (
+            "a: &x [1, 2, 3, 4, 5, 6, 7, 8, 9]\nb: &y [" + "*x, " * 999 + "]\nc: [" + "*y, " * 99 + "]",
+            "too many values",
+        ),
+    ],
+)
+def test_what_no_configuration_may_be_is_refused(text: str, says: str) -> None:
+    with pytest.raises(CrosslignError, match=re.escape(says)):
+        parse_yaml(text, "recipe.yaml")
+
+
+@pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize("text", ["1e-5", "1E-5", "1.e-5", "1.0e-5", "+1e-5", "0.00001"])
 def test_small_number_with_an_exponent_is_a_float(text: str) -> None:
     value = parse_yaml(f"x: {text}")["x"]
@@ -199,6 +232,7 @@ def test_small_number_with_an_exponent_is_a_float(text: str) -> None:
     assert parse_yaml("[1e5, 1E+5, 2.5e3, -3e2]") == [100000.0, 100000.0, 2500.0, -300.0]
 
 
+@pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize(
     ("text", "value"),
     [("3", 3), ("3.5", 3.5), ("'1e-5'", "1e-5"), ("e5", "e5"), ("1e", "1e"), ("1-5", "1-5"), ("a1e-5", "a1e-5")],

@@ -20,7 +20,8 @@ comes out empty, or both alike, says nothing of the source language, and is left
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,7 +32,7 @@ from crosslign.baselines.again import fitting, said_again, source_query, text_of
 from crosslign.baselines.base import Answer, Example, Material, registry
 from crosslign.baselines.preference import CHOSEN, REJECTED, check_numbers
 from crosslign.baselines.trainer import ExampleMethod, Scores
-from crosslign.types import Completion, CrosslignError
+from crosslign.types import Completion, CrosslignError, Query
 
 logger = logging.getLogger(__name__)
 
@@ -64,18 +65,7 @@ class Mpo(ExampleMethod):
             for i, completion in made.items():
                 source.setdefault(queries[i].key, []).append(completion)
         source = {key: pair for key, pair in source.items() if _differ([text_of(material, c) for c in pair])}
-        if others and not source:
-            raise CrosslignError(
-                f"method mpo: the model cannot say its answers again in {others[0].query.source_language}: of each of "
-                f"{len(others)} pairs one came out empty there, or both alike. Take another method, or another model."
-            )
-        if lost := len(others) - len(source):
-            logger.warning(
-                "mpo: %d of %d pairs are left out: said again in %s, one is empty, or both are alike.",
-                lost,
-                len(others),
-                others[0].query.source_language,
-            )
+        _check_said(queries, source)
         found = []
         for p in preferences:
             pair = [p.chosen, p.rejected]
@@ -94,6 +84,24 @@ class Mpo(ExampleMethod):
         frozen = (scores.frozen_log_probs / scores.lengths)[:, SOURCE]
         gap = losses.reward_gap(means[:, CHOSEN] - means[:, REJECTED], frozen[:, 0] - frozen[:, 1], self.beta)
         return gap + self.retention * losses.retention(scores.states[:, SOURCE], scores.frozen_states[:, SOURCE])
+
+
+def _check_said(queries: Sequence[Query], source: Collection[str]) -> None:
+    """Say of which pairs there is none in the source language, by language and label; `source` has the keys of those
+    that are there. Raises CrosslignError if a language has lost all pairs of a label."""
+    had = Counter((query.language, query.label) for query in queries)
+    left = Counter((query.language, query.label) for query in queries if query.key in source)
+    lost = [f"{language} {label} {had[cell] - left[cell]} of {n}" for cell, n in had.items() if left[cell] < n
+            for language, label in [cell]]  # fmt: skip
+    if not lost:
+        return
+    said = f"said again in {queries[0].source_language}, an answer is empty or too long, or both are alike"
+    if gone := [f"{language} {label}" for language, label in had if not left[language, label]]:
+        raise CrosslignError(
+            f"method mpo: no pair is left in {', '.join(gone)}: {said}. Take another method, another model, or leave "
+            "these queries out."
+        )
+    logger.warning("mpo: pairs are left out (%s): %s.", ", ".join(lost), said)
 
 
 def _differ(pair: Sequence[str]) -> bool:

@@ -116,8 +116,8 @@ def check_counts(counts: Counts, source_language: str) -> list[str]:
     """Languages other than the source that have harmful queries and no pair of them, since the model is safe there: at
     least half of these queries have two good answers.
 
-    Raises CrosslignError for one that has none for another reason, for one that has some and harmless queries without a
-    pair, and if no language has any.
+    Raises CrosslignError for one that has none for another reason, for one that has some and in which no harmless query
+    is helped with, and if no language has any.
     """
     empty = {
         code: numbers
@@ -135,14 +135,13 @@ def check_counts(counts: Counts, source_language: str) -> list[str]:
         if none or code not in safe
     ]
     wrong += [
-        f"{code}: pairs of harmful queries, and none of {sum(numbers.values())} harmless ones, so that a refusal would "
-        f"always be the better answer: both answers helped in {numbers['both_good'] + numbers['no_bad_answer']}, and "
-        f"there was no refusal to put beside them; none helped in {numbers['no_good_answer']}; the judge abstained on "
-        f"{numbers['unsure']}"
+        f"{code}: pairs of harmful queries, and none of harmless ones: the judge found help in neither answer to "
+        f"{numbers['no_good_answer']} of {sum(numbers.values())} harmless queries"
         for code, labels in counts.items()
-        if (numbers := labels.get("benign")) is not None
-        and not numbers["chosen"] + numbers["borrowed"]
-        and labels.get("harmful", {}).get("chosen")
+        if labels.get("harmful", {}).get("chosen")
+        and (numbers := labels.get("benign")) is not None
+        and numbers["no_good_answer"]
+        and not any(numbers[reason] for reason in REASONS if reason not in ("no_good_answer", "unsure"))
     ]
     if wrong or none:
         raise CrosslignError(
@@ -156,3 +155,13 @@ def check_counts(counts: Counts, source_language: str) -> list[str]:
             )
         )
     return safe
+
+
+def without_harmless(counts: Counts) -> list[str]:
+    """Languages that have pairs of harmful queries alone."""
+
+    def pairs(labels: Mapping[str, Mapping[Reason, int]], label: str) -> int:
+        numbers = labels.get(label)
+        return 0 if numbers is None else numbers["chosen"] + numbers["borrowed"]
+
+    return [code for code, labels in counts.items() if pairs(labels, "harmful") and not pairs(labels, "benign")]

@@ -286,7 +286,6 @@ def _method(config: Any) -> str:
 
 def _plan(run: Any) -> str:
     """What will be done, for a person, before weights are loaded."""
-    from crosslign.data.schema import look_alike_hint
     from crosslign.runs.prepare import trained_queries
 
     config, arguments, template = run.config, run.arguments, run.contexts.template
@@ -315,7 +314,5 @@ def _plan(run: Any) -> str:
     labels = {code: {query.label for query in trained_queries(run.tables, [code])} for code in run.languages}
     if alone := [code for code, found in labels.items() if found == {"benign"}]:
         lines.append(("warning", f"only harmless queries in {', '.join(alone)}; add others, or set data.languages"))
-    if hint := look_alike_hint(row for table in run.tables if table.weight > 0 for row in table.rows):
-        lines.append(("hint", hint))
     lines.append(("length", f"{length} of {batch} queries -> {config.output_dir}"))
     return "\n".join(f"{name:<10}{text}" for name, text in lines)

@@ -71,7 +71,8 @@ class Scorer:
         self.split = split
         self.objective = objective
         self.teacher_temperature = teacher_temperature
-        check_teacher_temperature(teacher_temperature, linear=is_linear(split.head(student)))
+        # Without `exact` the states are logits.
+        check_teacher_temperature(teacher_temperature, linear=not split.exact or is_linear(split.head(student)))
         self.pad_token_id = pad_token_id
         self.settle(student, sharded=False)
 

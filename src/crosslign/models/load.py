@@ -253,11 +253,13 @@ def load_skeleton(source: ModelSource) -> Any:
     Its type is the checkpoint's own. Raises CrosslignError for a configuration of which no model can be made.
     """
     config = configuration(source)
+    own_code = source.trust_remote_code and source.revision is not None and hasattr(config, "auto_map")
+    pinned = {"code_revision": source.revision} if own_code else {}  # else the newest code would be run
     try:
         check_counts(config.to_dict(), source.path)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
-                config, dtype=config.dtype or torch.float32, trust_remote_code=source.trust_remote_code
+                config, dtype=config.dtype or torch.float32, trust_remote_code=source.trust_remote_code, **pinned
             )
     except CrosslignError:
         raise

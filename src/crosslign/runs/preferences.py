@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from crosslign.baselines import Preference
-from crosslign.baselines.preferences import Choice, Counts, check_counts, choices, counted, counts_text
+from crosslign.baselines.preferences import (
+    Choice,
+    Counts,
+    check_counts,
+    choices,
+    counted,
+    counts_text,
+    without_harmless,
+)
 from crosslign.models import load_model
 from crosslign.ownership import check_output_folder, read_mark
 from crosslign.runs.build import Distillation, assemble
@@ -106,10 +114,10 @@ def checked_counts(run: PreparedRun, pairs: Sequence[JudgedPair], announce: Anno
         announce(note)
     if safe := check_counts(counts, run.config.data.source_language):
         announce(f"no pair of harmful queries, since the model is safe there already: {', '.join(safe)}")
-    if alone := [code for code, labels in counts.items() if "harmful" in labels and "benign" not in labels]:
+    if alone := without_harmless(counts):
         announce(
-            f"no harmless query in {', '.join(alone)}: what learns from these pairs sees only that refusals are "
-            "better. Add some, such as builtin:benign."
+            f"no pair of harmless queries in {', '.join(alone)}: what learns there sees only which answer to a harmful "
+            "one is better, often a refusal. Add harmless queries, such as builtin:benign."
         )
     return counts
 

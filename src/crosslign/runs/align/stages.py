@@ -240,7 +240,9 @@ class _Alignment:
         config, number = self._config(), self.request.probe_queries
         own = self._asked("teacher", "template")
         sections = ("model", "data", "student", "teacher", "sampling", "seed")
-        inputs = [config.model_dump(mode="json", include=set(sections)), number, dict(self.request.judge)]
+        used = config.model_dump(mode="json", include=set(sections))
+        del used["teacher"]["temperature"]  # of the loss alone
+        inputs = [used, number, dict(self.request.judge)]
 
         def make() -> Made:
             request = ProbeRequest(

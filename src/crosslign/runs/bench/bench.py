@@ -43,7 +43,7 @@ def run_bench(
     todo = [cell for cell in mine if not cell.is_ready()]
     if todo and (wrong := check_inputs(todo)):
         raise CrosslignError("\n".join(wrong))
-    open_out(bench)
+    open_out(bench, overwrite=overwrite)
     counts = make_cells(mine, announce, overwrite=overwrite)
     some = any(cell.is_ready() for cell in cells)
     return Made(counts, write_tables(bench, cells, announce) if some else None)

@@ -33,7 +33,7 @@ def check_file(bench: BenchConfig, cells: Sequence[Cell], *, overwrite: bool = F
         raise CrosslignError(
             "crosslign bench runs in one process. Several GPUs: one process each, with --shard 0/4, 1/4, ..."
         )
-    check_out(bench)
+    check_out(bench, overwrite=overwrite)
     for code in (*(bench.languages or ()), *(bench.trained or ())):
         english_name(code)
     for task in cells[0].evaluation.tasks:

@@ -30,8 +30,9 @@ MARK = "bench.json"
 ASKS = ("tasks", "languages", "trained", "judge", "skip", "limit", "temperature", "top_p", "max_completion_length")
 
 
-def check_out(bench: BenchConfig) -> None:
-    """Raise CrosslignError if `out` holds something else, or a bench that asks other things. Changes nothing."""
+def check_out(bench: BenchConfig, *, overwrite: bool = False) -> None:
+    """Raise CrosslignError if `out` holds something else, or, without `overwrite`, a bench that asks other things.
+    Changes nothing."""
     out = Path(bench.out)
     found = read_mark(out / MARK)
     check_output_folder(out, "bench", found.get("kind") == "bench", "out")
@@ -39,16 +40,16 @@ def check_out(bench: BenchConfig) -> None:
     if isinstance(before, dict):
         now = _asks(bench)
         different = [key for key in ASKS if before.get(key) != now[key]]
-        if different:
+        if different and not overwrite:
             raise CrosslignError(
                 f"out: {out} holds another bench: {', '.join(different)} differ. Its cells cannot stand in one table "
-                "with this file's. Choose another out."
+                "with this file's. Choose another out, or measure what was trained anew with --overwrite."
             )
 
 
-def open_out(bench: BenchConfig) -> None:
+def open_out(bench: BenchConfig, *, overwrite: bool = False) -> None:
     """`check_out`, and the mark that makes the folder ours."""
-    check_out(bench)
+    check_out(bench, overwrite=overwrite)
     mark = {"kind": "bench", "schema_version": 1, "asks": _asks(bench), "versions": versions()}
     write_atomically(Path(bench.out) / MARK, json.dumps(mark, indent=1) + "\n")
 

@@ -81,8 +81,6 @@ def quantities(numbers: Numbers, trained: Sequence[str], source: str) -> list[Qu
         Quantity(f"over-refusal {source}", "benign", "over_refusal", own),
         Quantity("separation seen", None, "separation", seen),
         Quantity("separation unseen", None, "separation", unseen),
-        Quantity("over-refusal harder", "benign", "over_refusal", harder),
-        Quantity("separation harder", None, "separation", harder),
         Quantity("in its language", "harmful", "fidelity", most),
     ]
     utility = numbers.blocks.get("utility")
