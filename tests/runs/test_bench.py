@@ -322,8 +322,9 @@ def test_the_plan_makes_nothing_and_says_what_is_missing(
 
 
 def numbers(out: Path) -> list[dict[str, str]]:
+    """But for the hours, which no two runs share."""
     with (out / "numbers.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if row["scope"] != "hours"]
 
 
 @pytest.mark.processes
