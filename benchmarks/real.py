@@ -63,7 +63,7 @@ WATCH: dict[str, Any] = {
     "max_completion_length": 40,
     "batch_size": 60,
     "every_steps": 20,
-    "best": {"max_over_refusal": 25},
+    "best": {"max_over_refusal": 19},  # 3 points above what the base model refuses of the harmless ones (15.6 %)
 }
 
 
