@@ -94,8 +94,8 @@ def said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Script], 
             monkeypatch.setattr(module, "sampler_of", lambda *args, **kwargs: sampler)
         train = stages.train_or_go_on
 
-        def training(*args: Any) -> Any:
-            folder = train(*args)
+        def training(*args: Any, **options: Any) -> Any:
+            folder = train(*args, **options)
             script.trained = True
             return folder
 
