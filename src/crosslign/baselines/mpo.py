@@ -91,8 +91,11 @@ def _check_said(queries: Sequence[Query], source: Collection[str]) -> None:
     that are there. Raises CrosslignError if a language has lost all pairs of a label."""
     had = Counter((query.language, query.label) for query in queries)
     left = Counter((query.language, query.label) for query in queries if query.key in source)
-    lost = [f"{language} {label} {had[cell] - left[cell]} of {n}" for cell, n in had.items() if left[cell] < n
-            for language, label in [cell]]  # fmt: skip
+    lost = [
+        f"{language} {label} {n - left[language, label]} of {n}"
+        for (language, label), n in had.items()
+        if left[language, label] < n
+    ]
     if not lost:
         return
     said = f"said again in {queries[0].source_language}, an answer is empty or too long, or both are alike"

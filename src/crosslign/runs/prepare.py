@@ -234,8 +234,8 @@ def has_linear_head(source: ModelSource) -> bool:
     """Whether logits are a linear function of hidden states, as far as the configuration says; without weights."""
     try:
         return is_linear(output_head(load_skeleton(source)))
-    except CrosslignError:  # loading the weights says what is wrong
-        return True
+    except (CrosslignError, AttributeError, TypeError, NotImplementedError):
+        return True  # loading the weights says what is wrong, or how such a model is split
 
 
 def without(run: PreparedRun, keys: Iterable[str]) -> PreparedRun:
