@@ -16,6 +16,9 @@ calls may work on different cells (`--only`, `--seeds`).
 The change `best checkpoint` chooses a checkpoint by rows that are neither trained on nor held out: `--validation` names
 a table of them (`id` and a language each; their English and their category are the first table's).
 
+`--fresh` names a table of rows that nothing was chosen by (`id`, `label`, and what the others lack): the model itself
+and the best recipe are measured on them too, into a file of verdicts of their own (`..._fresh.jsonl`).
+
 The verdicts, without the replies, are kept in one file (`--verdicts`). A cell that it holds with the same settings is
 not made again; `python -m benchmarks.real_tables FILE` makes the tables of it, and needs no model.
 """
@@ -30,13 +33,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.real_rows import HELD_OUT, MILD, TRAIN, VALIDATION, Plan, split
+from benchmarks.real_rows import FRESH, HELD_OUT, MILD, TRAIN, VALIDATION, Plan, split
 from benchmarks.real_tables import report
 from benchmarks.real_variants import BASE, BEST, CONTEXTS, PLANNED, VARIANTS
 from benchmarks.real_verdicts import Cell, Verdicts, of_evaluation
@@ -122,10 +126,10 @@ def settings(plan: Plan, name: str) -> str:
     return digest([measured, learned, raw])[:16]
 
 
-def check_made(plan: Plan, name: str, seed: int | None) -> None:
-    """Note with what a cell's folder is made. Raises CrosslignError if it holds what was made with other settings."""
+def check_made(plan: Plan, name: str, seed: int | None, now: str) -> None:
+    """Note with what settings a cell's folder is made. Raises CrosslignError if it holds what was made with others."""
     folder = plan.evaluation(name) if seed is None else plan.cell(name, seed)
-    note, now = folder.with_name(folder.name + SETTINGS), settings(plan, name)
+    note = folder.with_name(folder.name + SETTINGS)
     before = note.read_text(encoding="utf-8") if note.exists() else "unknown"
     if folder.exists() and before != now:
         raise CrosslignError(f"{folder}: was made with other settings ({before}). Remove it, or name another --out.")
@@ -149,12 +153,18 @@ def is_finished(run: Path) -> bool:
     return record.exists() and json.loads(record.read_text(encoding="utf-8")).get("status") == "finished"
 
 
-def evaluate(plan: Plan, out: Path, languages: Sequence[str], adapter: str = "", template: str | None = None) -> None:
-    """Complete, judge and count the held-out queries, in the context of a teacher's template if one is named; measure
-    how likely ordinary text is."""
+def evaluate(
+    plan: Plan,
+    out: Path,
+    tasks: Sequence[str],
+    languages: Sequence[str],
+    adapter: str = "",
+    template: str | None = None,
+) -> None:
+    """Complete, judge and count these queries, in the context of a teacher's template if one is named."""
     if not (out / RESULTS).exists():
         flags = ["--model", plan.model, "--dtype", "bfloat16", "--out", str(out)]
-        flags += ["--tasks", f"table:{plan.out / HELD_OUT},{BENIGN}"]
+        flags += ["--tasks", ",".join(tasks)]
         flags += ["--languages", ",".join(languages), "--trained-languages", ",".join(plan.trained)]
         flags += ["--max-completion-length", str(plan.completion), "--batch-size", str(plan.batch)]
         flags += ["--adapter", adapter] if adapter else []
@@ -165,17 +175,22 @@ def evaluate(plan: Plan, out: Path, languages: Sequence[str], adapter: str = "",
         call("crosslign.cli", "eval", *flags)
         if not (out / SECONDS).exists():  # judging again takes none
             write_atomically(out / SECONDS, json.dumps(round(time.perf_counter() - start)))
-    if template is None and not (out / LOSSES).exists():
+
+
+def measure_text(plan: Plan, out: Path, languages: Sequence[str], adapter: str = "") -> None:
+    """How likely ordinary text is."""
+    if not (out / LOSSES).exists():
         call("benchmarks.real_losses", plan.model, adapter, str(out / LOSSES), ",".join(languages))
 
 
-def keep(plan: Plan, name: str, seed: int | None, evaluation: Path) -> None:
-    """Put a cell's verdicts into the file of all."""
+def keep(plan: Plan, name: str, seed: int | None, mark: str, evaluation: Path) -> None:
+    """Put a cell's verdicts into the file of all; `mark` is the digest of its settings."""
     seconds, gate = {}, {}
     if (evaluation / SECONDS).exists():
         seconds["evaluating"] = json.loads((evaluation / SECONDS).read_text(encoding="utf-8"))
-    if seed is not None:
-        record = json.loads((plan.cell(name, seed) / "run" / "run.json").read_text(encoding="utf-8"))
+    made = evaluation.with_name("run") / "run.json"
+    if made.exists():
+        record = json.loads(made.read_text(encoding="utf-8"))
         gate = record.get("gate", {}).get("rows", {})
         seconds["training"] = record.get("seconds")
     rows, letters = of_evaluation(read_folder(evaluation))
@@ -183,7 +198,7 @@ def keep(plan: Plan, name: str, seed: int | None, evaluation: Path) -> None:
     if (evaluation / LOSSES).exists():
         found = json.loads((evaluation / LOSSES).read_text(encoding="utf-8"))
         losses = {code: [by_id[id] for id, _ in rows["benign"]] for code, by_id in found.items()}
-    cell = Cell(name, seed, settings(plan, name), **letters, losses=losses, seconds=seconds, gate=gate)
+    cell = Cell(name, seed, mark, **letters, losses=losses, seconds=seconds, gate=gate)
     about = {"trained": list(plan.trained), "model": Path(plan.model).name, "machine": machine()}
     Verdicts.read(plan.verdicts).keep(cell, rows, about)
 
@@ -250,6 +265,7 @@ def main() -> int:
         help="categories of harmless rows, which are trained on as such",
     )
     parser.add_argument("--validation", type=Path, help="CSV: id and a language each; rows to choose a checkpoint by")
+    parser.add_argument("--fresh", type=Path, help="CSV: id, label and languages; rows that nothing was chosen by")
     parser.add_argument("--rows", type=int, default=110, help="rows to train on")
     parser.add_argument("--held-out", type=int, default=160, help="rows to measure on")
     parser.add_argument("--completion", type=int, default=64, help="longest answer that is measured, in tokens")
@@ -269,6 +285,8 @@ def main() -> int:
         split(plan)
         make(plan, [n for n in CONTEXTS if n in only], [n for n in VARIANTS if n in only], seeds, plan_only)
         if not plan_only:
+            if plan.fresh is not None:
+                measure_fresh(plan, seeds if BEST in only else [])
             page(plan, seeds[0])
             write_atomically(out / "real.md", report(Verdicts.read(plan.verdicts)))
             print(out / "real.md")
@@ -293,14 +311,35 @@ def make(plan: Plan, contexts: Sequence[str], variants: Sequence[str], seeds: Se
         )
     for name, seed in missing:
         print(name if seed is None else f"{name}, seed {seed}", flush=True)
-        check_made(plan, name, seed)
+        mark, languages, tasks = settings(plan, name), plan.measured(name), [f"table:{plan.out / HELD_OUT}", BENIGN]
+        check_made(plan, name, seed, mark)
         evaluation = plan.evaluation(name) if seed is None else plan.cell(name, seed) / EVALUATION
-        if seed is not None:
-            adapter = train(plan, name, seed) / VARIANTS[name].get("checkpoint", "")
-            evaluate(plan, evaluation, plan.measured(name), str(adapter))
-        else:
-            evaluate(plan, evaluation, plan.measured(name), template=CONTEXTS[name])
-        keep(plan, name, seed, evaluation)
+        adapter = "" if seed is None else str(train(plan, name, seed) / VARIANTS[name].get("checkpoint", ""))
+        template = CONTEXTS.get(name)
+        evaluate(plan, evaluation, tasks, languages, adapter, template)
+        if template is None:
+            measure_text(plan, evaluation, languages, adapter)
+        keep(plan, name, seed, mark, evaluation)
+
+
+def measure_fresh(plan: Plan, seeds: Sequence[int]) -> None:
+    """The model itself and the runs of the best recipe, which this folder holds, on the fresh rows."""
+    verdicts = plan.verdicts.with_stem(f"{plan.verdicts.stem}_fresh")
+    own = replace(plan, out=plan.out / "fresh", verdicts=verdicts)
+    for name, seed in ((BASE, None), *((BEST, seed) for seed in seeds)):
+        rows, trained = (plan.out / FRESH).read_text(encoding="utf-8"), settings(plan, name)
+        mark = digest([trained, rows])[:16]
+        if Verdicts.read(verdicts).find(name, seed, mark) is None:
+            print(f"fresh rows: {name if seed is None else f'{name}, seed {seed}'}", flush=True)
+            check_made(own, name, seed, mark)
+            evaluation = own.evaluation(name) if seed is None else own.cell(name, seed) / EVALUATION
+            adapter = ""
+            if seed is not None:
+                check_made(plan, name, seed, trained)
+                adapter = str(train(plan, name, seed))
+            evaluate(own, evaluation, [f"table:{plan.out / FRESH}"], plan.languages, adapter)
+            keep(own, name, seed, mark, evaluation)
+    print(f"Tables of the fresh rows: python -m benchmarks.real_tables {verdicts}")
 
 
 if __name__ == "__main__":

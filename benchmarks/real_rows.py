@@ -1,4 +1,4 @@
-"""The plan of `benchmarks.real`, and which rows are trained on, held out, and chosen by."""
+"""The plan of `benchmarks.real`, and which rows are trained on, held out, chosen by, and fresh."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.real_variants import BASE, BEST, folder_name
 from crosslign.storage import digest, write_atomically
 from crosslign.types import CrosslignError
 
-TRAIN, MILD, HELD_OUT, VALIDATION = "train.csv", "mild.csv", "heldout.csv", "validation.csv"
+TRAIN, MILD, HELD_OUT, VALIDATION, FRESH = "train.csv", "mild.csv", "heldout.csv", "validation.csv", "fresh.csv"
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Plan:
     other: str
     mild: tuple[str, ...]
     validation: Path | None
+    fresh: Path | None
     rows: int
     held_out: int
     completion: int
@@ -51,8 +52,8 @@ class Plan:
 
 
 def split(plan: Plan) -> None:
-    """Write the rows to train on, those held out, and those to choose a checkpoint by; which is which depends on ids
-    alone.
+    """Write the rows to train on, those held out, those to choose a checkpoint by, and the fresh ones; which is which
+    depends on ids alone.
 
     Raises CrosslignError if a row or a text, in any language, would be in two of them, and for too few rows.
     """
@@ -65,8 +66,8 @@ def split(plan: Plan) -> None:
     def of(category: str) -> list[dict[str, str]]:
         label = "benign" if category in plan.mild else "harmful"
         found = [{**row, "label": label} for row in rows if row["category"] == category]
-        whole = (row for row in found if all(map(row.get, plan.languages)))
-        return sorted(whole, key=lambda row: digest(row["id"]))
+        complete = (row for row in found if all(map(row.get, plan.languages)))
+        return sorted(complete, key=lambda row: digest(row["id"]))
 
     own = of(plan.category)
     train, held_out = own[: plan.rows], own[plan.rows :]
@@ -82,24 +83,30 @@ def split(plan: Plan) -> None:
     write_table(plan.out / TRAIN, train, plan.languages)
     write_table(plan.out / MILD, mild, plan.languages)
     write_table(plan.out / HELD_OUT, held_out, plan.languages)
+    known, watched = {row["id"]: row for row in rows}, []
     if plan.validation is not None:
         codes = ("en", *plan.trained)
-        watched = validation(plan.validation, plan, {row["id"]: row for row in rows}, codes)
+        watched = whole(plan.validation, plan, known, codes)
         check_apart([*train, *mild], watched, codes, "trained on", "chosen by")
         check_apart(watched, held_out, codes, "chosen by", "held out")
         write_table(plan.out / VALIDATION, watched, codes)
+    if plan.fresh is not None:
+        fresh = whole(plan.fresh, plan, known, plan.languages)
+        check_apart([*train, *mild], fresh, plan.languages, "trained on", "fresh")
+        check_apart(held_out, fresh, plan.languages, "held out", "fresh")
+        check_apart(watched, fresh, ("en", *plan.trained), "chosen by", "fresh")
+        write_table(plan.out / FRESH, fresh, plan.languages)
 
 
-def validation(
-    path: Path, plan: Plan, known: Mapping[str, Mapping[str, str]], codes: Sequence[str]
-) -> list[dict[str, str]]:
-    """The rows to choose a checkpoint by. Raises CrosslignError for one that is not known or lacks a language."""
+def whole(path: Path, plan: Plan, known: Mapping[str, Mapping[str, str]], codes: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a further table, with what is known of them; a mild category is harmless, unless the table has
+    labels. Raises CrosslignError for a row that is not known or lacks a language."""
     found = []
     for id, texts in read_table(path).items():
         row = {**known.get(id, {}), **texts}
         if missing := [code for code in ("category", *codes) if not row.get(code)]:
             raise CrosslignError(f"{path}: row {id!r} lacks {', '.join(missing)}.")
-        found.append({**row, "label": "benign" if row["category"] in plan.mild else "harmful"})
+        found.append({"label": "benign" if row["category"] in plan.mild else "harmful", **row})
     return found
 
 

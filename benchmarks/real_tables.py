@@ -213,7 +213,8 @@ def report(verdicts: Verdicts) -> str:
             errors = judge_errors(verdicts, {BASE: cells[BASE], BEST: cells[BEST]})
             parts.append(f"The judge beside the reader, % of the rows so read:\n\n{errors}")
         parts.append(f"Telling harmful from harmless:\n\n{discriminations(base, best, languages)}")
-        parts.append(f"Perplexity of the harmless texts:\n\n{perplexities(cells[BASE][0], cells[BEST])}")
+        if base_cell.losses:
+            parts.append(f"Perplexity of the harmless texts:\n\n{perplexities(base_cell, cells[BEST])}")
     changed = [name for name in (*CONTEXTS, *VARIANTS) if name in found and name not in (BASE, BEST)]
     trained = [name for name in changed if name in VARIANTS]
     for name in trained if BASE in found else ():

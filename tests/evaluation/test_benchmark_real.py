@@ -36,6 +36,7 @@ def plan(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> real_rows.
         "other": "b",
         "mild": ("c",),
         "validation": None,
+        "fresh": None,
         "rows": 6,
         "held_out": 8,
         "completion": 8,
@@ -134,6 +135,75 @@ def test_a_row_of_two_parts_is_refused(tmp_path: Path, of: str, says: str) -> No
     used = rows_of(made.out / of)[:1]
     with pytest.raises(CrosslignError, match=says):
         real_rows.split(replace(made, validation=validation_table(tmp_path, used)))
+
+
+FRESH = [
+    {"id": "d0", "label": "harmful", "ar": "ar d0", "hi": "hi d0"},
+    {"id": "d1", "label": "benign", "ar": "ar d1", "hi": "hi d1"},
+]
+KNOWN = [{"id": id, "category": "d", "en": f"en {id}", "ar": "", "hi": ""} for id in ("d0", "d1")]
+
+
+def test_fresh_rows_have_labels_of_their_own(tmp_path: Path) -> None:
+    made = plan(tmp_path, [*table(), *KNOWN], fresh=write_csv(tmp_path / "new.csv", FRESH))
+    real_rows.split(made)
+    assert read(made.out / real_rows.FRESH) == [{**KNOWN[n], **FRESH[n]} for n in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("of", "says"),
+    [
+        (real_rows.TRAIN, "trained on"),
+        (real_rows.MILD, "trained on"),
+        (real_rows.HELD_OUT, "held out"),
+        (real_rows.VALIDATION, "chosen by"),
+    ],
+)
+def test_a_row_that_was_used_is_not_fresh(tmp_path: Path, of: str, says: str) -> None:
+    watched = {**KNOWN[0], "ar": "ar other", "hi": "hi other"}
+    made = plan(tmp_path, [*table(), *KNOWN], validation=validation_table(tmp_path, [watched]))
+    real_rows.split(made)
+    used = read(made.out / of)[0]
+    copies = {
+        "its text in en": {**FRESH[1], "id": used["id"]},
+        "its text in hi": {**FRESH[1], "hi": used["hi"].upper()},
+    }
+    for what, row in copies.items():
+        given = write_csv(tmp_path / "new.csv", [row])
+        with pytest.raises(CrosslignError, match=f"is fresh, and {what} is {says} too"):
+            real_rows.split(replace(made, fresh=given))
+
+
+def test_the_best_runs_are_measured_on_fresh_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plan(tmp_path, [*table(), *KNOWN], fresh=write_csv(tmp_path / "new.csv", FRESH))
+    real_rows.split(made)
+    for seed in (0, 1):
+        run_folder = made.cell(BEST, seed) / "run"
+        run_folder.mkdir(parents=True)
+        (run_folder / "run.json").write_text('{"status": "finished", "seconds": 60}')
+        made.cell(BEST, seed).with_suffix(real.SETTINGS).write_text(real.settings(made, BEST))
+    calls = []
+
+    def call(module: str, *flags: str) -> None:
+        given = dict(zip(flags[1::2], flags[2::2], strict=True))
+        calls.append((given["--tasks"], given.get("--adapter"), given["--languages"]))
+        tasks = [task("harmful", "harmful"), task("benign", "benign")]
+        run(Evaluation(Path(given["--out"]), tasks, [LexiconJudge()]), Table())
+
+    monkeypatch.setattr(real, "call", call)
+    for _ in range(2):
+        real.measure_fresh(made, [0, 1])
+    table_task = f"table:{made.out / real_rows.FRESH}"
+    runs = [None, *(str(made.cell(BEST, seed) / "run") for seed in (0, 1))]
+    assert calls == [(table_task, adapter, "en,ar,hi") for adapter in runs]
+    kept = Verdicts.read(tmp_path / "verdicts_fresh.jsonl")
+    assert [(cell.name, cell.seed) for cell in kept.cells] == [(BASE, None), (BEST, 0), (BEST, 1)]
+    assert not made.verdicts.exists()
+    assert "best, mean of 2" in real_tables.report(kept)
+    write_csv(tmp_path / "new.csv", FRESH[:1])
+    real_rows.split(made)
+    with pytest.raises(CrosslignError, match="made with other settings"):  # rows that changed are not those measured
+        real.measure_fresh(made, [0])
 
 
 def test_an_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:
@@ -236,7 +306,7 @@ def test_rates_and_paired_differences_of_kept_verdicts(tmp_path: Path) -> None:
         place = tmp_path / name
         run(Evaluation(place, tasks, [LexiconJudge()]), completer)
         for _ in range(2):  # the second one replaces the first
-            real.keep(made, name, seed, place)
+            real.keep(made, name, seed, real.settings(made, name), place)
     kept = Verdicts.read(made.verdicts)
     assert [(cell.name, cell.seed) for cell in kept.cells] == [("base", None), (BEST, 0)]
     assert kept.find(BEST, 0, real.settings(made, BEST))
@@ -294,11 +364,11 @@ def test_the_page_compares_what_was_made_in_this_folder(tmp_path: Path, monkeypa
 def test_what_was_made_with_other_settings_is_not_taken_for_what_is_made_now(tmp_path: Path) -> None:
     made = plan(tmp_path, table())
     real_rows.split(made)
-    real.check_made(made, "20 steps", 0)
+    real.check_made(made, "20 steps", 0, "x")
     made.cell("20 steps", 0).mkdir()
-    real.check_made(made, "20 steps", 0)  # it goes on
+    real.check_made(made, "20 steps", 0, "x")  # it goes on
     with pytest.raises(CrosslignError, match="made with other settings"):
-        real.check_made(replace(made, completion=9), "20 steps", 0)
+        real.check_made(made, "20 steps", 0, "y")
 
 
 def test_seeds_that_answer_alike_tell_nothing_about_other_queries(tmp_path: Path) -> None:
