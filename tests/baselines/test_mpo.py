@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import VOCABULARY, tiny_llama
 from helpers import metrics, run
-from probe_script import contrasted, scripted
+from probe_script import HELP, REFUSAL, SWAHILI_HELP, SWAHILI_REFUSAL, contrasted, scripted
 from test_methods import brief
 from transformers import AutoModelForCausalLM
 
@@ -75,6 +75,28 @@ def test_pairs_that_cannot_be_said_in_the_source_language_are_left_out(
     assert numbers
     assert min(numbers) >= 6
     assert "pairs are left out (sw benign 3 of 6, sw harmful 3 of 6): said again in en" in caplog.text
+
+
+def test_the_source_language_is_kept_and_its_own_queries_are_no_examples(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_english = {SWAHILI_REFUSAL: REFUSAL, SWAHILI_HELP: HELP}  # it has pairs too
+
+    def say(kind: str, language: str, number: int) -> str:
+        said = contrasted(kind, language, number)
+        return in_english[said] if language == "en" else said
+
+    scripted(monkeypatch, say)
+    raw = brief(recipe, "mpo", steps=1)
+    raw["data"] = {**raw["data"], "languages": ["sw", "en"]}
+    rows = (run(raw) / "examples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["language"] for line in rows} == {"sw"}
+    other = {**raw, "method": {"name": "dpo"}, "output_dir": f"{raw['output_dir']}-2"}
+    rows = (run(other) / "examples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["language"] for line in rows} == {"sw", "en"}
+    only = {**raw, "data": {**raw["data"], "languages": ["en"]}, "output_dir": f"{raw['output_dir']}-3"}
+    with pytest.raises(CrosslignError, match="'mpo' has found nothing to learn from"):
+        run(only)
 
 
 def test_the_loss_is_that_of_an_independent_computation(

@@ -14,7 +14,8 @@ are trained (learning rate 6e-7, 2 epochs), and h is a mean over the prompt and 
 pairs are those of `baselines.preferences`, the model itself says both answers again in the source language
 (`baselines.again`), and h is a mean over the answer's tokens, which padding does not change. A model that refuses to
 repeat an unsafe answer makes the source's gap smaller than it is: how much that costs is not known. A pair of which one
-comes out empty, or both alike, says nothing of the source language, and is left out.
+comes out empty, or both alike, says nothing of the source language, and is left out. So are the source language's own
+queries: there the first term would move the student's gap to the frozen one's 1 / beta, away from where it is.
 """
 
 from __future__ import annotations
@@ -55,24 +56,21 @@ class Mpo(ExampleMethod):
         check_numbers(zero=True, retention=self.retention)
 
     def examples(self, material: Material) -> Sequence[Example]:
-        preferences = material.preferences()
+        pairs = [p for p in material.preferences() if p.query.language != p.query.source_language]
         source: dict[str, list[Completion]] = {}  # chosen and rejected in the source language, where they can be said
-        others = [p for p in preferences if p.query.language != p.query.source_language]
-        queries = [p.query for p in others]
+        queries = [p.query for p in pairs]
         codes = [query.source_language for query in queries]
-        for kind, answers in (("chosen", [p.chosen for p in others]), ("rejected", [p.rejected for p in others])):
+        for kind, answers in (("chosen", [p.chosen for p in pairs]), ("rejected", [p.rejected for p in pairs])):
             made = said_again(material, queries, answers, codes, f"{kind} answers in the source language")
             for i, completion in made.items():
                 source.setdefault(queries[i].key, []).append(completion)
         source = {key: pair for key, pair in source.items() if _differ([text_of(material, c) for c in pair])}
         _check_said(queries, source)
         found = []
-        for p in preferences:
-            pair = [p.chosen, p.rejected]
-            in_source = pair if p.query.language == p.query.source_language else source.get(p.query.key, [])
+        for p in pairs:
             own, english = (fitting(partial(material.contexts.student, q)) for q in (p.query, source_query(p.query)))
-            if own is not None and english is not None and len(in_source) == len(pair):
-                rows = [(own, c) for c in pair] + [(english, c) for c in in_source]
+            if own is not None and english is not None and p.query.key in source:
+                rows = [(own, c) for c in (p.chosen, p.rejected)] + [(english, c) for c in source[p.query.key]]
                 found.append(Example(p.query, tuple(Answer(x.token_ids, c.token_ids) for x, c in rows)))
         return found
 
