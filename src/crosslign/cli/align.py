@@ -10,8 +10,8 @@ from typing import Any
 from crosslign.cli.common import comma_list, quiet_libraries, say, show, whole
 
 ALIGN_EPILOG = """\
-  crosslign align Qwen/Qwen2.5-7B-Instruct --languages sw,bn --queries queries.csv --out runs/aligned
-  crosslign align MODEL --languages sw,jv --queries english.csv --translator seq2seq --hours 2 --out runs/aligned
+  crosslign align Qwen/Qwen2.5-7B-Instruct --languages sw,bn --queries my_queries.csv --out runs/align
+  crosslign align MODEL --languages sw,jv --queries english.csv --translator seq2seq --hours 2 --out runs/align
   crosslign align MODEL --languages sw --queries queries.csv --judge qwen3guard --training.max_steps 40 --out DIR
 
 Stages: queries, before, teacher, plan, train, after, card. Each says what it has decided and which flag overrules it.
