@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from crosslign.evaluation.stages import RESULTS
 from crosslign.runs.bench import bench as bench_module
 from crosslign.runs.bench import make
 from crosslign.runs.bench.cells import EVALUATION, Cell, cells_of, shard_of
+from crosslign.runs.bench.check import check_inputs
 from crosslign.runs.bench.config import load_bench
 from crosslign.storage import LOCK, locked
 from crosslign.types import CrosslignError, Interrupted
@@ -134,6 +136,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "utility without its benchmark": ({"utility": {"tasks": ["mgms"]}}, "mgms"),
     "a figure of no method": ({"published": [FIGURE]}, "Did you mean 'msd'"),
     "not said what is trained": ({"trained": None}, "trained"),
+    "a student's own messages": (
+        methods(x={"student": {"messages": [{"role": "user", "content": "So: {query}"}]}}),
+        "tiny / x: student.messages: a bench asks every model as crosslign eval does",
+    ),
+    "a student's own chat options": (
+        {"models": {"tiny": {"model": {"path": "some/model"}, "student": {"chat_template_kwargs": {"tools": True}}}}},
+        "tiny / base: student.chat_template_kwargs: ",
+    ),
 }
 
 
@@ -188,7 +198,9 @@ def test_a_folder_of_something_else_or_of_another_bench_is_left_alone(
     assert "holds no bench of crosslign" in capsys.readouterr().err
     assert bench(tmp_path, raw) == 0
     made = len(begun)
-    assert bench(tmp_path, {**raw, "batch_size": 3, "judge": {"names": ["lexicon"], "batch_size": 2}}) == 0
+    titles = [{**task, "title": "another title", "harder": True} for task in raw["tasks"]]
+    judge = {"names": ["lexicon"], "batch_size": 2}
+    assert bench(tmp_path, {**raw, "batch_size": 3, "judge": judge, "tasks": titles}) == 0
     assert bench(tmp_path, {**raw, "max_completion_length": 5, "trained": ["en"]}) == 1
     assert "holds another bench: trained, max_completion_length differ" in capsys.readouterr().err
     assert len(begun) == made
@@ -215,7 +227,9 @@ def test_cells_of_other_settings_are_named_and_made_anew_when_asked_to(
     assert begun == [*(f"tiny / {m} / seed 2" for m in ("msd", "sft")), *(f"tiny / more / seed {s}" for s in (0, 1, 2))]
 
 
-@pytest.mark.parametrize(("part", "kept"), [("evaluation", True), ("utility", True), ("recipe", False)])
+@pytest.mark.parametrize(
+    ("part", "kept"), [("evaluation", True), ("utility", True), ("asked", True), ("recipe", False), ("weights", False)]
+)
 def test_what_was_trained_stays_where_only_other_things_are_measured(
     raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, kept: bool
 ) -> None:
@@ -249,6 +263,86 @@ def test_what_decides_a_cells_numbers_is_what_it_uses(raw: dict[str, Any], tmp_p
     found = [cell.settings() for cell in cells_of(load_bench(tmp_path / "bench.yaml"))]
     other = {name for name, now in zip(before, found, strict=True) if now != longer[name]}
     assert other == {name for name in before if "/ base /" not in name and "/ prompt /" not in name}
+
+
+def test_what_changes_no_number_makes_no_other_cell(raw: dict[str, Any], tmp_path: Path) -> None:
+    """Of a server that has moved, or of a batch that was too large for the memory."""
+    raw["utility"] = {"tasks": ["mgsm"]}
+    gate = {"judge": {"names": ["llm:judge"], "url": "http://here:1/v1"}}
+    raw["recipe"] |= {"rollouts": {"backend": "vllm", "url": "http://here:2"}, "gate": gate}
+
+    def marks(**changes: Any) -> list[dict[str, str]]:
+        return [cell.settings() for cell in cells(tmp_path, {**raw, **changes})]
+
+    before = marks()
+    moved = {
+        "rollouts": {"backend": "vllm", "url": "http://there:2", "timeout_seconds": 9, "adapter_dir": "elsewhere"},
+        "gate": {"judge": {**gate["judge"], "url": "http://there:1/v1", "api_key_env": "KEY", "concurrency": 2}},
+        "log_rollouts": 0,
+    }
+    assert marks(batch_size=3, recipe={**raw["recipe"], **moved}) == before
+    for other in ({"gate": {"judge": {**gate["judge"], "rubric": "strongreject"}}}, {"sampling": {"batch_size": 1}}):
+        found = marks(recipe={**raw["recipe"], **other})
+        trained = [cell.untrained is None for cell in cells(tmp_path, raw)]
+        assert [now != old for now, old in zip(found, before, strict=True)] == trained
+
+
+TEMPLATE = "messages: [{{role: user, content: '{say} {{source_query}} {{query}}'}}]\n"
+
+
+def test_what_a_file_holds_decides_and_not_its_name_alone(
+    raw: dict[str, Any], tmp_path: Path, model_folder: Path
+) -> None:
+    model, template, wrapper, table = (tmp_path / name for name in ("model", "template.yaml", "wrapper.txt", "ids.csv"))
+    shutil.copytree(model_folder, model)
+    template.write_text(TEMPLATE.format(say="Read:"))
+    wrapper.write_text("Now: {query}")
+    table.write_text("id,answer,en\n1,2,x\n")
+    raw |= {"models": {"tiny": str(model)}, "utility": {"tasks": ["mgsm"], "paths": {"mgsm": str(table)}}}
+    raw["recipe"]["teacher"] = {"template": str(template)}
+    raw["methods"]["prompt"] = {"context": "teacher", "template": str(template)}
+    raw["methods"]["steer"] = {"steer": {}}
+    raw["tasks"] += [{"name": "multijail_intentional", "options": {"wrapper": str(wrapper)}}]
+    found = cells(tmp_path, raw)
+    for cell in found:
+        cell.update(settings=cell.settings())
+
+    def differing() -> dict[str, set[str]]:
+        return {cell.method: {*cell.differences()} for cell in found}
+
+    none: dict[str, set[str]] = {method: set() for method in ("base", "msd", "sft", "prompt", "steer")}
+    with_template = {"msd", "sft", "prompt"}
+    for path, text, part, methods in (
+        (tmp_path / "heldout.csv", None, "asked", {*none}),
+        (wrapper, "Then: {query}", "asked", {*none}),
+        (table, "id,answer,en\n1,3,x\n", "asked", {*none} - {"prompt"}),  # of which no utility is measured
+        (template, TEMPLATE.format(say="See:"), "template", with_template),
+        (model / "config.json", None, "weights", {*none}),
+    ):
+        before = path.read_bytes()
+        path.write_bytes(before + b"\n" if text is None else text.encode())
+        assert differing() == {method: {part} if method in methods else set() for method in none}, path
+        (place := model if part == "weights" else path).rename(tmp_path / "gone")
+        assert differing() == none, path  # tables may be made where the files are not
+        (tmp_path / "gone").rename(place)
+        path.write_bytes(before)
+        assert differing() == none, path
+
+
+def test_languages_of_a_methods_own_stay_its_own(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["methods"]["more"] = {"data": {"languages": ["sw", "bn"]}}
+    trained = {cell.method: cell.config.data.languages for cell in cells(tmp_path, raw)}
+    assert trained == {"base": ["en", "sw"], "msd": ["en", "sw"], "sft": ["en", "sw"], "prompt": ["en", "sw"],
+                       "more": ["sw", "bn"]}  # fmt: skip
+
+
+def test_utility_is_checked_though_the_first_cell_to_make_has_none(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["utility"] = {"tasks": ["mgms"]}
+    prompt, *others = sorted(cells(tmp_path, raw), key=lambda cell: cell.method != "prompt")
+    assert prompt.utility is None
+    assert check_inputs([prompt]) == []
+    (wrong,) = check_inputs([prompt, *others])
+    assert "mgms" in wrong
 
 
 def test_a_cell_that_fails_is_recorded_and_stops_no_other(

@@ -13,18 +13,17 @@ from typing import Any, Literal
 from crosslign.evaluation.stages import RESULTS, folder_name
 from crosslign.evaluation.utility import UtilityRequest
 from crosslign.ownership import read_mark
-from crosslign.runs.bench.config import BASE, BenchConfig, UntrainedMethod, asks, titles, untrained
+from crosslign.runs.bench.config import BASE, BenchConfig, UntrainedMethod, asks, learns, titles, untrained
+from crosslign.runs.bench.contents import CONTENTS, contents
 from crosslign.runs.config import EvaluationConfig, RunConfig, TaskConfig
-from crosslign.runs.prepare import CHANGE_NO_NUMBER
 from crosslign.runs.recipe import merged, parse_config, parse_section, read_recipe
-from crosslign.storage import digest, file_sha256, write_atomically
+from crosslign.storage import digest, write_atomically
 from crosslign.types import CrosslignError
 
 CELLS, RECORD = "cells", "cell.json"
 RUN, EVALUATION, DIRECTION, ERROR = "run", "evaluation", "direction.safetensors", "error.txt"
-MEASURED = ("evaluation", "utility")  # the parts of a cell's settings that say what is measured of what was trained
+MEASURED = ("evaluation", "utility", "asked")  # parts of a cell's settings: what is measured of what was trained
 SEED = "{seed}"
-TABLES, FILES = "tables", (".csv", ".tsv", ".jsonl", ".parquet")  # tables that are files, not data sets of the hub
 State = Literal["open", "begun", "failed", "finished"]
 
 
@@ -67,23 +66,19 @@ class Cell:
         return list(self.config.data.languages or ())
 
     def settings(self) -> dict[str, str]:
-        """A digest of each part that decides the cell's numbers; without tables if one is not on this machine."""
-        recipe = self.config.model_dump(mode="json", exclude=CHANGE_NO_NUMBER)
-        evaluation, utility = MEASURED
-        parts: dict[str, Any] = {evaluation: asks(self.evaluation)}
+        """A digest of each part that decides the cell's numbers; without those of `CONTENTS` that are not known."""
+        recipe = learns(self.config)
+        parts: dict[str, Any] = {"evaluation": asks(self.evaluation)}
         if self.utility is not None:
-            parts[utility] = vars(self.utility)
-        learns = self.untrained is None or self.untrained.steer is not None
+            parts["utility"] = {key: value for key, value in vars(self.utility).items() if key != "batch_size"}
+        has_learned = self.untrained is None or self.untrained.steer is not None
         if self.untrained is None:
             parts["recipe"] = recipe
         else:
-            sections = ("model", "student", "data", "seed") if learns else ("model", "student")
+            sections = ("model", "student", "data", "seed") if has_learned else ("model", "student")
             parts["recipe"] = [self.source_language, *(recipe[name] for name in sections)]
             parts["method"] = self.untrained.model_dump(mode="json")
-        if learns:
-            tables = [Path(table.path) for table in self.config.data.tables]
-            if all(path.is_file() for path in tables if path.suffix in FILES):
-                parts[TABLES] = [file_sha256(path) if path.is_file() else str(path) for path in tables]
+        parts |= contents(self.config, self.evaluation.tasks, self.utility, self.untrained)
         return {name: digest(part) for name, part in parts.items()}
 
     def record(self) -> dict[str, Any]:
@@ -113,8 +108,8 @@ class Cell:
         if not isinstance(before, dict):
             return []
         now = self.settings()
-        names = {*before, *now} - ({TABLES} if TABLES not in now else set())
-        return sorted(name for name in names if before.get(name) != now.get(name))
+        unknown = {name for name in CONTENTS if name not in before or name not in now}
+        return sorted(name for name in {*before, *now} - unknown if before.get(name) != now.get(name))
 
     def is_ready(self) -> bool:
         """Whether it can stand in a table: finished, as the bench file is now."""
@@ -127,6 +122,8 @@ def cells_of(bench: BenchConfig) -> list[Cell]:
     Raises CrosslignError for a recipe's file that is missing or none.
     """
     shared = bench.recipe if isinstance(bench.recipe, Mapping) else read_recipe(bench.recipe)
+    if bench.trained is not None:
+        shared = merged(shared, {"data": {"languages": bench.trained}})
     methods: dict[str, Mapping[str, Any]] = {BASE: {"context": "student"}}
     methods |= {name: changes or {} for name, changes in bench.methods.items()}
     out = Path(bench.out)
@@ -136,8 +133,6 @@ def cells_of(bench: BenchConfig) -> list[Cell]:
         for method, own in methods.items():
             without = untrained(method, own)
             raw = merged(merged(shared, changes), {} if without is not None else own)
-            if bench.trained is not None:
-                raw = merged(raw, {"data": {"languages": bench.trained}})
             for seed in _seeds(bench, raw, without):
                 folder = out / CELLS / folder_name(model) / folder_name(method) / f"seed-{seed}"
                 own_raw = _of_seed({**raw, "seed": seed}, seed)

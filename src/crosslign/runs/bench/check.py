@@ -54,6 +54,14 @@ def _check_cell(cell: Cell) -> None:
         raise CrosslignError(
             "which languages are trained on is not said. Name them as `trained`, or as data.languages in the recipe."
         )
+    student = config.student
+    if student.messages is not None or not student.chat_template_kwargs.keys() <= {"enable_thinking"}:
+        key = "chat_template_kwargs" if student.messages is None else "messages"
+        raise CrosslignError(
+            f"student.{key}: a bench asks every model as crosslign eval does: one turn of the user, and no option of "
+            "the chat template but enable_thinking. A model that learned from other contexts would be measured out of "
+            "place. Leave it out."
+        )
     if cell.untrained is not None:
         load_teacher_template(cell.untrained.template)
         return
@@ -85,9 +93,9 @@ def check_inputs(cells: Sequence[Cell]) -> list[str]:
             one = cell.evaluation.model_copy(update={"tasks": [task]})
             tasks = partial(checked_tasks, one, "", languages=one.languages, source_language=cell.source_language)
             look.once(task, "tasks", tasks)
-    if (utility := cells[0].utility) is not None:
-        codes = cells[0].evaluation.languages or cells[0].trained
-        look.once("utility", "utility", partial(check_utility, utility, codes))
+        if cell.utility is not None:
+            codes = cell.evaluation.languages or cell.trained
+            look.once((cell.utility, codes), "utility", partial(check_utility, cell.utility, codes))
     return list(look.wrong)
 
 

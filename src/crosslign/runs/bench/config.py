@@ -12,6 +12,7 @@ from crosslign.evaluation.stages import folder_name
 from crosslign.evaluation.tables import short_names
 from crosslign.rollouts.base import MOST_TOKENS
 from crosslign.runs.config import MANY, EvaluationConfig, Length, RunConfig, Section, TaskConfig
+from crosslign.runs.prepare import CHANGE_NO_NUMBER
 from crosslign.runs.recipe import override, parse_section, read_recipe
 from crosslign.types import MAX_SEED, CrosslignError, Role, nearest
 from crosslign.untrusted import is_blank
@@ -99,7 +100,8 @@ class BenchConfig(EvaluationConfig):
     tasks: list[BenchTask] = Field(min_length=1)  # type: ignore[assignment]
     """Tasks whose queries are completed, each with title and harder besides."""
     trained: list[str] | None = None
-    """Languages that are trained on; null for the recipe's data.languages. All others are unseen."""
+    """Languages that are trained on, unless a model or a method has data.languages of its own; null for the recipe's
+    data.languages. All others are unseen."""
     utility: UtilityConfig | None = None
     """What the models can still do; null: it is not measured."""
     reference: str = "msd"
@@ -164,16 +166,37 @@ class BenchConfig(EvaluationConfig):
         return published
 
 
-# Keys of an evaluation that change no number.
-_HOW_FAST: dict[str, Any] = {
-    "batch_size": True,
-    "judge": {"url", "api_key_env", "concurrency", "batch_size", "allow_self"},
+# Keys that change no number: of an evaluation; of a bench's tasks; of a recipe, besides `CHANGE_NO_NUMBER`. A recipe's
+# sampling.batch_size is none of them: other rows of a batch, other draws.
+_JUDGED = dict.fromkeys(("url", "api_key_env", "concurrency", "batch_size", "allow_self"), True)
+_HOW_FAST: dict[str, Any] = {"batch_size": True, "judge": _JUDGED}
+_SHOWN: dict[str, Any] = {"tasks": {"__all__": {"title", "harder"}}}
+_SERVED: dict[str, Any] = {
+    "rollouts": dict.fromkeys(("url", "timeout_seconds", "adapter_dir"), True),
+    "gate": {"judge": _JUDGED},
+    "evaluation": _HOW_FAST,
 }
 
 
 def asks(config: EvaluationConfig) -> dict[str, Any]:
     """What decides an evaluation's numbers."""
-    return config.model_dump(mode="json", exclude=_HOW_FAST)
+    return config.model_dump(mode="json", exclude={**_HOW_FAST, **_SHOWN})
+
+
+def learns(config: RunConfig) -> dict[str, Any]:
+    """What decides a run's numbers; what does not is as if nobody had set it, or left out."""
+    return _unset(config, _SERVED).model_dump(mode="json", exclude=CHANGE_NO_NUMBER)
+
+
+def _unset(section: Section, keys: Mapping[str, Any]) -> Section:
+    changes = {}
+    for key, inner in keys.items():
+        value = getattr(section, key)
+        if inner is True:
+            changes[key] = type(section).model_fields[key].get_default()
+        elif value is not None:
+            changes[key] = _unset(value, inner)
+    return section.model_copy(update=changes)
 
 
 def titles(tasks: Sequence[BenchTask]) -> list[str]:
