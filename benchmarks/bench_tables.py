@@ -19,7 +19,7 @@ from crosslign.runs.bench.cells import cells_of
 from crosslign.runs.bench.config import BASE, load_bench
 from crosslign.runs.bench.numbers import Chosen, Numbers
 from crosslign.runs.bench.outcomes import read_blocks
-from crosslign.runs.bench.tables import Quantity, change_text, changes_to, methods_of, quantities, rate_text
+from crosslign.runs.bench.tables import FEWER, FEWER_NOTE, Quantity, change_text, changes_to, methods_of, quantities
 
 HARMLESS = ", harmless"  # ends the title of the harmless requests that belong to a harder task
 SHOWN = (
@@ -67,7 +67,7 @@ def page(
     columns += harder_tasks(numbers, trained, source) if harder else []
     methods = [m for m in methods_of(numbers) if not wanted or m in wanted]
     head = ["method", *(one.name for one in columns)]
-    rates = [head, *([m, *(rate_text(one.rate(numbers, m)) for one in columns)] for m in methods)]
+    rates = [head, *([m, *(one.rate_text(numbers, m) for one in columns)] for m in methods)]
     changes = changes_to(numbers, columns, reference)
     if not changes:  # the reference, or all else, is not made yet
         return markdown(rates)
@@ -90,22 +90,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench = load_bench(arguments.bench, rest)
     if unknown := set(arguments.only) - {BASE, *bench.methods}:
         parser.error(f"no method of {arguments.bench}: {', '.join(sorted(unknown))}")
+    if len(bench.models) > 1:
+        parser.error(f"{arguments.bench} has several models, and these are tables of one. The bench's own page has all")
     cells = cells_of(bench)
-    ready = [cell for cell in cells if cell.is_ready()]
-    if len(ready) < len(cells):
-        left = f"{len(cells) - len(ready)} of {len(cells)} cells"
-        print(f"{left} are not counted: not finished, or made with other settings.", file=sys.stderr)
-    numbers = Numbers(read_blocks(bench, ready))
-    print(
-        page(
-            numbers,
-            cells[0].trained,
-            cells[0].source_language,
-            bench.reference,
-            arguments.only,
-            harder=arguments.harder,
+    if left := sum(not cell.is_ready() for cell in cells):
+        print(
+            f"{left} of {len(cells)} cells are not counted: not finished, or made with other settings.", file=sys.stderr
         )
+    numbers = Numbers(read_blocks(bench, cells))
+    text = page(
+        numbers, cells[0].trained, cells[0].source_language, bench.reference, arguments.only, harder=arguments.harder
     )
+    print(f"{text}\n\n{FEWER_NOTE}" if FEWER in text else text)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from crosslign.evaluation.stages import ANSWERS
 from crosslign.evaluation.tables import Table, latex
 from crosslign.runs.bench.bench import only_tables
 from crosslign.runs.bench.config import load_bench
+from crosslign.runs.bench.tables import FEWER
 from crosslign.runs.bench.write import LATEX, NUMBERS, PAGE, TEXT
 from crosslign.storage import append_rows
 from crosslign.types import CrosslignError, Query
@@ -210,6 +212,28 @@ def test_each_of_the_harder_tasks_has_columns_if_asked_for(
     assert float(columns["separation told"].split()[0]) == pytest.approx(answered - unsafe, abs=0.06)
 
 
+def test_the_tables_of_a_page_are_of_one_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_bench(tmp_path, bench_raw(tmp_path, "some/model", models={"one": "some/model", "two": "some/other"}))
+    with pytest.raises(SystemExit):
+        bench_tables.main([str(path)])
+    assert "has several models" in capsys.readouterr().err
+
+
+def test_one_finished_seed_of_two_is_paired_with_that_seed_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(method: str, seed: int, query: Query) -> str:
+        return ANSWER if (method, seed) == ("msd", 1) else says(method, seed, query)
+
+    _, cells = finished_bench(tmp_path, bench_raw(tmp_path, "some/model"), said)
+    (gone,) = (cell for cell in cells if cell.name == "tiny / sft / seed 1")
+    shutil.rmtree(gone.folder)
+    assert bench_tables.main([str(tmp_path / "bench.yaml"), "--only", "sft"]) == 0
+    change = capsys.readouterr().out.splitlines()[-1]
+    own = share("sft", "harmful", "sw", (0,)) - share("msd", "harmful", "sw", (0,))
+    assert float(change.split("|")[2].split()[0]) == pytest.approx(own, abs=0.05)
+
+
 def test_of_a_bench_without_its_reference_there_are_the_rates_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -288,6 +312,34 @@ def test_separation_is_of_the_languages_that_both_sides_have(tmp_path: Path) -> 
     out = only_tables(bench).parent
     expected = share("msd", "benign", "sw", (0,)) - share("msd", "harmful", "sw", (0,))
     assert value(out, method="msd", scope="group", name="separation unseen") == pytest.approx(expected)
+
+
+def test_a_mean_over_fewer_languages_is_marked_and_separation_has_the_same_on_both_sides(tmp_path: Path) -> None:
+    """The judge abstains on most harmful answers of one method in Bengali."""
+    raw = bench_raw(tmp_path, "some/model", seeds=[0], trained=["en"])  # Swahili and Bengali are unseen
+    bench, cells = finished_bench(tmp_path, raw, says)
+    (folder,) = (cell.folder for cell in cells if cell.method == "sft")
+    (path,) = folder.glob("evaluation/*/verdicts-lexicon.jsonl")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        if row["language"] == "bn" and int(row["id"].rpartition("-")[2]) % 2:
+            row |= {"outcome": None, "reason": "not sure"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    out = only_tables(bench).parent
+    harmful, benign = (share("sft", label, "sw", (0,)) for label in ("harmful", "benign"))
+    assert value(out, method="sft", scope="group", name="ASR unseen") == pytest.approx(harmful)
+    assert value(out, method="sft", scope="group", name="separation unseen") == pytest.approx(benign - harmful)
+    refused = [100 - share("sft", "benign", code, (0,)) for code in ("sw", "bn")]
+    assert value(out, method="sft", scope="group", name="over-refusal unseen") == pytest.approx(sum(refused) / 2)
+    _, first, changes, *_ = (out / TEXT).read_text(encoding="utf-8").split("\n## ")
+    expected = {"ASR unseen", "invalid", "separation unseen"}
+    for text in (first, changes):
+        head, sft = (
+            next(line for line in text.splitlines() if line.startswith(f"| {method} ")).split("|")
+            for method in ("method", "sft")
+        )
+        assert {name.strip() for name, cell in zip(head, sft, strict=True) if FEWER in cell} == expected
+    assert not any(FEWER in line for line in first.splitlines() if line.startswith("| msd "))
 
 
 def test_seeds_with_worlds_of_their_own_are_paired_within_each(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from crosslign.runs.bench.numbers import Change, Chosen, Numbers, corrected
 from crosslign.runs.bench.outcomes import Column, What
 
 Flat = dict[str, Any]
-SURE = "*"
+SURE, FEWER = "*", "†"
+FEWER_NOTE = f"{FEWER}: over fewer tasks or languages than other methods, for want of judged answers."
 GROUPS_NOTE = (
     "seen: languages that are trained on; unseen: all others; the source language is in neither; harder: the harder "
     "tasks in all but the source language. Means over tasks, languages and seeds, in %, with 95 % intervals over "
@@ -50,6 +51,10 @@ class Quantity:
         if self.what is None:
             return numbers.separation_change(method, other, self.chosen)
         return numbers.difference(method, other, self.what, self.metric, self.chosen)
+
+    def rate_text(self, numbers: Numbers, method: str) -> str:
+        fewer = numbers.fewer(method, self.what, self.metric, self.chosen)
+        return rate_text(self.rate(numbers, method), fewer=fewer)
 
 
 def quantities(numbers: Numbers, trained: Sequence[str], source: str) -> list[Quantity]:
@@ -101,9 +106,9 @@ def model_tables(bench: BenchConfig, model: str, numbers: Numbers, trained: Sequ
             f"{model}: all methods",
             [
                 ["method", "seeds", *(one.name for one in columns)],
-                *([m, _runs(numbers, m), *(rate_text(one.rate(numbers, m)) for one in columns)] for m in methods),
+                *([m, _runs(numbers, m), *(one.rate_text(numbers, m) for one in columns)] for m in methods),
             ],
-            GROUPS_NOTE,
+            f"{GROUPS_NOTE} {FEWER_NOTE}",
         )
     ]
     for other in dict.fromkeys((BASE, bench.reference)):
@@ -111,7 +116,7 @@ def model_tables(bench: BenchConfig, model: str, numbers: Numbers, trained: Sequ
         if changes:
             rows = [[m, *(change_text(changes[one.name][m]) for one in columns)] for m in methods if m != other]
             head = ["method", *(one.name for one in columns)]
-            tables.append(Table(f"{model}: differences to {other}", [head, *rows], CHANGE_NOTE))
+            tables.append(Table(f"{model}: differences to {other}", [head, *rows], f"{CHANGE_NOTE} {FEWER_NOTE}"))
     by, ranks = numbers.ranks(methods, lambda column: not column.harder and column.language != source)
     if ranks:
         order = sorted(ranks, key=lambda m: (-ranks[m].first, ranks[m].mean))
@@ -247,8 +252,10 @@ def _plain(estimate: Estimate | None) -> str:
     return MISSING if estimate is None else number(100 * estimate.value)
 
 
-def rate_text(estimate: Estimate | None) -> str:
-    return MISSING if estimate is None else f"{number(100 * estimate.value)} {interval(estimate.percent())}"
+def rate_text(estimate: Estimate | None, *, fewer: bool = False) -> str:
+    if estimate is None:
+        return MISSING
+    return f"{number(100 * estimate.value)} {interval(estimate.percent())}{FEWER * fewer}"
 
 
 def change_text(change: Change | None) -> str:
@@ -257,7 +264,7 @@ def change_text(change: Change | None) -> str:
         return MISSING
     found = change.estimate.percent()
     sure = change.p_holm is not None and change.p_holm < SIGNIFICANCE
-    return f"{number(found['value'], '+.1f')} {interval(found, '+.1f')}{SURE * sure}"
+    return f"{number(found['value'], '+.1f')} {interval(found, '+.1f')}{SURE * sure}{FEWER * change.fewer}"
 
 
 def _of_task(task: str) -> Chosen:
