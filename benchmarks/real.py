@@ -11,7 +11,8 @@ trained on, `builtin:benign-heldout` is not) and the table's mild categories, wh
 
 `--plan` says what would be made, and in how many hours. Everything lies in one folder, a folder a cell (a change and a
 seed), and is made by `crosslign train` and `crosslign eval`. An interrupted call goes on where it stopped; several
-calls may work on different cells (`--only`, `--seeds`).
+calls may work on different cells (`--only`, `--seeds`). A cell that fails is named, the others are made, and the call
+ends with 1.
 
 The change `best checkpoint` chooses a checkpoint by rows that are neither trained on nor held out: `--validation` names
 a table of them (`id` and a language each; their English and their category are the first table's).
@@ -32,108 +33,56 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.real_rows import FRESH, HELD_OUT, MILD, TRAIN, VALIDATION, Plan, split
+from benchmarks.real_recipe import BENIGN, WATCH, recipe, settings
+from benchmarks.real_rows import FRESH, HELD_OUT, Plan, rows_of, split
 from benchmarks.real_tables import report
 from benchmarks.real_variants import BASE, BEST, CONTEXTS, PLANNED, VARIANTS
 from benchmarks.real_verdicts import Cell, Verdicts, of_evaluation
 from benchmarks.summary import machine
-from crosslign.data.load import TableSpec, require_table
 from crosslign.evaluation.folder import read_folder
-from crosslign.evaluation.judges.lexicon import RULES_VERSION
 from crosslign.evaluation.stages import RESULTS
-from crosslign.runs.prompts import template_settings
-from crosslign.runs.recipe import merged, read_recipe
 from crosslign.storage import digest, write_atomically
 from crosslign.types import CrosslignError
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
-BENIGN = "builtin:benign-heldout"
-EVALUATION, LOSSES, SECONDS = "evaluation", "losses.json", "seconds.json"
+LOSSES, SECONDS = "losses.json", "seconds.json"
 SETTINGS = ".settings.txt"  # ends a file beside a cell's folder: the digest of what it is made with
 # Seconds before any was measured: of a step, and of an evaluation in three languages.
 STEP, EVALUATING = 12, 480
 WATCHED = 0.3  # of an evaluation's time, for one while training: 120 rows of 40 tokens in place of 256 of 64
-# While training: the recipe's `evaluation` of the variant that keeps the best checkpoint.
-WATCH: dict[str, Any] = {
-    "limit": None,
-    "max_completion_length": 40,
-    "batch_size": 60,
-    "every_steps": 20,
-    "best": {"max_over_refusal": 19},  # 3 points above what the base model refuses of the harmless ones (15.6 %)
-}
+Key = tuple[str, int | None]  # of a cell: its name and seed
 
 
-def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> dict[str, Any]:
-    """The shipped recipe with the plan's model, tables and languages, and a variant's changes."""
-    own = ("benign", "checkpoint")
-    raw = merged(read_recipe(RECIPE), {key: value for key, value in changes.items() if key not in own})
-    harmful, shipped = raw["data"]["tables"]
-    shipped = {**shipped, **changes.get("benign", {})}
-    benign = [shipped]
-    if plan.mild:  # they share the weight
-        benign = [
-            {**shipped, "weight": shipped["weight"] / 2, "path": path}
-            for path in (shipped["path"], str(plan.out / MILD))
-        ]
-    tables = [{**harmful, "path": str(plan.out / TRAIN)}, *(table for table in benign if table["weight"])]
-    if "checkpoint" in changes:
-        tasks = [f"table:{plan.out / VALIDATION}"]
-        raw["evaluation"] = {**WATCH, "tasks": tasks, "languages": ["en", *plan.trained]}
-    return {
-        **raw,
-        "model": {**raw["model"], "path": plan.model},
-        "data": {**raw["data"], "tables": tables, "languages": [*plan.trained, "en"]},
-        "seed": seed,
-        "output_dir": str(folder / "run"),
-        "cache_dir": str(plan.out / "cache"),
-    }
-
-
-@cache
-def shipped(table: str) -> str:
-    """The fingerprint of a table that ships."""
-    return require_table(TableSpec(table), "en", None).fingerprint()
-
-
-def settings(plan: Plan, name: str) -> str:
-    """A digest of all that decides a cell's numbers but its seed, the model and the versions of libraries."""
-    raw = recipe(plan, VARIANTS.get(name, {}), 0, Path())
-    raw["data"]["tables"] = [{**table, "path": Path(table["path"]).name} for table in raw["data"]["tables"]]
-    raw["model"] = {**raw["model"], "path": ""}
-    raw = {key: value for key, value in raw.items() if key not in ("output_dir", "cache_dir")}
-    raw["gate"] = {key: value for key, value in raw["gate"].items() if key != "probe"}  # all rows are tried after it
-    if "evaluation" in raw:
-        raw["evaluation"] = {**raw["evaluation"], "tasks": []}
-
-    def text(part: str) -> str:
-        return (plan.out / part).read_text(encoding="utf-8")
-
-    measured = [text(HELD_OUT), shipped(BENIGN), plan.measured(name), plan.completion, RULES_VERSION]
-    if "evaluation" in raw:
-        measured.append(text(VALIDATION) if plan.validation else "none")
-    if name in CONTEXTS:  # nothing was learned there, whatever the recipe says
-        template, length = CONTEXTS[name], raw["teacher"]["max_judgement_length"]
-        return digest(measured if template is None else [measured, template_settings(template, length)])[:16]
-    learned = [text(TRAIN), text(MILD), shipped("builtin:benign")]
-    return digest([measured, learned, raw])[:16]
-
-
-def check_made(plan: Plan, name: str, seed: int | None, now: str) -> None:
-    """Note with what settings a cell's folder is made. Raises CrosslignError if it holds what was made with others."""
-    folder = plan.evaluation(name) if seed is None else plan.cell(name, seed)
+def note_of(plan: Plan, name: str, seed: int | None, now: str) -> Path:
+    """The file that says with what settings a cell's folder is made. Raises CrosslignError if these were others."""
+    folder = plan.cell(name, seed)
     note = folder.with_name(folder.name + SETTINGS)
     before = note.read_text(encoding="utf-8") if note.exists() else "unknown"
     if folder.exists() and before != now:
         raise CrosslignError(f"{folder}: was made with other settings ({before}). Remove it, or name another --out.")
-    write_atomically(note, now)
+    return note
+
+
+def check_made(plan: Plan, name: str, seed: int | None, now: str) -> None:
+    """Note with what settings a cell's folder is made; see `note_of`."""
+    write_atomically(note_of(plan, name, seed, now), now)
+
+
+def check_all(plan: Plan, marks: Mapping[Key, str], asked: Path) -> None:
+    """What would be refused at a cell's end, hours later. `asked` is the table that the cells are measured on.
+
+    Raises CrosslignError for kept verdicts on other rows or of another model, and for folders of other settings.
+    """
+    if marks:
+        Verdicts.read(plan.verdicts).check(rows_of(asked), about(plan))
+    for (name, seed), mark in marks.items():
+        note_of(plan, name, seed, mark)
 
 
 def train(plan: Plan, name: str, seed: int) -> Path:
@@ -199,27 +148,31 @@ def keep(plan: Plan, name: str, seed: int | None, mark: str, evaluation: Path) -
         found = json.loads((evaluation / LOSSES).read_text(encoding="utf-8"))
         losses = {code: [by_id[id] for id, _ in rows["benign"]] for code, by_id in found.items()}
     cell = Cell(name, seed, mark, **letters, losses=losses, seconds=seconds, gate=gate)
-    about = {"trained": list(plan.trained), "model": Path(plan.model).name, "machine": machine()}
-    Verdicts.read(plan.verdicts).keep(cell, rows, about)
+    Verdicts.read(plan.verdicts).keep(cell, rows, {**about(plan), "machine": machine()})
+
+
+def about(plan: Plan) -> dict[str, Any]:
+    """What all verdicts of a file have in common."""
+    return {"trained": list(plan.trained), "model": Path(plan.model).name}
 
 
 def page(plan: Plan, seed: int) -> None:
     """The best recipe beside the base model as a page, where both were made in this folder."""
-    base, best, out = plan.evaluation(BASE), plan.cell(BEST, seed) / EVALUATION, plan.out / "compared"
+    base, best, out = plan.evaluation(BASE), plan.evaluation(BEST, seed), plan.out / "compared"
     if (base / RESULTS).exists() and (best / RESULTS).exists() and not out.exists():
         call("crosslign.cli", "compare", str(base), str(best), "--out", str(out))
 
 
 def call(module: str, *arguments: str) -> None:
-    """Run a Python module on one core; its messages go where ours go."""
+    """Run a Python module on one core; its messages go where ours go. Raises CrosslignError if it fails."""
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     if subprocess.run([sys.executable, "-m", module, *arguments], env=environment).returncode:  # noqa: S603
-        raise SystemExit(f"{module} {arguments[0]} has failed; the same command goes on from here.")
+        raise CrosslignError(f"{module} {arguments[0]} has failed, as it says above.")
 
 
-def hours(plan: Plan, cells: Sequence[tuple[str, int | None]]) -> str:
-    """About what cells take on one core, by what was measured so far: of cells that train and sample alike, if there
-    are any."""
+def hours(plan: Plan, cells: Sequence[Key], fresh: int = 0) -> str:
+    """About what cells, and so many evaluations on fresh rows, take on one core, by what was measured so far: of cells
+    that train and sample alike, if there are any."""
 
     def way(name: str) -> tuple[str, str]:
         raw = recipe(plan, VARIANTS[name], 0, Path())
@@ -236,13 +189,14 @@ def hours(plan: Plan, cells: Sequence[tuple[str, int | None]]) -> str:
             by_way.setdefault(way(cell.name), []).append(cell.seconds["training"] / steps(cell.name))
     known = [step for found in by_way.values() for step in found] or [STEP]
     evaluation = statistics.mean(evaluating)
-    seconds = len(cells) * evaluation
+    number = len(cells) + fresh
+    seconds = number * evaluation
     for name in (name for name, _ in cells if name in VARIANTS):
         seconds += steps(name) * statistics.mean(by_way.get(way(name), known))
         if "checkpoint" in VARIANTS[name]:
             seconds += steps(name) / WATCH["every_steps"] * WATCHED * evaluation
     said = "" if made else ", by another machine's times until one cell is made"
-    return f"{len(cells)} cells, about {seconds / 3600:.1f} hours on one core{said}."
+    return f"{number} cells, about {seconds / 3600:.1f} hours on one core{said}."
 
 
 def main() -> int:
@@ -282,64 +236,116 @@ def main() -> int:
     out = arguments["out"].absolute()
     plan = Plan(**{**arguments, "out": out, "verdicts": (arguments["verdicts"] or out / "verdicts.jsonl").absolute()})
     try:
-        split(plan)
-        make(plan, [n for n in CONTEXTS if n in only], [n for n in VARIANTS if n in only], seeds, plan_only)
+        split(plan, only_say=plan_only)
+        contexts, variants = ([name for name in known if name in only] for known in (CONTEXTS, VARIANTS))
+        failed = make(plan, contexts, variants, seeds, plan_only)
         if not plan_only:
             if plan.fresh is not None:
-                measure_fresh(plan, seeds if BEST in only else [])
-            page(plan, seeds[0])
+                whole = [seed for seed in seeds if BEST in only and (BEST, seed) not in failed]
+                failed |= measure_fresh(plan, whole)
             write_atomically(out / "real.md", report(Verdicts.read(plan.verdicts)))
             print(out / "real.md")
+            page(plan, seeds[0])
     except CrosslignError as error:
         raise SystemExit(f"benchmarks.real: {error}") from None
-    return 0
+    if failed:
+        names = ", ".join(sorted(title(*cell) for cell in failed))
+        print(f"failed: {names}. The same command tries them again.", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def make(plan: Plan, contexts: Sequence[str], variants: Sequence[str], seeds: Sequence[int], only_say: bool) -> None:
-    """Every cell whose verdicts are not kept yet: first the model itself, then the best recipe."""
+def title(name: str, seed: int | None) -> str:
+    return name if seed is None else f"{name}, seed {seed}"
+
+
+def make(
+    plan: Plan, contexts: Sequence[str], variants: Sequence[str], seeds: Sequence[int], only_say: bool
+) -> set[Key]:
+    """Every cell whose verdicts are not kept yet: first the model itself, then the best recipe. Returns those that have
+    failed."""
     cells = [*((name, None) for name in contexts), *((name, seed) for name in variants for seed in seeds)]
     kept = Verdicts.read(plan.verdicts)
-    missing = [(name, seed) for name, seed in cells if kept.find(name, seed, settings(plan, name)) is None]
-    print(f"{len(cells) - len(missing)} cells are there. To make: {hours(plan, missing)}", flush=True)
+    missing = {
+        (name, seed): mark for name, seed in cells if kept.find(name, seed, mark := settings(plan, name)) is None
+    }
+    fresh = missing_fresh(plan, seeds if BEST in variants else [])
+    print(f"{len(cells) - len(missing)} cells are there. To make: {hours(plan, [*missing], len(fresh))}", flush=True)
+    check_all(plan, missing, plan.out / HELD_OUT)
+    check_all(of_fresh(plan), fresh, plan.out / FRESH)
     if only_say:
-        print("\n".join(f"  {name}" + ("" if seed is None else f", seed {seed}") for name, seed in missing))
-        return
+        print(
+            "\n".join(
+                [*(f"  {title(*cell)}" for cell in missing), *(f"  fresh rows: {title(*cell)}" for cell in fresh)]
+            )
+        )
+        return set()
     if plan.validation is None and (watching := [n for n, _ in missing if "checkpoint" in VARIANTS.get(n, {})]):
         raise CrosslignError(
             f"{watching[0]!r} needs rows to choose a checkpoint by. Name a table of them, --validation FILE, or leave "
             "this cell out by --only."
         )
-    for name, seed in missing:
-        print(name if seed is None else f"{name}, seed {seed}", flush=True)
-        mark, languages, tasks = settings(plan, name), plan.measured(name), [f"table:{plan.out / HELD_OUT}", BENIGN]
+
+    def one(name: str, seed: int | None, mark: str) -> None:
         check_made(plan, name, seed, mark)
-        evaluation = plan.evaluation(name) if seed is None else plan.cell(name, seed) / EVALUATION
+        languages, tasks = plan.measured(name), [f"table:{plan.out / HELD_OUT}", BENIGN]
+        evaluation, template = plan.evaluation(name, seed), CONTEXTS.get(name)
         adapter = "" if seed is None else str(train(plan, name, seed) / VARIANTS[name].get("checkpoint", ""))
-        template = CONTEXTS.get(name)
         evaluate(plan, evaluation, tasks, languages, adapter, template)
         if template is None:
             measure_text(plan, evaluation, languages, adapter)
         keep(plan, name, seed, mark, evaluation)
 
+    return each(missing, one)
 
-def measure_fresh(plan: Plan, seeds: Sequence[int]) -> None:
-    """The model itself and the runs of the best recipe, which this folder holds, on the fresh rows."""
+
+def each(marks: Mapping[Key, str], one: Callable[[str, int | None, str], None], of: str = "") -> set[Key]:
+    """Make one cell after the other; a failure is told, and stops no other. Returns the cells that have failed."""
+    failed = set()
+    for (name, seed), mark in marks.items():
+        print(f"{of}{title(name, seed)}", flush=True)
+        try:
+            one(name, seed, mark)
+        except CrosslignError as error:
+            print(f"{of}{title(name, seed)}: failed: {error}", file=sys.stderr, flush=True)
+            failed.add((name, seed))
+    return failed
+
+
+def of_fresh(plan: Plan) -> Plan:
+    """Where evaluations on fresh rows lie, and their verdicts."""
     verdicts = plan.verdicts.with_stem(f"{plan.verdicts.stem}_fresh")
-    own = replace(plan, out=plan.out / "fresh", verdicts=verdicts)
-    for name, seed in ((BASE, None), *((BEST, seed) for seed in seeds)):
-        rows, trained = (plan.out / FRESH).read_text(encoding="utf-8"), settings(plan, name)
-        mark = digest([trained, rows])[:16]
-        if Verdicts.read(verdicts).find(name, seed, mark) is None:
-            print(f"fresh rows: {name if seed is None else f'{name}, seed {seed}'}", flush=True)
-            check_made(own, name, seed, mark)
-            evaluation = own.evaluation(name) if seed is None else own.cell(name, seed) / EVALUATION
-            adapter = ""
-            if seed is not None:
-                check_made(plan, name, seed, trained)
-                adapter = str(train(plan, name, seed))
-            evaluate(own, evaluation, [f"table:{plan.out / FRESH}"], plan.languages, adapter)
-            keep(own, name, seed, mark, evaluation)
-    print(f"Tables of the fresh rows: python -m benchmarks.real_tables {verdicts}")
+    return replace(plan, out=plan.out / "fresh", verdicts=verdicts)
+
+
+def missing_fresh(plan: Plan, seeds: Sequence[int]) -> dict[Key, str]:
+    """The evaluations on fresh rows that are not kept yet, with the digests of their settings: of the model itself, and
+    of the best recipe's runs."""
+    if plan.fresh is None:
+        return {}
+    rows, kept = (plan.out / FRESH).read_text(encoding="utf-8"), Verdicts.read(of_fresh(plan).verdicts)
+    cells: list[Key] = [(BASE, None), *((BEST, seed) for seed in seeds)]
+    marks = {cell: digest([settings(plan, cell[0]), rows])[:16] for cell in cells}
+    return {cell: mark for cell, mark in marks.items() if kept.find(*cell, mark) is None}
+
+
+def measure_fresh(plan: Plan, seeds: Sequence[int]) -> set[Key]:
+    """The model itself and the runs of the best recipe, which this folder holds, on the fresh rows. Returns those that
+    have failed."""
+    own = of_fresh(plan)
+
+    def one(name: str, seed: int | None, mark: str) -> None:
+        check_made(own, name, seed, mark)
+        adapter = ""
+        if seed is not None:
+            check_made(plan, name, seed, settings(plan, name))
+            adapter = str(train(plan, name, seed))
+        evaluation = own.evaluation(name, seed)
+        evaluate(own, evaluation, [f"table:{plan.out / FRESH}"], plan.languages, adapter)
+        keep(own, name, seed, mark, evaluation)
+
+    failed = each(missing_fresh(plan, seeds), one, "fresh rows: ")
+    print(f"Tables of the fresh rows: python -m benchmarks.real_tables {own.verdicts}")
+    return failed
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from crosslign.storage import write_atomically
 @torch.no_grad()
 def measure_losses(model: str, adapter: str, out: Path, languages: Sequence[str]) -> None:
     """Mean negative log-likelihood a token, in nats, of each harmless held-out text, without a chat template."""
-    from benchmarks.real import BENIGN
+    from benchmarks.real_recipe import BENIGN
 
     source = ModelSource(model, dtype="bfloat16")
     tokenizer, loaded = load_tokenizer(source), load_with_adapter(source, adapter or None)

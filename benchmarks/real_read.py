@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import get_args
 
 from benchmarks.judge_draw import Found, found
-from benchmarks.real_variants import folder_name
+from benchmarks.real_variants import evaluation_folder
 from benchmarks.real_verdicts import LETTERS, Cell, Verdicts
 from crosslign.evaluation.rates import Kind
 from crosslign.storage import write_atomically
@@ -31,14 +31,9 @@ COLUMNS = ("reply", "kind", "language", "source", "query", "answer", "cut", "lab
 UNREAD = "?"
 
 
-def folder_of(out: Path, cell: Cell) -> Path:
-    name = folder_name(cell.name)
-    return out / name if cell.seed is None else out / f"{name}-seed{cell.seed}" / "evaluation"
-
-
 def replies(out: Path, cell: Cell) -> list[Found]:
     """All of the cell, if its evaluation lies in this folder."""
-    folder = folder_of(out, cell)
+    folder = evaluation_folder(out, cell.name, cell.seed)
     return list(found([folder]).values()) if folder.exists() else []
 
 

@@ -7,8 +7,10 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-from benchmarks.real_variants import BASE, BEST, folder_name
+from benchmarks.real_variants import BASE, BEST, cell_folder, evaluation_folder
+from crosslign.evaluation.rates import Kind
 from crosslign.storage import digest, write_atomically
 from crosslign.types import CrosslignError
 
@@ -44,19 +46,21 @@ class Plan:
         time."""
         return self.languages if name in (BASE, BEST) else ("en", *self.trained)
 
-    def cell(self, name: str, seed: int) -> Path:
-        return self.out / f"{folder_name(name)}-seed{seed}"
+    def cell(self, name: str, seed: int | None = None) -> Path:
+        return cell_folder(self.out, name, seed)
 
-    def evaluation(self, name: str) -> Path:
-        return self.out / folder_name(name)
+    def evaluation(self, name: str, seed: int | None = None) -> Path:
+        return evaluation_folder(self.out, name, seed)
 
 
-def split(plan: Plan) -> None:
+def split(plan: Plan, *, only_say: bool = False) -> None:
     """Write the rows to train on, those held out, those to choose a checkpoint by, and the fresh ones; which is which
     depends on ids alone.
 
-    Raises CrosslignError if a row or a text, in any language, would be in two of them, and for too few rows.
+    Raises CrosslignError if a row or a text, in any language, would be in two of them, for too few rows, and where the
+    folder holds other rows that a call may be working with: with `only_say`, or if there is a cell.
     """
+    fixed = only_say or any(path.is_dir() for path in plan.out.glob("*"))
     first, *others = map(read_table, plan.queries)
     rows = [{**row, **{key: v for more in others for key, v in more.get(id, {}).items()}} for id, row in first.items()]
     missing = {"id", "category", *plan.languages} - {key for row in rows for key in row}
@@ -80,33 +84,36 @@ def split(plan: Plan) -> None:
             )
     mild = [row for category in plan.mild for row in of(category)]
     check_apart([*train, *mild], held_out, plan.languages, "trained on", "held out")
-    write_table(plan.out / TRAIN, train, plan.languages)
-    write_table(plan.out / MILD, mild, plan.languages)
-    write_table(plan.out / HELD_OUT, held_out, plan.languages)
+    write_table(plan.out / TRAIN, train, plan.languages, fixed=fixed)
+    write_table(plan.out / MILD, mild, plan.languages, fixed=fixed)
+    write_table(plan.out / HELD_OUT, held_out, plan.languages, fixed=fixed)
     known, watched = {row["id"]: row for row in rows}, []
     if plan.validation is not None:
         codes = ("en", *plan.trained)
         watched = whole(plan.validation, plan, known, codes)
         check_apart([*train, *mild], watched, codes, "trained on", "chosen by")
         check_apart(watched, held_out, codes, "chosen by", "held out")
-        write_table(plan.out / VALIDATION, watched, codes)
+        write_table(plan.out / VALIDATION, watched, codes, fixed=fixed)
     if plan.fresh is not None:
         fresh = whole(plan.fresh, plan, known, plan.languages)
         check_apart([*train, *mild], fresh, plan.languages, "trained on", "fresh")
         check_apart(held_out, fresh, plan.languages, "held out", "fresh")
         check_apart(watched, fresh, ("en", *plan.trained), "chosen by", "fresh")
-        write_table(plan.out / FRESH, fresh, plan.languages)
+        write_table(plan.out / FRESH, fresh, plan.languages, fixed=fixed)
 
 
 def whole(path: Path, plan: Plan, known: Mapping[str, Mapping[str, str]], codes: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a further table, with what is known of them; a mild category is harmless, unless the table has
-    labels. Raises CrosslignError for a row that is not known or lacks a language."""
+    """The rows of a further table, with what is known of them; a mild category is harmless, unless this table has
+    labels. Raises CrosslignError for a row that is not known or lacks a language, and for a label that is none."""
     found = []
     for id, texts in read_table(path).items():
         row = {**known.get(id, {}), **texts}
         if missing := [code for code in ("category", *codes) if not row.get(code)]:
             raise CrosslignError(f"{path}: row {id!r} lacks {', '.join(missing)}.")
-        found.append({"label": "benign" if row["category"] in plan.mild else "harmful", **row})
+        label = texts.get("label") or ("benign" if row["category"] in plan.mild else "harmful")
+        if label not in get_args(Kind):
+            raise CrosslignError(f"{path}: row {id!r}: label {label!r}; it is one of {', '.join(get_args(Kind))}.")
+        found.append({**row, "label": label})
     return found
 
 
@@ -135,9 +142,20 @@ def check_apart(
             raise CrosslignError(f"row {row['id']!r} is {whats}, and {where} is {what} too. Leave one of them out.")
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, str]], codes: Sequence[str]) -> None:
+def rows_of(table: Path) -> dict[str, list[list[str]]]:
+    """Label -> id and category of its rows, as verdicts name them."""
+    found: dict[str, list[list[str]]] = {}
+    for id, row in sorted(read_table(table).items()):
+        found.setdefault(row["label"], []).append([id, row["category"]])
+    return found
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, str]], codes: Sequence[str], *, fixed: bool) -> None:
+    """With `fixed`, raise CrosslignError in place of changing what is there."""
     text = io.StringIO()
     writer = csv.DictWriter(text, ["id", "label", "category", *codes], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
+    if fixed and path.exists() and path.read_bytes() != text.getvalue().encode():
+        raise CrosslignError(f"{path}: holds other rows, and cells are made of them. Name another --out.")
     write_atomically(path, text.getvalue())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 BASE, BEST = "base", "best"
@@ -93,5 +94,12 @@ VARIANTS = {**PLANNED, **EXPLORED}
 CONTEXTS: dict[str, str | None] = {BASE: None, "teacher": "dialogue", "system prompt": "system"}
 
 
-def folder_name(variant: str) -> str:
-    return re.sub(r"\W+", "_", variant.replace("%", "percent")).strip("_")
+def cell_folder(out: Path, name: str, seed: int | None) -> Path:
+    """Of a change and a seed, or of a context."""
+    folder = re.sub(r"\W+", "_", name.replace("%", "percent")).strip("_")
+    return out / (folder if seed is None else f"{folder}-seed{seed}")
+
+
+def evaluation_folder(out: Path, name: str, seed: int | None) -> Path:
+    folder = cell_folder(out, name, seed)
+    return folder if seed is None else folder / "evaluation"

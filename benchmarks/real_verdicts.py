@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -71,15 +71,30 @@ class Verdicts:
     def find(self, name: str, seed: int | None, settings: str) -> Cell | None:
         return next((c for c in self.cells if (c.name, c.seed, c.settings) == (name, seed, settings)), None)
 
-    def keep(self, cell: Cell, rows: Mapping[str, list[list[str]]], about: Mapping[str, Any]) -> None:
-        """Add a cell, in the place of an older one of the same name and seed. Read anew: others may write too.
+    def check(self, rows: Mapping[str, list[list[str]] | None], about: Mapping[str, Any]) -> None:
+        """Raise CrosslignError if the file has verdicts on other rows of these kinds, of another model, or of one that
+        was trained in other languages."""
+        if self.rows and any(self.rows.get(kind) != found for kind, found in rows.items()):
+            raise CrosslignError(f"{self.path}: holds verdicts on other rows. Name another file (--verdicts).")
+        for name, before in (("model", self.model), ("trained", self.trained)):
+            if before and about.get(name) != before:
+                raise CrosslignError(
+                    f"{self.path}: holds verdicts with {name} {before!r}, and these are with {about.get(name)!r}. Name "
+                    "another file (--verdicts)."
+                )
 
-        Raises CrosslignError if its rows are not those of the file.
+    def keep(self, cell: Cell, rows: Mapping[str, list[list[str]]], about: Mapping[str, Any]) -> None:
+        """Add a cell, in the place of an older one of the same name and seed; what was read of that stays, if its
+        settings are the same. Read anew: others may write too.
+
+        Raises CrosslignError as `check` does.
         """
         with locked(self.path.with_name(f".{self.path.name}.lock"), seconds=60):
             now = self.read(self.path)
-            if now.rows not in ({}, rows):
-                raise CrosslignError(f"{self.path}: holds verdicts on other rows. Name another file (--verdicts).")
+            now.check({**dict.fromkeys(now.rows), **rows}, about)
+            before = now.find(cell.name, cell.seed, cell.settings)
+            if before is not None and not cell.read:
+                cell = replace(cell, read=before.read)
             cells = {(c.name, c.seed): c for c in now.cells} | {(cell.name, cell.seed): cell}
             self.cells = list(cells.values())
             lines = [{"rows": rows, **about}, *map(asdict, self.cells)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
@@ -150,6 +152,17 @@ def test_fresh_rows_have_labels_of_their_own(tmp_path: Path) -> None:
     assert read(made.out / real_rows.FRESH) == [{**KNOWN[n], **FRESH[n]} for n in range(2)]
 
 
+def test_a_label_of_the_first_table_decides_for_no_further_table(tmp_path: Path) -> None:
+    rows = [{**row, "label": "harmful"} for row in (*table(), *KNOWN)]
+    own = [{**FRESH[0], "label": ""}, FRESH[1]]
+    made = plan(tmp_path, rows, mild=("c", "d"), fresh=write_csv(tmp_path / "new.csv", own))
+    real_rows.split(made)
+    assert [row["label"] for row in read(made.out / real_rows.FRESH)] == ["benign", "benign"]
+    write_csv(tmp_path / "new.csv", [{**FRESH[0], "label": "mild"}])
+    with pytest.raises(CrosslignError, match=r"new\.csv: row 'd0': label 'mild'; it is one of harmful, benign"):
+        real_rows.split(made)
+
+
 @pytest.mark.parametrize(
     ("of", "says"),
     [
@@ -201,9 +214,92 @@ def test_the_best_runs_are_measured_on_fresh_rows_once(tmp_path: Path, monkeypat
     assert not made.verdicts.exists()
     assert "best, mean of 2" in real_tables.report(kept)
     write_csv(tmp_path / "new.csv", FRESH[:1])
+    with pytest.raises(CrosslignError, match=r"fresh\.csv: holds other rows"):
+        real_rows.split(made)
+    (made.out / real_rows.FRESH).unlink()
     real_rows.split(made)
-    with pytest.raises(CrosslignError, match="made with other settings"):  # rows that changed are not those measured
-        real.measure_fresh(made, [0])
+    with pytest.raises(CrosslignError, match="holds verdicts on other rows"):  # not those that were measured
+        real.make(made, [], [BEST], [0, 1], only_say=True)
+
+
+def test_the_plan_changes_no_rows_and_counts_evaluations_on_fresh_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = plan(tmp_path, [*table(), *KNOWN], fresh=write_csv(tmp_path / "new.csv", FRESH))
+    real_rows.split(made, only_say=True)  # nothing was there
+    real.make(made, [BASE], [BEST, "20 steps"], [0], only_say=True)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("0 cells are there. To make: 5 cells, about ")
+    assert said[1:] == [
+        "  base",
+        "  best, seed 0",
+        "  20 steps, seed 0",
+        "  fresh rows: base",
+        "  fresh rows: best, seed 0",
+    ]
+    before = {path: path.read_bytes() for path in made.out.iterdir()}
+    with pytest.raises(CrosslignError, match=r"train\.csv: holds other rows"):
+        real_rows.split(replace(made, rows=5), only_say=True)
+    real_rows.split(replace(made, rows=5))  # no cell is made of them yet
+    real_rows.split(made)
+    (made.out / "20_steps-seed0").mkdir()
+    with pytest.raises(CrosslignError, match=r"train\.csv: holds other rows"):
+        real_rows.split(replace(made, rows=5))
+    assert before == {path: path.read_bytes() for path in made.out.glob("*.csv")}
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ({"rows": {"harmful": [["z", "a"]]}}, "on other rows"),
+        ({"model": "other"}, "with model 'other', and these are with 'model'"),
+        ({"trained": ["sw"]}, r"with trained \['sw'\], and these are with \['ar', 'hi'\]"),
+    ],
+)
+def test_what_would_be_refused_at_the_end_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: dict[str, Any], says: str
+) -> None:
+    monkeypatch.setattr(real, "call", lambda *_: pytest.fail("something was made"))
+    made = plan(tmp_path, table())
+    real_rows.split(made)
+    rows = {"rows": real_rows.rows_of(made.out / real_rows.HELD_OUT)}
+    about = {"trained": ["ar", "hi"], "model": "model", "machine": "x"}
+    made.verdicts.write_text(json.dumps({**rows, **about, **header}))
+    with pytest.raises(CrosslignError, match=f"holds verdicts {says}"):
+        real.make(made, [BASE], ["20 steps"], [0], only_say=False)
+    made.verdicts.write_text(json.dumps({**rows, **about}))
+    made.cell("20 steps", 0).mkdir()  # the last of the cells
+    with pytest.raises(CrosslignError, match="20_steps-seed0: was made with other settings"):
+        real.make(made, [BASE], ["20 steps"], [0], only_say=False)
+
+
+def test_a_cell_that_fails_stops_no_other_and_ends_the_call_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = plan(tmp_path, [*table(), *KNOWN], fresh=write_csv(tmp_path / "new.csv", FRESH))
+    begun = []
+
+    def call(module: str, what: str, *flags: str) -> None:
+        begun.append((module, what))
+        if what == "train":
+            raise CrosslignError("train has failed, as it says above.")
+        if what == "eval":
+            place = Path(flags[flags.index("--out") + 1])
+            run(Evaluation(place, [task("harmful", "harmful"), task("benign", "benign")], [LexiconJudge()]), Table())
+
+    monkeypatch.setattr(real, "call", call)
+    flags = [f"--{name}={value}" for name, value in vars(made).items() if name in ("model", "out", "category", "other")]
+    flags += ["--queries", *map(str, made.queries), "--trained", "ar", "hi", "--watched", "hi", "--mild", "c"]
+    flags += ["--rows", "6", "--held-out", "8", "--fresh", str(made.fresh), "--seeds", "0"]
+    monkeypatch.setattr(sys, "argv", ["real", *flags, "--only", "20 steps", BASE, BEST])
+    assert real.main() == 1
+    said = capsys.readouterr()
+    assert "20 steps, seed 0: failed: train has failed" in said.err
+    assert "failed: 20 steps, seed 0, best, seed 0. The same command tries them again" in said.err
+    assert [what for _, what in begun].count("train") == 2  # and the failed best is not tried on the fresh rows
+    for name in ("verdicts", "verdicts_fresh"):
+        assert [cell.name for cell in Verdicts.read(made.out / f"{name}.jsonl").cells] == [BASE]
+    assert (made.out / "real.md").exists()
 
 
 def test_an_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:
@@ -352,7 +448,7 @@ def test_discrimination_does_not_depend_on_the_readiness_to_refuse(tmp_path: Pat
 def test_the_page_compares_what_was_made_in_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, calls = plan(tmp_path, table()), []
     monkeypatch.setattr(real, "call", lambda *arguments: calls.append(arguments))
-    for place in (made.evaluation("base"), made.cell(BEST, 1) / real.EVALUATION):
+    for place in (made.evaluation("base"), made.evaluation(BEST, 1)):
         real.page(made, 1)
         assert calls == []
         place.mkdir(parents=True)
@@ -430,3 +526,12 @@ def test_verdicts_on_other_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CrosslignError, match="holds verdicts on other rows"):
         Verdicts.read(path).keep(cell, {"harmful": [["b", ""]]}, {})
     assert Verdicts.read(path).cells == [cell]
+
+
+def test_what_was_read_stays_with_a_cell_that_is_kept_again(tmp_path: Path) -> None:
+    path, rows = tmp_path / "verdicts.jsonl", {"harmful": [["a", ""]]}
+    cell = Cell("base", None, "x", {"harmful": {"en": "u"}}, {"harmful": {"en": "="}})
+    read = replace(cell, read={"harmful": {"en": "r"}})
+    for kept, expected in ((read, read), (cell, read), (replace(cell, settings="y"), replace(cell, settings="y"))):
+        Verdicts.read(path).keep(kept, rows, {})
+        assert Verdicts.read(path).cells == [expected]
