@@ -42,6 +42,15 @@ def test_a_method_is_one(name: str) -> None:
     assert name == "msd" or method.about
 
 
+def test_an_answer_that_comes_out_empty_in_the_language_is_no_example(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted(monkeypatch, contrasted).again = lambda answer, number: "" if number < 6 else answer
+    rows = (run(brief(recipe, "sft_source")) / "examples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(row)["id"] for row in rows} == {f"row-{i}" for i in range(6, 12)}
+    assert "answers are left out (sw 6 of 12): said again in the query's language, they are empty" in caplog.text
+
+
 @pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in ALL])
 def test_one_step_changes_the_student_and_leaves_the_usual_folder(
     recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import no_weights
+from helpers import no_weights, sampling_interrupted_after
 from hypothesis import given
 from hypothesis import strategies as st
 from probe_script import SWAHILI_HELP, SWAHILI_REFUSAL, contrasted, scripted, scripted_recipe
@@ -19,6 +19,8 @@ from crosslign.baselines.preferences import REASONS, check_counts, choices, choo
 from crosslign.cli import main
 from crosslign.evaluation.fidelity import Status
 from crosslign.evaluation.rates import JudgedRow
+from crosslign.runs.build import Distillation
+from crosslign.storage import write_atomically
 from crosslign.types import OUTCOMES, CrosslignError, Outcome, Query, Verdict
 
 
@@ -200,12 +202,45 @@ def test_a_language_without_a_pair_is_named_with_the_fix(
 def test_an_interrupted_call_goes_on_where_it_stopped(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampled: list[int]
 ) -> None:
-    raw = {**recipe, "teacher": {"template": "instruct"}}
-    command(tmp_path, raw)  # the tiny model's answers are no pairs: it ends with an error
-    assert sampled
-    made = len(sampled)
+    raw = {**recipe, "teacher": {"template": "instruct"}, "sampling": {**recipe["sampling"], "batch_size": 4}}
+    elsewhere = {**raw, "cache_dir": str(tmp_path / "other")}
+    assert command(tmp_path, elsewhere) == 1  # at its end: the tiny model's answers are no pairs
+    whole, calls = sum(sampled), len(sampled)
+    sampled.clear()
+    with sampling_interrupted_after(calls // 2):
+        assert command(tmp_path, raw) == 130
+    assert 0 < sum(sampled) < whole
     command(tmp_path, raw)
-    assert len(sampled) == made
+    assert sum(sampled) == whole
+
+
+def test_a_call_that_ends_between_its_files_leaves_a_folder_that_can_be_replaced(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, contrasted)
+    assert command(tmp_path, swahili(recipe)) == 0
+
+    def killed(path: Path, content: Any) -> None:
+        write_atomically(path, content)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("crosslign.runs.preferences.write_atomically", killed)
+        assert command(tmp_path, swahili(recipe), "--overwrite") == 130
+    assert [path.name for path in (tmp_path / "pairs").iterdir()] == ["preferences.json"]  # and no older pairs
+    assert command(tmp_path, swahili(recipe), "--overwrite") == 0
+    assert len(pairs(tmp_path)) == 12
+
+
+def test_what_was_made_for_the_answers_is_closed_after_an_error_too(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+    monkeypatch.setattr(Distillation, "close", lambda *_: closed.append(True))
+    monkeypatch.setattr("crosslign.runs.preferences.judged_pairs", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command(tmp_path, swahili(recipe))
+    assert closed == [True]
 
 
 def numbers(chosen: int = 0, both: int = 0, none: int = 0) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def written(material: Material, contexts: Iterable[Callable[[], Context]], what:
 def said_again(
     material: Material, queries: Sequence[Query], answers: Sequence[Completion], languages: Sequence[str], what: str
 ) -> dict[int, Completion]:
-    """Each answer to its query, in its language, by its index; one whose context is too long is missing.
+    """Each answer to its query, in its language, by its index; one whose context is too long, or that comes out empty,
+    is missing: nothing is learned from silence.
 
     The model sees the query, its answer as its own turn, and `AGAIN`.
     """
@@ -52,4 +53,5 @@ def said_again(
         return material.contexts.student(asked, (Message("user", query.text), Message("assistant", said)))
 
     rows = zip(queries, answers, languages, strict=True)
-    return written(material, [partial(context, *row) for row in rows], what)
+    made = written(material, [partial(context, *row) for row in rows], what)
+    return {i: completion for i, completion in made.items() if text_of(material, completion)}

@@ -3,12 +3,14 @@
 Data: the frozen model's own answer to the source-language query, and what it says when it is asked to say the same in
 the query's language (`baselines.again`). Both papers used a translation system and answers of other models in places;
 here all is the model's own, so that no method sees more than another. A language that the model cannot write is not
-learned so.
+learned so: what comes out empty is left out, and counted in a warning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +19,8 @@ from crosslign.baselines.base import Example, Material, registry
 from crosslign.baselines.supervised import Supervised, answered
 from crosslign.evaluation.rates import SAFE
 from crosslign.types import Completion, Query
+
+logger = logging.getLogger(__name__)
 
 
 class FromSource(Supervised):
@@ -41,9 +45,19 @@ class FromSource(Supervised):
             [query.language for query in others],
             "the same in the query's language",
         )
+        _tell_lost(others, again)
         answers = {query.key: own[query.id] for query in kept if query.language == query.source_language}
         answers |= {others[i].key: completion for i, completion in again.items()}
         return [answered(material, query, answers[query.key]) for query in kept if query.key in answers]
+
+
+def _tell_lost(queries: Sequence[Query], again: Collection[int]) -> None:
+    """Say in which languages answers could not be said again; `again` has the indices of those that could."""
+    had = Counter(query.language for query in queries)
+    left = Counter(queries[i].language for i in again)
+    if lost := [f"{language} {n - left[language]} of {n}" for language, n in had.items() if left[language] < n]:
+        said = "said again in the query's language, they are empty or too long"
+        logger.warning("answers are left out (%s): %s.", ", ".join(lost), said)
 
 
 @registry.register("sft_source")

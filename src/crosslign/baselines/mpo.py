@@ -107,4 +107,4 @@ def _check_said(queries: Sequence[Query], source: Collection[str]) -> None:
 
 def _differ(pair: Sequence[str]) -> bool:
     """Whether both answers are there, and are two."""
-    return len(pair) == 2 and all(pair) and pair[0] != pair[1]
+    return len(pair) == 2 and pair[0] != pair[1]

@@ -36,7 +36,8 @@ Harmful queries: the teacher's safe answer is chosen, the student's unsafe one r
 helps is chosen, a refusal rejected; where nobody refuses, one that the teacher gave to a harmful query in the same
 language is borrowed. Of two answers to a harmful query that are alike, or that a judge is not sure of, no pair is made.
 preferences.json counts them by language. The texts can be harmful: keep them where you keep such data.
-Methods that learn from pairs (`method: dpo` and others in a recipe) make the same pairs by themselves.
+Methods that learn from pairs (`method: dpo` and others in a recipe) make theirs by themselves in the same way, of the
+rows that the recipe's gate has left; here no gate is run, and gate.drop leaves nothing out.
 """
 
 MEANING = """\

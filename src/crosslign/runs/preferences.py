@@ -1,6 +1,7 @@
 """Preference pairs of a recipe's queries: both answers of the frozen model, judged by the gate's code, and chosen.
 
-`crosslign preferences` writes them for other trainers; the methods that learn from pairs take the same ones.
+`crosslign preferences` writes them for other trainers, of all rows: no gate is run, so also of those that `gate.drop`
+would leave out. The methods that learn from pairs make theirs, in the same way, of the rows that the gate has left.
 """
 
 from __future__ import annotations
@@ -154,8 +155,10 @@ def write_preferences(config: RunConfig, request: PreferencesRequest, announce: 
         _check_one_turn(run)
     announce(f"loading {run.source.path}")
     made = assemble(run, load_model(run.source))
-    pairs = judged_pairs(run, made, trained_queries(run.tables, run.languages))
-    made.close(announce)
+    try:
+        pairs = judged_pairs(run, made, trained_queries(run.tables, run.languages))
+    finally:
+        made.close(announce)
     counts = checked_counts(run, pairs, announce)
     rows = [_FORMATS[request.format](pair, *found) for pair in pairs if (found := pair.chosen_and_rejected)]
     record = {
@@ -173,8 +176,10 @@ def write_preferences(config: RunConfig, request: PreferencesRequest, announce: 
         "counts": counts,
         "versions": versions(),
     }
-    write_atomically(request.out / PAIRS, "".join(map(line_of, rows)))
+    # The record first: it is what makes the folder ours, if no more comes to be written. No older pairs beside it.
+    (request.out / PAIRS).unlink(missing_ok=True)
     write_atomically(request.out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(request.out / PAIRS, "".join(map(line_of, rows)))
     return record
 
 
