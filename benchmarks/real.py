@@ -272,6 +272,9 @@ def make(
     print(f"{len(cells) - len(missing)} cells are there. To make: {hours(plan, [*missing], len(fresh))}", flush=True)
     check_all(plan, missing, plan.out / HELD_OUT)
     check_all(of_fresh(plan), fresh, plan.out / FRESH)
+    for name, seed in fresh:
+        if seed is not None:  # the run that is measured there
+            note_of(plan, name, seed, settings(plan, name))
     if only_say:
         print(
             "\n".join(
