@@ -10,8 +10,8 @@ variance between runs smaller by (S - 1) / S, which for two seeds is a half (Rao
 run nothing is known of others, and the interval is over queries alone.
 
 In a simulation of 160 queries in two columns (`tests/evaluation/coverage_simulation.py`) the intervals hold the truth
-in about 99, 98, 90 and 80 % of the cases with two runs, and 98, 97, 94 and 93 % with five, where runs differ by 0,
-0.15, 0.4 and 0.8 in log odds. They are too wide where runs hardly differ, since noise within a run is drawn with the
+in 99, 98, 89 and 78 % of the cases with two runs, and 98, 97, 95 and 94 % with five, where runs differ by 0, 0.15, 0.4
+and 0.8 in log odds. They are too wide where runs hardly differ, since noise within a run is drawn with the
 queries and counted once more between runs (Owen, Annals of Applied Statistics 2007, 1:386-411), and too narrow where
 two runs differ much.
 """
