@@ -143,6 +143,7 @@ def usable_url(url: str) -> bool:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname)
         more = parts.username or parts.password or parts.query or parts.fragment
-    except ValueError:
+        _ = parts.port
+    except ValueError:  # also for a port that is no number
         return False
     return valid and not more and not url.rstrip("/").endswith("/completions")

@@ -103,6 +103,7 @@ def test_source_language_need_not_be_english(table_file: Path, capsys: Capture) 
     [
         (["validate"], "required: table"),
         (["validate", "t.csv", "--columns", "en"], "'en' is not NAME=VALUE"),
+        (["validate", "t.csv", "--columns", "en=a,en=b"], "'en' is there twice: it takes one value"),
         (["validate", "t.csv", "--lnguages", "sw"], "unrecognised arguments: --lnguages sw"),
         (["validat"], "invalid choice: 'validat'"),
         ([], "required: COMMAND"),

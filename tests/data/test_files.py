@@ -11,7 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from crosslign.data.files import READERS, read_file, read_texts
+from crosslign.data.files import READERS, read_file, read_texts, written_table
 from crosslign.data.load import TableSpec, read_records, require_table
 from crosslign.types import CrosslignError
 
@@ -81,6 +81,20 @@ def test_a_file_that_is_no_sheet_or_an_empty_one_is_told(tmp_path: Path) -> None
     write_sheet(tmp_path / "e.xlsx", [])
     with pytest.raises(CrosslignError, match=r"e\.xlsx: the file is empty"):
         read_records(TableSpec(str(tmp_path / "e.xlsx")))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_a_written_table_is_read_back_whatever_its_cells_hold(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    rows = [{"id": str(i), "en": text} for i, text in enumerate([*HARD, "a\rb", "\r", "a\r\nb"])]
+    path.write_bytes(written_table(rows, ("id", "en"), suffix))
+    assert [dict(record) for _, record in read_file(path)[0]] == rows
+
+
+def test_a_cell_beyond_the_header_of_a_sheet_is_told(tmp_path: Path) -> None:
+    path = write_sheet(tmp_path / "t.xlsx", [["id", "en"], [1, "a", None, " "], [2, "b", None, "lost"]])
+    with pytest.raises(CrosslignError, match=r"t\.xlsx, row 2.*4 cells, but the header has 2 columns"):
+        read_file(path)
 
 
 def test_two_columns_of_one_name_in_a_sheet_are_refused(tmp_path: Path) -> None:

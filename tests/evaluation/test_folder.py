@@ -101,7 +101,24 @@ def test_utility_that_both_sides_have_is_compared(tmp_path: Path) -> None:
         path.write_text(json.dumps({**results, "utility": {"mgsm": dict.fromkeys(codes, cell)}}), encoding="utf-8")
     compared = compare(read_folder(tmp_path / "a"), read_folder(tmp_path / "b"), tmp_path / "c")
     assert compared["utility"] == {"mgsm": {"en": {"before": cell, "after": cell}}}
+    assert compared["not_compared"] == {"before": ["mgsm (zh)"], "after": []}
     assert "mgsm (utility)" in terminal(compared)
+
+
+def test_what_one_side_lacks_is_said(tmp_path: Path) -> None:
+    more = replace(TASKS[1], name="table:/home/me/more.csv")
+    first, second = read_folder(finished(tmp_path / "a")), read_folder(finished(tmp_path / "b", tasks=[TASKS[0], more]))
+    compared = compare(first, second, tmp_path / "c")
+    assert list(compared["tasks"]) == ["bad"]
+    assert compared["not_compared"] == {"before": ["good"], "after": ["table:/home/me/more.csv"]}
+    page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
+    for said in (
+        "Not compared, since only the evaluation before has it: good.",
+        "Not compared, since only the evaluation after has it: more.csv.",
+    ):
+        assert said in page
+        assert said in terminal(compared)
+    assert "not_compared" not in compare(first, first, tmp_path / "d")
 
 
 def test_different_queries_are_not_compared(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from probe_script import HELP, REFUSAL, scripted, scripted_recipe, two_of_three
 
 from crosslign.distillation import write_judgements
-from crosslign.evaluation.fidelity import Status
+from crosslign.evaluation.fidelity import FidelityResult, Status
 from crosslign.evaluation.rates import SAFE, JudgedRow
 from crosslign.models import load_model
 from crosslign.runs.build import Distillation, assemble
@@ -254,6 +254,22 @@ def test_the_student_answers_once_for_all_templates(recipe: dict[str, Any], monk
     assert [p.query for p in result["a"]] == [p.query for p in result["b"]] == queries
     assert sorted(kind for kind, _, _ in script.asked) == ["PLAIN"] * 3 + ["student"] * 3
     assert len(judge.items) == 9
+
+
+def test_the_gates_judge_may_bring_its_own_language_fidelity(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Own:
+        def measure(self, items: Any) -> list[FidelityResult]:
+            return [FidelityResult("xx", "other", None) for _ in items]
+
+    scripted(monkeypatch, two_of_three)
+    run = prepared(scripted_recipe(recipe))
+    judge = outcome_by_length()
+    judge.fidelity = Own()  # type: ignore[attr-defined]
+    queries = select(run.tables, ["sw", "bn"], 1, "harmful", 0)["sw"]
+    pairs = measure(run, made_for(run), {"t": run.contexts}, queries, judge)["t"]
+    assert {row.detected for pair in pairs for row in (pair.student, pair.teacher)} == {"xx"}
 
 
 def test_a_query_that_is_too_long_for_one_template_is_left_out_of_all(

@@ -33,12 +33,14 @@ def whole(least: int, most: int = 10_000_000) -> Callable[[str], int]:
 
 def pairs(text: str) -> dict[str, str]:
     """`NAME=VALUE,NAME=VALUE` as a mapping."""
-    found = {}
+    found: dict[str, str] = {}
     for part in comma_list(text):
-        name, equals, value = part.partition("=")
+        name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not name or not value:
             raise argparse.ArgumentTypeError(f"{part!r} is not NAME=VALUE")
-        found[name.strip()] = value.strip()
+        if name in found:
+            raise argparse.ArgumentTypeError(f"{name!r} is there twice: it takes one value")
+        found[name] = value
     return found
 
 

@@ -184,8 +184,13 @@ def _read_sheet(data: bytes, name: str) -> Records:
     if not rows:
         raise CrosslignError(f"{name}: the file is empty.")
     names = [n.strip() for n in rows[0]]
-    # read-only sheets give short rows where the cells at their end are empty
-    return [(n, dict(zip(names, [*row, *[""] * len(names)], strict=False))) for n, row in enumerate(rows[1:], 1)], names
+    records: list[Record] = []
+    for number, row in enumerate(rows[1:], 1):
+        if len(row) > len(names):
+            raise row_error(name, number, None, f"{len(row)} cells, but the header has {len(names)} columns.")
+        # read-only sheets give short rows where the cells at their end are empty
+        records.append((number, dict(zip(names, [*row, *[""] * (len(names) - len(row))], strict=True))))
+    return records, names
 
 
 def _sheet(data: bytes, name: str) -> list[list[str]]:
@@ -234,7 +239,10 @@ def written_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str], suffi
     if suffix not in DELIMITERS:
         return "".join(line_of({name: cell for name, cell in row.items() if cell}) for row in rows).encode()
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, delimiter=DELIMITERS[suffix], lineterminator="\n")
+    # Python before 3.11.9 and 3.12.3 does not quote a lone "\r", which it reads as the end of a row.
+    cells = (*names, *(cell for row in rows for cell in row.values()))
+    quoting: Any = csv.QUOTE_ALL if any("\r" in str(cell) for cell in cells) else csv.QUOTE_MINIMAL
+    writer = csv.DictWriter(text, names, delimiter=DELIMITERS[suffix], lineterminator="\n", quoting=quoting)
     writer.writeheader()
     writer.writerows(rows)
     return plain(text.getvalue()).encode()

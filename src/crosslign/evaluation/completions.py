@@ -159,13 +159,14 @@ class EndpointCompleter:
                 "max_completion_length": p.max_completion_length}  # fmt: skip
 
     def complete(self, queries: Sequence[Query], on_rows: OnRows) -> None:
-        """A conversation that the server rejects is an empty completion whose row says why: the judges abstain."""
+        """What the server rejects or filters is an empty completion whose row says why: the judges abstain."""
 
         def deliver(index: int, reply: EndpointReply) -> None:
             more: dict[str, Any] = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
-            if reply.finish_reason == "rejected":
-                more["rejected"] = reply.error
-            on_rows([completion_row(queries[index], reply.text, reply.truncated, **more)])
+            text = reply.text
+            if reply.finish_reason in ("rejected", "content_filter"):
+                text, more["rejected"] = "", reply.error or reply.finish_reason
+            on_rows([completion_row(queries[index], text, reply.truncated, **more)])
 
         self._endpoint.complete(
             [(Message("user", q.text),) for q in queries],

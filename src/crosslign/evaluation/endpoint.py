@@ -154,6 +154,8 @@ class Endpoint:
         hints = {
             None: f"Given up after {self.retries} retries. Is a server running there, and does it answer within "
             f"{self.timeout:g} s?",
+            200: "What answers there is no chat endpoint: a gateway or a login page? Check the URL, which mostly ends in "
+            "/v1.",
             401: f"Put a valid API key into {key}" + ("." if self.has_key else "; it is unset or empty now."),
             403: f"The API key in {key} may not use this model: use another key or model.",
             404: f"Check the model's name ({self.base_url}/models lists those served) and the URL.",
@@ -196,11 +198,15 @@ class _Requests:
                 raise
 
     async def _post(self, conversation: Sequence[Message]) -> EndpointReply:
-        """The reply, or "rejected" if the server refuses the request or never sends a chat completion."""
+        """The reply, or "rejected" if the server refuses the request.
+
+        Raises CrosslignError for all else, also if what comes is never a chat completion: a gateway or a login page
+        answers in the server's place, and says nothing of the conversation.
+        """
         endpoint = self.endpoint
         messages = [{"role": m.role, "content": transmissible(m.content)} for m in conversation]
         body = {"model": endpoint.model, "messages": messages, **self.settings}
-        rejected = ""
+        malformed = ""
         longest = (endpoint.retries + 1) * (endpoint.timeout + LONGEST_WAIT)
         try:
             for _ in range(MALFORMED_TRIES):
@@ -208,15 +214,15 @@ class _Requests:
                 try:
                     reply = read_reply(text)
                 except ValueError as error:
-                    rejected = endpoint.connection.redact(str(error))
+                    malformed = endpoint.connection.redact(str(error))
                 else:
                     self.answered = True
                     return reply
         except RequestFailed as error:
             if error.status not in PERHAPS_THE_CONVERSATION:
                 raise endpoint.failure(error.said, error.status) from None
-            rejected = error.said
-        return EndpointReply("", truncated=False, finish_reason="rejected", error=rejected)
+            return EndpointReply("", truncated=False, finish_reason="rejected", error=error.said)
+        raise endpoint.failure(malformed, 200)
 
 
 def read_reply(text: str) -> EndpointReply:

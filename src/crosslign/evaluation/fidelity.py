@@ -168,6 +168,17 @@ class LanguageFidelity:
         return FidelityResult(self._spelling[best], "other", probability)
 
 
+def fidelity_of(judge: object, languages: Sequence[str], source_language: str) -> Fidelity:
+    """What tells the languages apart where this judge judges first: its own `fidelity`, if it has one."""
+    return getattr(judge, "fidelity", None) or _fidelity(tuple(languages), source_language)
+
+
+@cache
+def _fidelity(languages: tuple[str, ...], source_language: str) -> Fidelity:
+    """One for all parts of a command: it warns of languages that it does not know."""
+    return LanguageFidelity(languages, source_language)
+
+
 @cache
 def _identifier() -> LanguageIdentifier:
     """One instance (0.6 s to load) for all tasks: nothing here restricts it, and it is not the library's global one."""

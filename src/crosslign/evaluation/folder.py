@@ -281,7 +281,19 @@ def compared(before: Finished, after: Finished, seed: int = 0) -> dict[str, Any]
     shared = _shared_utility(before.results.get("utility", {}), after.results.get("utility", {}))
     if shared:
         results["utility"] = shared
+    sides = {"before": _has(before), "after": _has(after)}
+    alone = {
+        side: [name for name in names if any(name not in s for s in sides.values())] for side, names in sides.items()
+    }
+    if any(alone.values()):
+        results["not_compared"] = alone
     return results
+
+
+def _has(folder: Finished) -> list[str]:
+    """What can be compared, by name: tasks, and utility in each language."""
+    utility = folder.results.get("utility", {})
+    return [*folder.results["tasks"], *(f"{name} ({code})" for name, codes in utility.items() for code in codes)]
 
 
 def _shared_utility(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from crosslign.evaluation.report.findings import partial_refusals
+from crosslign.evaluation.report.findings import not_compared, partial_refusals
 from crosslign.evaluation.tables import MISSING, aligned, escape, interval, markdown, number, one_line, p_value
 from crosslign.evaluation.view import Part, Row, Task, View, rate_of
 from crosslign.types import OUTCOMES
@@ -166,7 +166,7 @@ def _utility_table(view: View) -> str:
 def terminal(results: Part) -> str:
     """Every task's languages, groups and mean with the rate that matters, in %, with 95 % intervals.
 
-    A line below it for each task with many partial refusals.
+    A line below it for what one side of a comparison lacks, and for each task with many partial refusals.
     """
     view = View(results)
     rows: list[tuple[str, ...]] = [("task", "language", "judged", "%", "95 %", "invalid %", "in its language %")]
@@ -191,4 +191,4 @@ def terminal(results: Part) -> str:
             ends = [] if view.compared else [interval(row.cells[0])]
             cells = (f"{name} (utility)", row.key, counts, *(number(cell["value"]) for cell in row.cells), *ends)
             rows.append((*cells, *[""] * (len(rows[0]) - len(cells))))
-    return "\n".join([aligned(rows, left=(0, 1)), *partial_refusals(view)])
+    return "\n".join([aligned(rows, left=(0, 1)), *map(one_line, not_compared(view)), *partial_refusals(view)])

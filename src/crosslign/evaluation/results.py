@@ -41,6 +41,9 @@ Languages: Tango's interval, exact McNemar, Holm's correction over the task's la
 numbers but gained and lost are null and `reason` says so. `detectable` is the smallest fall of asr (rise of
 over_refusal) from the rate before that so many pairs show with 80 % power at 5 % (`stats.detectable_change`; in groups
 for the effective number of pairs); null if not even the largest possible one would be shown.
+
+`not_compared: {"before": [...], "after": [...]}` is there if one side has tasks, or utility in languages, that the
+other one lacks; it names them.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from types import NoneType
 from typing import Any, get_args
 
 from crosslign.evaluation.completions import Completer, OnRows, completions, is_completion, keep_rows, query_of
-from crosslign.evaluation.fidelity import Fidelity, LanguageFidelity, Status
-from crosslign.evaluation.judges.base import Judge, release
+from crosslign.evaluation.fidelity import Fidelity, Status, fidelity_of
+from crosslign.evaluation.judges.base import Judge, ask, release
 from crosslign.evaluation.rates import JudgedRow, Kind
 from crosslign.evaluation.result_tables import to_csv, to_markdown
 from crosslign.evaluation.results import SCHEMA_VERSION, evaluation_task
@@ -49,7 +49,6 @@ class Evaluation:
         manifest: what is known of the model (model, adapter, revision, ...).
         trained: languages that the model was aligned in; the others are "unseen".
         groups: languages that are averaged, by the group's name; None: as `groups_of` says.
-        fidelity: None: the task's languages are told apart by `LanguageFidelity`.
     """
 
     out: Path
@@ -61,7 +60,6 @@ class Evaluation:
     seed: int = 0
     overwrite: bool = False
     groups: Mapping[str, Sequence[str]] | None = None
-    fidelity: Fidelity | None = None
 
 
 # Windows keeps these names, with any suffix, for devices.
@@ -142,7 +140,7 @@ def judge_rows(
     groups = evaluation.groups
     if groups is None:
         groups = groups_of(languages, evaluation.source_language, evaluation.trained)
-    fidelity = evaluation.fidelity or LanguageFidelity(languages, evaluation.source_language)
+    fidelity = fidelity_of(evaluation.judges[0], languages, evaluation.source_language)
     folders = {data.name: evaluation.out / folder_name(data.name) for data in evaluation.tasks}
     spoken = {name: fidelity_stage(rows[name], fidelity, folder / FIDELITY) for name, folder in folders.items()}
     judged: dict[tuple[str, str], dict[str, JudgedRow]] = {}  # by task and judge, then by query
@@ -195,7 +193,7 @@ def judge_stage(rows: Sequence[Row], judge: Judge, folder: Path) -> list[Verdict
     done = {key: row for key, row in file.start(replace=True).items() if row.get("seen") == seen.get(key)}
     missing = [row for row in rows if key_of(row) not in done]
 
-    def ask(keep: OnRows) -> None:
+    def judge_missing(keep: OnRows) -> None:
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
             keep(
@@ -206,7 +204,7 @@ def judge_stage(rows: Sequence[Row], judge: Judge, folder: Path) -> list[Verdict
             )
 
     name = f"{folder.name}: {judge.name}"
-    judged = keep_rows(file, done, [key_of(row) for row in rows], ask, name=name, unit="verdict")
+    judged = keep_rows(file, done, [key_of(row) for row in rows], judge_missing, name=name, unit="verdict")
     return [verdict_of(row) for row in judged]
 
 
@@ -240,7 +238,7 @@ def _verdicts(judge: Judge, rows: Sequence[Row]) -> list[Verdict]:
     """Rows that an endpoint refused to complete have no completion to judge."""
     asked = [row for row in rows if "rejected" not in row]
     items = [JudgeItem(query_of(row), row["completion"], row["truncated"]) for row in asked]
-    verdicts = iter(judge.judge(items) if items else [])
+    verdicts = iter(ask(judge, items) if items else [])
     return [next(verdicts) if "rejected" not in row else Verdict(None, "rejected by the endpoint") for row in rows]
 
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from crosslign.evaluation.rates import HEADLINES, Kind
+from crosslign.evaluation.stats import SIGNIFICANCE
 from crosslign.evaluation.tables import short_names
+from crosslign.evaluation.tasks.resources import LEVELS
 from crosslign.languages import telling_names
 
 Part = Mapping[str, Any]
 Scope = Literal["language", "group", "all"]
 Way = Literal["fell", "rose", "stayed", "unknown"]
-SIGNIFICANCE = 0.05
-RESOURCES = ("high", "medium", "low")
 
 
 def rate_of(cell: Part, metric: str) -> Part:
@@ -104,6 +104,7 @@ class View:
         manifests: one of each side. sides: their names, "" if there is one. models: "org/model with my-run" of each.
         names: of all languages by their resources, each with a name that tells it from the others.
         tasks: those with harmful requests first, each in the file's order.
+        not_compared: of each side of a comparison what the other one lacks.
     """
 
     def __init__(self, results: Part) -> None:
@@ -111,11 +112,12 @@ class View:
         self.sides = ("before", "after") if self.compared else ("",)
         self.manifests = self.cells(results["manifest"])
         self.utility: Mapping[str, Mapping[str, Part]] = results.get("utility", {})
+        self.not_compared: Mapping[str, list[str]] = results.get("not_compared", {})
         self._groups: Mapping[str, list[str]] = self.manifests[-1].get("groups", {})
         tasks = sorted(results["tasks"].items(), key=lambda pair: pair[1]["kind"] == "benign")
         codes = [code for _, part in tasks for code in part["languages"]]
         codes += [code for languages in self.utility.values() for code in languages]
-        levels = {code: RESOURCES.index(name) for name in RESOURCES for code in self._groups.get(name, ())}
+        levels = {code: level for level, name in enumerate(LEVELS) for code in self._groups.get(name, ())}
         # The source language, which is in no group, is first.
         self.names = telling_names(sorted(dict.fromkeys(codes), key=lambda code: levels.get(code, -1)))
         titles = short_names(results["tasks"])

@@ -200,7 +200,6 @@ def _evaluate(request: EvaluationRequest, announce: Announce) -> dict[str, Any]:
         request.source_language,
         request.seed,
         request.overwrite,
-        fidelity=getattr(judges[0], "fidelity", None),
     )
     with locked(request.out / LOCK):
         rows = complete_tasks(evaluation, completer, announce)

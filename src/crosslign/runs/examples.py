@@ -13,7 +13,7 @@ from crosslign.baselines import Answer, Example, Preference
 from crosslign.evaluation.rates import JudgedRow
 from crosslign.runs.build import Distillation
 from crosslign.runs.folder import EXAMPLES, RECORD, RunFolder
-from crosslign.runs.gate.measure import Answering, Writing, fidelity_of
+from crosslign.runs.gate.measure import Answering, Writing
 from crosslign.runs.preferences import checked_counts, judged_pairs
 from crosslign.runs.prepare import PreparedRun, trained_queries, without
 from crosslign.storage import Row, digest, key_of, read_rows
@@ -55,7 +55,7 @@ class RunMaterial:
 
     def judge(self, queries: Sequence[Query], completions: Sequence[Completion]) -> list[JudgedRow]:
         assert self.run.gate_judge is not None  # made where the method says that it needs one
-        answering = Answering(self.run, self.made, self.run.gate_judge, fidelity_of(self.run))
+        answering = Answering(self.run, self.made, self.run.gate_judge)
         return answering.judged(queries, completions, "answers")
 
     def preferences(self) -> list[Preference]:

@@ -27,7 +27,7 @@ from crosslign.storage import digest, versions, write_atomically
 from crosslign.testbed.cache import BaseSpec
 from crosslign.testbed.evaluate import MAX_COMPLETION_LENGTH, Reply
 from crosslign.testbed.experiment import MODEL, Alignment, Experiment, run_experiment
-from crosslign.testbed.judge import ExactFidelity, ExactJudge
+from crosslign.testbed.judge import ExactJudge
 from crosslign.testbed.language import ENGLISH
 from crosslign.testbed.report import report
 from crosslign.testbed.tables import SETS, TableSizes
@@ -118,7 +118,6 @@ def write_folders(experiment: Experiment, world: World, steps: int) -> Path:
             seed=world.seed,
             overwrite=True,
             groups=_groups(world),
-            fidelity=ExactFidelity(judge),
         )
         run(evaluation, Ready(replies))
     before, after = (read_folder(folder / stage) for stage in ("before", "after"))

@@ -167,6 +167,7 @@ def test_an_evaluation_has_one_side_and_its_judges_agreement() -> None:
 
 def test_cautions_say_what_stands_against_the_numbers() -> None:
     changes = {"judges": {"words": {"kind": "lexicon"}}, "sampling": {"temperature": 1.0}}
+    changes["fidelity"] = {"candidates": "en sw"}
     results, rows = comparison(SMALL, ({}, changes))
     assert results["tasks"]["multijail"]["judge"] != "words"  # so the one that makes the rates is gone
     results["tasks"]["multijail"]["all"]["before"] |= {"judged": 30, "truncated": 0}
@@ -174,7 +175,8 @@ def test_cautions_say_what_stands_against_the_numbers() -> None:
     tree = parse(render_report(results, rows))
     said = text_of(next(n for n in tree.iter() if n.get("class") == "cautions"))
     assert "not judged by the same judge" in said
-    assert "different settings" in said
+    assert "sampled with different settings" in said
+    assert "languages of the answers were told apart with different settings" in said
     assert "words is a list of phrases" in said
     assert "answers with a verdict: 20 of 30 after; the others count nowhere" in said
     assert "length limit: 4 of 30 after" in said

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from crosslign.types import JudgeItem, Verdict
+from crosslign.types import CrosslignError, JudgeItem, Verdict
 
 
 @runtime_checkable
@@ -29,6 +29,17 @@ class Judge(Protocol):
         ...
 
     def judge(self, items: Sequence[JudgeItem]) -> list[Verdict]: ...
+
+
+def ask(judge: Judge, items: Sequence[JudgeItem]) -> list[Verdict]:
+    """A judge's verdicts. Raises CrosslignError if there is not one for each item: they would be taken for others'."""
+    verdicts = judge.judge(items)
+    if len(verdicts) != len(items):
+        raise CrosslignError(
+            f"judge {judge.name!r}: gave {len(verdicts)} verdicts for {len(items)} items. Its `judge` must return one "
+            "verdict for each item, in their order."
+        )
+    return verdicts
 
 
 def release(judge: Judge | None) -> None:

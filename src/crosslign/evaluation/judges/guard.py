@@ -31,8 +31,8 @@ class GuardJudge:
     Details of a verdict: what the guard said by field; `cut`; of an unparsed reply its beginning, as `reply`.
 
     Where the guard finds neither harm nor a refusal, the lexicon is asked what guards do not tell: whether the text is
-    malformed (an echo, a loop, hardly a word), which is invalid with the lexicon's reason; and, of a guard that does not
-    say whether an answer refuses (Llama Guard), whether it does.
+    malformed (an echo, a loop, hardly a word), which is invalid with the lexicon's reason. Of a guard that does not say
+    whether an answer refuses (Llama Guard) it is asked that too.
 
     Args:
         tokenizer: the guard's own.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crosslign.evaluation.rates import MANY_PARTIAL
-from crosslign.evaluation.tables import number
+from crosslign.evaluation.tables import number, short_names
 from crosslign.evaluation.view import Part, Row, Task, View
 
 _NAMES_AT_MOST = 5
@@ -21,6 +21,8 @@ _OTHER_TASK = "Before and after did not run on the same version of the tasks: th
 _MUST_AGREE = {
     "sampling": "Before and after were sampled with different settings: a part of the change may come from that.",
     "dtype": "Before and after were not computed in the same type of numbers: a part of the change may come from that.",
+    "fidelity": "Before and after, the languages of the answers were told apart with different settings: their shares may "
+    "not be comparable.",
 }
 
 
@@ -209,10 +211,11 @@ def _ability(name: str, rows: Sequence[Row]) -> Finding:
 
 
 def cautions(view: View) -> list[str]:
-    """Edited files, differences of the two sides, proxies for judges, partial refusals, rows without a verdict, answers
-    cut off; or nothing."""
+    """Edited files, what one side alone has, differences of the two sides, proxies for judges, partial refusals, rows
+    without a verdict, answers cut off; or nothing."""
     counts = (said for task in view.tasks for said in _counts(task, view))
-    return [*_edited(view), *_differences(view), *_proxies(view), *partial_refusals(view), *counts]
+    differences = [*not_compared(view), *_differences(view)]
+    return [*_edited(view), *differences, *_proxies(view), *partial_refusals(view), *counts]
 
 
 def _edited(view: View) -> list[str]:
@@ -220,6 +223,16 @@ def _edited(view: View) -> list[str]:
     edited = [f"{side} {name}".strip() for side, manifest in sides for name in manifest.get("edited", ())]
     said = "Changed by hand after crosslign had finished it, and counted as it is now"
     return [f"{said}: {', '.join(edited)}."] if edited else []
+
+
+def not_compared(view: View) -> list[str]:
+    """A sentence for each side of a comparison that has tasks, or languages of ability, which the other one lacks."""
+    sides = ((side, view.not_compared.get(side)) for side in view.sides)
+    return [
+        f"Not compared, since only the evaluation {side} has it: {', '.join(short_names(names).values())}."
+        for side, names in sides
+        if names
+    ]
 
 
 def partial_refusals(view: View) -> list[str]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 import torch
 
 from crosslign.contexts import ContextBuilder, ContextOverflow
 from crosslign.distillation import write_judgements
-from crosslign.evaluation.fidelity import Fidelity, LanguageFidelity
-from crosslign.evaluation.judges.base import Judge
+from crosslign.evaluation.fidelity import fidelity_of
+from crosslign.evaluation.judges.base import Judge, ask
 from crosslign.evaluation.rates import JudgedRow
+from crosslign.evaluation.stages import CHUNK
 from crosslign.rollouts.progress import progress
 from crosslign.runs.build import Distillation, autocast
 from crosslign.runs.gate.rates import FIRST_TOKENS, Divergence, Pair
@@ -21,7 +21,6 @@ from crosslign.types import Completion, Context, JudgeItem, Query, Rollout
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 64  # answers that a judge gets at a time
 BATCH = 16  # prompts in one call of generate, as in an evaluation; more where training's window is larger
 
 
@@ -43,7 +42,7 @@ def measure(
     A query that is too long for one of the contexts raises ContextOverflow, or is left out if the recipe says so
     (`data.on_overflow`): of all templates if that shows before sampling, which it nearly always does.
     """
-    answering = Answering(run, made, judge, fidelity_of(run))
+    answering = Answering(run, made, judge)
     queries = answering.short_enough(templates, queries)
     first = next(iter(templates.values()))
     students = [first.student(query) for query in queries]
@@ -69,16 +68,6 @@ def measure(
             for i, reply in zip(kept, replies, strict=True)
         ]
     return result
-
-
-def fidelity_of(run: PreparedRun) -> Fidelity:
-    return _fidelity(tuple(run.languages), run.config.data.source_language)
-
-
-@cache
-def _fidelity(languages: tuple[str, ...], source_language: str) -> Fidelity:
-    """One for all parts of a gate: it warns of languages that it does not know."""
-    return LanguageFidelity(languages, source_language)
 
 
 class Writing:
@@ -150,9 +139,10 @@ class Writing:
 class Answering(Writing):
     """The same, and a judge reads."""
 
-    def __init__(self, run: PreparedRun, made: Distillation, judge: Judge, fidelity: Fidelity) -> None:
+    def __init__(self, run: PreparedRun, made: Distillation, judge: Judge) -> None:
         super().__init__(run, made)
-        self.judge, self.fidelity = judge, fidelity
+        self.judge = judge
+        self.fidelity = fidelity_of(judge, run.languages, run.config.data.source_language)
 
     def judged(self, queries: Sequence[Query], completions: Sequence[Completion], what: str) -> list[JudgedRow]:
         decode = self.run.tokenizer.decode
@@ -164,7 +154,7 @@ class Answering(Writing):
         with progress(len(items), f"{what}: {self.judge.name}", "verdict", quiet=self.quiet) as bar:
             for start in range(0, len(items), CHUNK):
                 chunk = items[start : start + CHUNK]
-                found = zip(chunk, self.judge.judge(chunk), self.fidelity.measure(chunk), strict=True)
+                found = zip(chunk, ask(self.judge, chunk), self.fidelity.measure(chunk), strict=True)
                 answers += [
                     JudgedRow(item.query, verdict, item.truncated, spoken.status, item.completion, spoken.detected)
                     for item, verdict, spoken in found
