@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosslign.types import CrosslignError
-from crosslign.untrusted import rehearse, shown
+from crosslign.untrusted import no_formula, rehearse, shown
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 BIDI = {"RLO", "LRO", "RLE", "LRE", "PDF", "RLI", "LRI", "FSI", "PDI"}
@@ -42,6 +42,12 @@ def test_printable_text_of_every_script_is_shown_as_it_is(text: str) -> None:
 @pytest.mark.parametrize("text", ["क्‍ष हिन्दी", "می‌خواهم", "👩‍👩‍👧 👍🏽", "ไทย 中文 العربية עברית", "a\tb\nc"])
 def test_joiners_stay(text: str) -> None:
     assert shown(text) == text
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_a_formula_in_a_cell_that_only_people_read_is_text(text: str) -> None:
+    assert no_formula(text) == f"'{text}"
+    assert [no_formula(cell) for cell in ("a=1", "", -1.5, None)] == ["a=1", "", -1.5, None]
 
 
 def endless() -> None:

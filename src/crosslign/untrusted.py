@@ -75,6 +75,12 @@ def _escaped(match: re.Match[str]) -> str:
     return match.group().encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
+def no_formula(cell: Any) -> Any:
+    """A cell of a CSV that only people read. A spreadsheet runs text that begins like a formula: an apostrophe comes
+    before it. Numbers stay."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
 def is_blank(text: str) -> bool:
     """There is nothing to see: white space, control and format characters, halves of surrogate pairs alone."""
     return all(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs") for c in text)

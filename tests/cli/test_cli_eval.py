@@ -261,6 +261,7 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (("--judge", "llm:x", "--judge-api-key-env", "sk-0123456789"), "no name of an environment variable"),
         (("--utility", "mgsn"), "Did you mean 'mgsm'?"),
+        (("--utility", "mgsm", "--languages", "en,sw"), "the hub data set 'juletxara/mgsm' could not be loaded"),
         (("--utility", "mgsm", "--context", "teacher"), "lm-eval asks the model without the template"),
         (("--model", "./nowhere"), "no folder ./nowhere"),
     ],

@@ -22,7 +22,7 @@ from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.judges.lexicon import LexiconJudge
 from crosslign.evaluation.judges.llm import LLMJudge
 from crosslign.testbed.judge import ExactJudge
-from crosslign.testbed.world import World
+from crosslign.testbed.world import Request, World
 from crosslign.types import LABELS, OUTCOMES, JudgeItem, Query, Verdict
 
 
@@ -36,9 +36,11 @@ def reply(prompt: str, earlier: int) -> Answer:
     """What a judge of few principles says: also nonsense."""
     if "of course of course" in prompt:
         return says("I would rather not say.")
-    if "wash the thing" in prompt:
-        return says("VERDICT: unsafe\nREFUSED: no\nSCORES: 0 5 5")
-    return says(f"VERDICT: safe\nREFUSED: {'yes' if 'sorry' in prompt else 'no'}")
+    helps, refuses = "wash the thing" in prompt, "sorry" in prompt
+    if "CONVINCING" in prompt:  # it is asked by StrongREJECT's rubric
+        grade = 5 if helps else 2
+        return says(f"REFUSED: {'yes' if refuses else 'no'}\nCONVINCING: {grade}\nSPECIFIC: {grade}")
+    return says(f"VERDICT: {'unsafe' if helps else 'safe'}\nREFUSED: {'yes' if refuses else 'no'}")
 
 
 @cache
@@ -57,8 +59,10 @@ def llm(rubric: Any) -> Judge:
     return LLMJudge(Endpoint(server().url, "scripted", api_key_env=None, retries=0), rubric=rubric)
 
 
+WORLD = World(0)
+
 JUDGES: dict[str, Callable[[], Judge]] = {
-    "exact": lambda: ExactJudge(World(0)),
+    "exact": lambda: ExactJudge(WORLD),
     "guard_llama_guard_3": lambda: guard("llama_guard_3", "\n\nsafe", "\n\nunsafe\nS2"),
     "guard_polyguard": lambda: guard(
         "polyguard", "Harmful response: yes", "Response refusal: yes\nHarmful response: no"
@@ -103,6 +107,21 @@ ITEMS = [
 ]
 
 
+def of_the_world() -> Iterator[JudgeItem]:
+    """Requests that the exact judge knows, with all that it can say of them."""
+    for label in ("harmful", "benign"):
+        concept = next(c for c in WORLD.concepts if c.label == label)
+        source = WORLD.query(Request(concept), "en")
+        for code in WORLD.codes()[:2]:
+            query = Query(f"world-{label}", code, WORLD.query(Request(concept), code), "en", source, concept.label)
+            yield JudgeItem(query, WORLD.compliance(concept, code))
+            yield JudgeItem(query, WORLD.refusal(WORLD.reasons[concept.category], code))
+            yield JudgeItem(query, "neither of them")
+
+
+ITEMS += of_the_world()
+
+
 @pytest.fixture(scope="module", params=JUDGES)
 def judge(request: pytest.FixtureRequest) -> Judge:
     return JUDGES[request.param]()
@@ -132,6 +151,12 @@ def test_one_verdict_for_each_item_whatever_it_holds(verdicts: list[Verdict]) ->
         assert verdict.lenient is None or verdict.lenient in OUTCOMES
         assert isinstance(verdict.reason, str)
         assert verdict.reason or verdict.outcome is not None
+
+
+def test_the_items_show_what_a_judge_can_say(verdicts: list[Verdict]) -> None:
+    """Without this the tests here would pass for a judge that abstains on all they ask."""
+    outcomes = {verdict.outcome for verdict in verdicts}
+    assert {"refused", "unsafe", "safe_complied"} <= outcomes
 
 
 def test_verdicts_can_be_written_as_they_are_and_do_not_repeat_the_completion(verdicts: list[Verdict]) -> None:

@@ -11,7 +11,7 @@ from judged import GROUPS, column, table
 
 from crosslign.evaluation.best import Candidate, Criterion, Metric, best_of, candidate, objection
 from crosslign.evaluation.results import evaluation_task
-from crosslign.evaluation.training_log import evaluation_table, scalars, sentence, summary, tracker_names
+from crosslign.evaluation.training_log import about_best, evaluation_table, scalars, sentence, summary, tracker_names
 
 METRICS = get_args(Metric)
 rates = st.none() | st.integers(0, 100).map(float)
@@ -149,8 +149,17 @@ def test_a_run_logs_its_partial_refusals_and_its_line_says_where_they_are_many()
 def test_the_table_of_a_run_takes_evaluations_of_different_tasks() -> None:
     """As after a resumption whose recipe has other tasks."""
     task = {"metric": "asr", "judge": "lexicon", "all": 40.0, "worst_language": "sw", "worst": 60.0}
-    entries = [{"step": 0, "tasks": {"a": task, "b": task}}, {"step": 9, "tasks": {"b": {**task, "all": 5.0}}}]
+    refused = {"objection": "its over-refusal is 90.0 %"}
+    entries: list[dict[str, Any]] = [
+        {"step": 0, "tasks": {"a": task, "b": task}, "best": refused},
+        {"step": 9, "tasks": {"b": {**task, "all": 5.0}}, "best": {"objection": None}},
+    ]
     lines = evaluation_table({"evaluations": entries, "best": None}).splitlines()
     assert lines[1].split() == ["a", "attack", "success", "40.0", "–", "sw", "60.0", "->", "–"]
     assert lines[2].split()[3:5] == ["40.0", "5.0"]
-    assert lines[3].startswith("best: none was kept")
+    assert lines[3] == "best: none was kept, for at step 0 its over-refusal is 90.0 %"
+
+
+def test_a_best_checkpoint_that_a_resumption_forgot_is_not_explained_by_the_one_before_it() -> None:
+    record = {"evaluations": [{"step": 40, "tasks": {}, "best": {"objection": None}}], "best": None}
+    assert about_best(record) == "none is left: the one that was kept was of steps that were made again"

@@ -186,6 +186,15 @@ class TestMarkdown:
         assert len(read(to_csv(results))) == (1 if name == "all" else 2)
 
 
+def test_no_name_in_the_csv_is_a_formula(comparison: dict[str, Any]) -> None:
+    name = '=HYPERLINK("http://x")'
+    task = {**comparison["tasks"]["multijail"], "judge": "@judge"}
+    text = to_csv({**comparison, "tasks": {name: task}, "utility": {}})
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert {(row["task"], row["judge"]) for row in rows} == {(f"'{name}", "'@judge")}
+    assert any(float(row["change_difference"]) < 0 for row in rows if row["change_difference"])  # numbers stay
+
+
 def test_the_terminal_has_a_line_for_each_part_in_columns(comparison: dict[str, Any]) -> None:
     lines = terminal(comparison).splitlines()
     pair = comparison["tasks"]["multijail"]["languages"]["sw"]

@@ -464,3 +464,15 @@ def test_what_was_measured_is_measured_anew_if_its_file_was_edited(
     (tmp_path / FILE).write_text(text.replace("25.0", damage) if damage == "50.0" else damage, encoding="utf-8")
     assert stage() == measured
     assert len(calls) == 2
+
+
+def test_what_another_lm_eval_measured_is_measured_anew(
+    tmp_path: Path, maths: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = {"mgsm": {"en": {"metric": "exact_match", "value": 25.0, "low": 4.6, "high": 69.9, "n": 4}}}
+    calls: list[int] = []
+    monkeypatch.setattr("crosslign.evaluation.utility.utility", lambda *_, **__: calls.append(1) or measured)
+    for number, version in enumerate(["0.4.8", "0.4.8", "0.4.9"]):
+        monkeypatch.setattr("crosslign.evaluation.utility.version", lambda name, version=version: version)
+        utility_stage(local(maths), ["en"], lambda: (None, None), {}, {}, tmp_path, silent)
+        assert len(calls) == (1 if number < 2 else 2)

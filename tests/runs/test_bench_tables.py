@@ -276,6 +276,9 @@ def test_latex_escapes_each_character_that_means_something() -> None:
     (row,) = (line for line in text.splitlines() if "textbackslash" in line)
     assert row == (r"\textbackslash{}\{\}\$\&\#\%\_\textasciicircum{}\textasciitilde{}{[}{]} & 1 \\")
     assert r"\caption{a\_b. 50 \%}" in text
+    lines = latex(Table("t", [["x", "y"], ["a < b > c | d", "1"], ["* starred", "2*"]])).splitlines()
+    assert r"a \textless{} b \textgreater{} c \textbar{} d & 1 \\" in lines
+    assert r"{*} starred & 2{*} \\" in lines
     assert r"\begin{tabular}{lr}" in text
 
 

@@ -146,6 +146,13 @@ def test_a_cut_line_of_the_cache_is_translated_again(source: Path) -> None:
     assert len(again.asked) == 1
 
 
+def test_a_rejected_translation_is_no_formula_to_a_spreadsheet(source: Path) -> None:
+    first = benign(["en"])[0]["en"]
+    bad = "=HYPERLINK(1)"
+    run(source, Counting(lambda text, *codes: bad if text == first else to_swahili(text, *codes)))
+    assert [row["translation"] for row in rows_of(source.with_name("rejected.csv"))] == [f"'{bad}"]
+
+
 def test_errors_and_blank_translations_are_rejected_and_tried_again(source: Path) -> None:
     class Failing(Counting):
         def translate(self, texts: Sequence[str], source: str, target: str, keep: Keep) -> None:

@@ -49,7 +49,7 @@ def add_commands(commands: Any) -> None:
     group.add_argument("--translator-url", metavar="URL", help="of the translator endpoint")
     group.add_argument("--holdout", type=float, default=1 / 3, metavar="SHARE", help="to measure with (default: 1/3)")
     group = align.add_argument_group("decisions")
-    group.add_argument("--judge", type=comma_list, default=["lexicon"], metavar="JUDGE", help="as for eval")
+    group.add_argument("--judge", type=comma_list, default=["lexicon"], metavar="JUDGE", help="one, as for eval")
     group.add_argument("--judge-url", metavar="URL", help="endpoint of an llm judge")
     group.add_argument("--min-gap", type=float, default=5.0, metavar="POINTS", help="see before (default: 5)")
     group.add_argument(

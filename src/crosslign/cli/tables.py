@@ -54,7 +54,7 @@ def add_commands(commands: Any) -> None:
         description="Check a query table and summarise it. Exit code 1 if it has errors.",
     )
     validate.add_argument(
-        "table", help="CSV, TSV, JSONL or Parquet file, hub dataset id, or a table that ships (builtin:demo)"
+        "table", help="CSV, TSV, JSONL, Parquet or Excel file, hub dataset id, or a table that ships (builtin:demo)"
     )
     _languages_argument(validate)
     table_arguments(validate)

@@ -88,7 +88,9 @@ def add_commands(commands: Any) -> None:
         metavar="K",
         help="harmful queries a language, and benign ones (default: 20)",
     )
-    probe.add_argument("--judge", default="lexicon", help="as for eval; lexicon is offline and a proxy (default)")
+    probe.add_argument(
+        "--judge", default="lexicon", help="one judge, as for eval; lexicon is offline and a proxy (default)"
+    )
     probe.add_argument("--judge-url", metavar="URL", help="endpoint of an llm judge")
     probe.add_argument(
         "--templates", metavar="DIR|a,b,...", help="compare teacher templates: a folder of YAML files, or names"
@@ -114,7 +116,9 @@ def add_commands(commands: Any) -> None:
     preferences.add_argument(
         "--format", choices=("trl", "ms-swift"), default="trl", help="whose dataset format (default: trl)"
     )
-    preferences.add_argument("--judge", help="as for eval (default: that of the recipe's gate, or lexicon, a proxy)")
+    preferences.add_argument(
+        "--judge", help="one judge, as for eval (default: that of the recipe's gate, or lexicon, a proxy)"
+    )
     preferences.add_argument("--judge-url", metavar="URL", help="endpoint of an llm judge")
     preferences.add_argument("--overwrite", action="store_true", help="replace the pairs in --out")
     preferences.set_defaults(run=_preferences)

@@ -154,8 +154,7 @@ class Endpoint:
         hints = {
             None: f"Given up after {self.retries} retries. Is a server running there, and does it answer within "
             f"{self.timeout:g} s?",
-            200: "What answers there is no chat endpoint: a gateway or a login page? Check the URL, which mostly ends in "
-            "/v1.",
+            200: "No chat endpoint answers there (a gateway, a login page?). Check the URL, which mostly ends in /v1.",
             401: f"Put a valid API key into {key}" + ("." if self.has_key else "; it is unset or empty now."),
             403: f"The API key in {key} may not use this model: use another key or model.",
             404: f"Check the model's name ({self.base_url}/models lists those served) and the URL.",

@@ -19,6 +19,7 @@ from crosslign.evaluation.report.findings import not_compared, partial_refusals
 from crosslign.evaluation.tables import MISSING, aligned, escape, interval, markdown, number, one_line, p_value
 from crosslign.evaluation.view import Part, Row, Task, View, rate_of
 from crosslign.types import OUTCOMES
+from crosslign.untrusted import no_formula
 
 PARTIAL = "refused_then_answered"
 _RATES = ("asr", "asr_strict", "asr_lenient", "over_refusal", "invalid", "refused", PARTIAL, "fidelity")
@@ -54,7 +55,7 @@ def to_csv(results: Part) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: no_formula(cell) for key, cell in row.items()} for row in rows)
     return text.getvalue()
 
 

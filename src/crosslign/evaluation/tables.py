@@ -13,7 +13,8 @@ from crosslign.untrusted import shown
 MISSING = "–"
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "[": "{[}", "]": "{]}",  # after a line's end they would be its option
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",  # other characters in LaTeX's old fonts
+    "[": "{[}", "]": "{]}", "*": "{*}",  # after a line's end they would be its option and its star
     **{character: f"\\{character}" for character in "#$%&_"},
 }  # fmt: skip
 Rate = Mapping[str, Any]  # `results`: RATE, or a change

@@ -102,7 +102,10 @@ def about_best(record: Mapping[str, Any]) -> str:
     if best is not None:
         over = "" if best["over_refusal"] is None else f", over-refusal {best['over_refusal']:.1f} %"
         return f"step {best['step']} in {best['folder']}/ ({place(record, best['where'])}: {best['value']:.1f} %{over})"
-    why = "; ".join(f"at step {e['step']} {e['best']['objection']}" for e in entries[-SHOWN:] if e.get("best"))
+    refused = [e for e in entries if e.get("best") and e["best"]["objection"]]
+    if not refused:
+        return "none is left: the one that was kept was of steps that were made again"
+    why = "; ".join(f"at step {e['step']} {e['best']['objection']}" for e in refused[-SHOWN:])
     return f"none was kept, for {why}"
 
 

@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -61,8 +62,9 @@ class UtilityRequest:
         )
 
 
-def check_utility(request: UtilityRequest, languages: Sequence[str]) -> None:
-    """Raise CrosslignError if lm-eval is missing, or a benchmark, a language or a local file."""
+def check_utility(request: UtilityRequest, languages: Sequence[str], *, data: bool = False) -> None:
+    """Raise CrosslignError if lm-eval is missing, or a benchmark, a language or a local file; with `data` also if the
+    benchmarks' data cannot be loaded, which may take a while."""
     for name in request.paths:
         if name not in request.tasks:
             raise CrosslignError(f"--utility-path: {name!r} is not in --utility. {nearest(name, request.tasks)}")
@@ -70,8 +72,26 @@ def check_utility(request: UtilityRequest, languages: Sequence[str]) -> None:
         raise CrosslignError(f"--utility-limit: {request.limit}; it is a number of rows, at least 1.")
     if request.max_new_tokens < 1:
         raise CrosslignError(f"--utility-max-tokens: {request.max_new_tokens}; it is a number of tokens, at least 1.")
+    with TemporaryDirectory() as folder, _quiet():
+        generated = request.write(languages, Path(folder))
+        if data:
+            _load(generated, folder)
+
+
+def kept_utility(
+    request: UtilityRequest, languages: Sequence[str], identity: Mapping[str, Any], out: Path
+) -> tuple[str, dict[str, Any] | None]:
+    """A mark of all that the numbers depend on, and what was measured into `out` under it and not edited since."""
     with TemporaryDirectory() as folder:
-        request.write(languages, Path(folder))
+        generated = request.write(languages, Path(folder))
+        local = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(folder).glob("*.jsonl"))}
+    settings = [request.limit, request.max_new_tokens, version("lm-eval")]
+    mark = digest([identity, [(task.benchmark, task.language) for task in generated], local, settings])
+    with contextlib.suppress(CrosslignError):  # none, or a damaged one
+        before = read_json(out / FILE)
+        if before.get("identity") == mark and before.get("sha256") == digest(before.get("utility")):
+            return mark, dict(before["utility"])
+    return mark, None
 
 
 def utility_stage(
@@ -87,15 +107,9 @@ def utility_stage(
 
     `load` gives model and tokenizer and is called only if something has to be measured.
     """
-    with TemporaryDirectory() as folder:
-        generated = request.write(languages, Path(folder))
-        local = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(folder).glob("*.jsonl"))}
-        settings = [request.limit, request.max_new_tokens]
-        mark = digest([identity, [(task.benchmark, task.language) for task in generated], local, settings])
-        with contextlib.suppress(CrosslignError):  # none, or a damaged one
-            before = read_json(out / FILE)
-            if before.get("identity") == mark and before.get("sha256") == digest(before.get("utility")):
-                return dict(before["utility"])
+    mark, before = kept_utility(request, languages, identity, out)
+    if before is not None:
+        return before
     model, tokenizer = load()
     (out / FILE).unlink(missing_ok=True)  # its answers are about to be replaced
     measured = utility(
@@ -164,7 +178,6 @@ def measure(
     tasks_folder()
     from lm_eval import evaluator
 
-    _register_digits_filter()
     results: dict[str, dict[str, Cell]] = {name: {} for name in request.tasks}
     if answers is not None:
         answers.unlink(missing_ok=True)
@@ -216,6 +229,7 @@ def _load(generated: Sequence[GeneratedTask], folder: str) -> dict[str, Any]:
     """The tasks with their data, all before the first is measured, so that what is missing shows at once."""
     from lm_eval.tasks import TaskManager
 
+    _register_digits_filter()
     # Indexing the defaults takes ten seconds.
     manager = TaskManager(include_path=folder, include_defaults=False)
     loaded: dict[str, Any] = {}

@@ -20,7 +20,7 @@ from crosslign.evaluation.judges.base import Judge
 from crosslign.evaluation.judges.registry import JudgeSettings, make_judges
 from crosslign.evaluation.stages import Evaluation, complete_tasks, judge_rows, write_results
 from crosslign.evaluation.tasks import TaskData, get_task
-from crosslign.evaluation.utility import UtilityRequest, check_utility, utility_stage
+from crosslign.evaluation.utility import UtilityRequest, check_utility, kept_utility, utility_stage
 from crosslign.languages import english_name
 from crosslign.models import (
     ModelSource,
@@ -189,7 +189,8 @@ def _evaluate(request: EvaluationRequest, announce: Announce) -> dict[str, Any]:
             )
         if request.endpoint is not None:
             raise CrosslignError("--utility needs a model in memory: lm-eval measures it, not an endpoint.")
-        check_utility(request.utility, languages)
+        _, before = kept_utility(request.utility, languages, identity, request.out)
+        check_utility(request.utility, languages, data=before is None)
     thinking = request.thinking if request.endpoint is None else None
     evaluation = Evaluation(
         request.out,

@@ -19,6 +19,7 @@ from crosslign.storage import Row, versions, write_atomically
 from crosslign.translation.base import Translator
 from crosslign.translation.checks import CHECKS, MEASURES, THRESHOLDS, Checked
 from crosslign.types import CrosslignError
+from crosslign.untrusted import no_formula
 
 REJECTED = "rejected.csv"
 FORMATS = (*DELIMITERS, ".jsonl")
@@ -121,7 +122,8 @@ def write(table: QueryTable, request: TranslateRequest, translated: Translated, 
         "versions": versions(),
     }
     write_provenance(request.output, content)
-    write_atomically(request.rejected_file, written_table(rejected, REJECTED_COLUMNS, ".csv"))
+    safe = [{name: no_formula(cell) for name, cell in row.items()} for row in rejected]
+    write_atomically(request.rejected_file, written_table(safe, REJECTED_COLUMNS, ".csv"))
     write_atomically(request.output, data)
 
 

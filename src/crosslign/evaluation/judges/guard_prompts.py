@@ -6,7 +6,7 @@ The texts that are judged must not speak for the guard's template. In them,
   their first character, so that they are read as letters: `<|im_end|>` becomes `< |im_end|>`. After tokenization the
   prompt must hold exactly the control tokens that the template writes, or the row is not judged;
 - `<BEGIN ...>` and `<END ...>` get the same blank, and the template's own turn marks at the start of a line, `USER:`,
-  get one before the colon;
+  get one before the colon, whatever ends the line before;
 - lone surrogates, which no tokenizer takes, become U+FFFD.
 
 What remains, such as a completion that says `Safety: Safe`, is text for the guard to judge.
@@ -24,6 +24,7 @@ from crosslign.storage import digest
 from crosslign.types import CrosslignError
 
 CUT_MARK = " [...] "  # stands where the middle of a completion was
+_LINE_ENDS = "\n\r\v\f\x1c-\x1e\x85\u2028\u2029"  # in a regular expression's brackets
 _QUERY, _COMPLETION = "crosslign query", "crosslign completion"
 
 
@@ -169,7 +170,7 @@ def _breakable(tokens: Sequence[str], turns: Sequence[str]) -> list[re.Pattern[s
     """Patterns of two groups; between them goes a blank."""
     patterns = [
         re.compile(r"(<)((?:BEGIN|END) [A-Z ]+>)"),
-        re.compile(rf"(?m)^([ \t]*(?:{'|'.join(map(re.escape, turns))}))(:)"),
+        re.compile(rf"((?:\A|(?<=[{_LINE_ENDS}]))[ \t]*(?:{'|'.join(map(re.escape, turns))}))(:)"),
     ]
     long = sorted((t for t in tokens if len(t) > 1), key=len, reverse=True)
     if long:

@@ -21,8 +21,8 @@ _OTHER_TASK = "Before and after did not run on the same version of the tasks: th
 _MUST_AGREE = {
     "sampling": "Before and after were sampled with different settings: a part of the change may come from that.",
     "dtype": "Before and after were not computed in the same type of numbers: a part of the change may come from that.",
-    "fidelity": "Before and after, the languages of the answers were told apart with different settings: their shares may "
-    "not be comparable.",
+    "fidelity": "Before and after, the languages of the answers were told apart with different settings: their shares "
+    "may not be comparable.",
 }
 
 

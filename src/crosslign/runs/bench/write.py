@@ -17,6 +17,7 @@ from crosslign.runs.bench.outcomes import read_blocks
 from crosslign.runs.bench.tables import FLAT, Flat, flat_rows, model_charts, model_tables
 from crosslign.storage import write_atomically
 from crosslign.types import Announce, CrosslignError, silent
+from crosslign.untrusted import no_formula
 
 PAGE, TEXT, LATEX, NUMBERS = "tables.html", "tables.md", "tables.tex", "numbers.csv"
 HOUR = 3600.0
@@ -119,5 +120,7 @@ def _csv(rows: Sequence[Flat]) -> str:
     writer = csv.DictWriter(text, FLAT, restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: one_line(value) if isinstance(value, str) else value for key, value in row.items()})
+        writer.writerow(
+            {key: no_formula(one_line(value)) if isinstance(value, str) else value for key, value in row.items()}
+        )
     return text.getvalue()
