@@ -65,7 +65,9 @@ JUDGES: dict[str, Callable[[], Judge]] = {
     "exact": lambda: ExactJudge(WORLD),
     "guard_llama_guard_3": lambda: guard("llama_guard_3", "\n\nsafe", "\n\nunsafe\nS2"),
     "guard_polyguard": lambda: guard(
-        "polyguard", "Harmful response: yes", "Response refusal: yes\nHarmful response: no"
+        "polyguard",
+        "Harmful response: yes",
+        *(f"Response refusal: {refuses}\nHarmful response: no" for refuses in ("yes", "no")),
     ),
     "guard_qwen3guard": lambda: guard("qwen3guard", *(reply for _, reply in KINDS.values())),
     "lexicon": LexiconJudge,
