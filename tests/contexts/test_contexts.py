@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import byte_tokenizer
+from conftest import CHATML, byte_tokenizer
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
@@ -23,9 +23,11 @@ from crosslign.contexts import (
     chat_token_ids,
     fill,
     load_teacher_template,
+    plain_contexts,
     student_messages,
     template_fields,
 )
+from crosslign.contexts.builder import chat_text
 from crosslign.types import CrosslignError, Message, Query, Unchanged
 
 CHAT_TEMPLATES = Path(__file__).parents[1] / "chat_templates"
@@ -308,6 +310,25 @@ def test_thinking_is_off_unless_it_is_asked_for() -> None:
     role = RoleContext(STUDENT_MESSAGES, 100)
     ids = chat_token_ids(tokenizer_of("qwen3"), role.messages, role.chat_template_kwargs)
     assert text_of("qwen3", ids).endswith("<think>\n\n</think>\n\n")
+
+
+# How Llama 3.2 writes the date; gpt-oss and Mistral have other quotes and formats.
+DATED = (
+    "{% if not date_string is defined %}{% if strftime_now is defined %}"
+    '{% set date_string = strftime_now("%d %b %Y") %}{% else %}{% set date_string = "26 Jul 2024" %}{% endif %}'
+    "{% endif %}Today: {{ date_string }}, {{ strftime_now( '%Y-%m-%d' ) }}\n" + CHATML
+)
+
+
+def test_a_chat_template_that_asks_for_today_gets_one_fixed_date() -> None:
+    tokenizer = byte_tokenizer(DATED)
+    contexts = plain_contexts(tokenizer, max_length=500)
+    assert tokenizer.decode(contexts.student(QUERY).token_ids).startswith("Today: 26 Jul 2024, 2024-07-26\n")
+    assert contexts.settings() == {"date": "2024-07-26"}
+    assert tokenizer.chat_template == DATED  # saved beside the model as it came
+    own = chat_text(tokenizer, [Message("user", "x")], {"date_string": "1 May 2020"})
+    assert own.startswith("Today: 1 May 2020, 2024-07-26\n")
+    assert plain_contexts(byte_tokenizer(), max_length=500).settings() == {}
 
 
 def test_option_that_a_chat_template_does_not_know_changes_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,10 @@ from crosslign.untrusted import limit, rehearse, shown
 
 _TRIED: set[str] = set()  # chat templates, with their options, that a process has found to end
 _MARK = re.compile(r"<[^\s<>]+>|\[[^\s\[\]]+\]")  # <|im_end|>, [/INST]
+# What `strftime_now` says in a chat template. With today's date, the contexts of a run would change at midnight, and
+# those of two evaluations with the day. It is the date that Llama 3's templates have where there is no clock.
+TEMPLATE_DATE = date(2024, 7, 26)
+_NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 
 
 class ContextOverflow(CrosslignError):
@@ -77,6 +82,10 @@ class ContextBuilder:
             self.tokenizer, [Message("user", "text")], self.student_role.chat_template_kwargs, generation_prompt=False
         )
         return sorted(mark for mark in special | set(_MARK.findall(turn)) if mark.strip())
+
+    def settings(self) -> dict[str, Any]:
+        """What contexts depend on that neither the model's files nor the messages tell."""
+        return {"date": TEMPLATE_DATE.isoformat()} if _asks_for_the_date(self.tokenizer) else {}
 
     def is_unchanged(self, query: Query) -> bool:
         """Whether the teacher sees what the student sees."""
@@ -208,10 +217,23 @@ def chat_text(
             [{"role": m.role, "content": m.content} for m in messages],
             tokenize=False,
             add_generation_prompt=generation_prompt,
-            **chat_template_kwargs,
+            **_dated(tokenizer, chat_template_kwargs),
         )
     except Exception as error:  # jinja errors of many kinds, raised by the template itself
         roles = ", ".join(m.role for m in messages)
         said = excerpt(shown(str(error), one_line=True))
         raise CrosslignError(f"the tokenizer's chat template refused the messages ({roles}): {said}") from error
     return text
+
+
+def _asks_for_the_date(tokenizer: Any) -> bool:
+    return "strftime_now" in str(getattr(tokenizer, "chat_template", None))
+
+
+def _dated(tokenizer: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options, with a copy of the chat template that has a fixed date where the tokenizer's asks for today's."""
+    if not _asks_for_the_date(tokenizer):
+        return options
+    own = tokenizer.get_chat_template(options.get("chat_template"), options.get("tools"))
+    fixed = _NOW.sub(lambda found: f"{found[1]}{TEMPLATE_DATE.strftime(found[2])}{found[1]}", own)
+    return {**options, "chat_template": fixed}

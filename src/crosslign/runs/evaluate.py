@@ -290,6 +290,7 @@ class _ModelUnderTest:
             teacher=r.template,
             max_judgement_length=r.max_judgement_length,
         )
+        identity |= contexts.settings()
         check_contexts(queries, contexts.check if teacher else contexts.check_student)
         return SamplerCompleter(
             lambda: sampler_of(*self.load(), batch_size),

@@ -92,9 +92,10 @@ def generate(request: GenerateRequest, table: QueryTable, announce: Announce = s
         check_output_file(path, ours=bool(read_mark(side)))
     check_source(request.source)
     check_adapter(request.adapter)
-    settings, output = request.settings(), request.output
+    output = request.output
     queries, tokenizer = queries_of([table], table.languages), load_tokenizer(request.source)
     contexts = request.contexts(tokenizer)
+    settings = request.settings() | contexts.settings()
     teacher = request.context == "teacher"
     check_contexts(queries, contexts.check if teacher else contexts.check_student)
     cache = CompletionCache(output.with_name(f".{output.name}.judgements.jsonl"))
