@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from architectures import Biased, build
+import transformers
+from architectures import SMALL, Biased, build
 from conftest import VOCABULARY, tiny_llama
 from torch import Tensor
 
@@ -231,6 +233,14 @@ def test_a_micro_batch_without_tokens_still_takes_part(recipe: dict[str, Any]) -
     assert all(p.grad is not None and not p.grad.any() for p in trainer.model.model.layers.parameters())
 
 
+def seeming(model: Any, device: str, attention: str) -> Any:
+    """The model, as if it were on this device with this attention."""
+    model.config._attn_implementation = attention
+    weight = SimpleNamespace(device=torch.device(device))
+    model.get_input_embeddings = lambda: SimpleNamespace(weight=weight)
+    return model
+
+
 @pytest.mark.parametrize(
     ("device", "attention", "packed", "split"),
     [
@@ -243,15 +253,31 @@ def test_a_micro_batch_without_tokens_still_takes_part(recipe: dict[str, Any]) -
 def test_device_and_attention_decide_how_rows_are_batched(
     device: str, attention: str, packed: bool, split: bool
 ) -> None:
-    class Model:
-        config = type("Config", (), {"_attn_implementation": attention})
-
-        def get_input_embeddings(self) -> Any:
-            return type("Embeddings", (), {"weight": type("W", (), {"device": torch.device(device)})})
-
-    made = Batching.of(Model(), 0)
+    made = Batching.of(seeming(model_of("Llama"), device, attention), 0)
     assert (made.packed, made.split) == (packed, split)
     assert (len(made.groups([100, 3])) == 2) == split
+
+
+@pytest.mark.parametrize(
+    ("family", "packed"),
+    [
+        ("Qwen2", True),
+        ("Gemma3", True),  # sliding_attention and full_attention
+        ("Qwen3_5", False),  # linear_attention and full_attention
+        ("Qwen3Next", False),
+        ("FalconH1", False),
+        ("Lfm2", False),
+        ("Mamba", False),
+    ],
+)
+def test_rows_are_packed_only_where_every_layer_is_attention(family: str, packed: bool) -> None:
+    config = getattr(transformers, f"{family}TextConfig", None) or getattr(transformers, f"{family}Config")
+    small = {**SMALL, "num_hidden_layers": 4, "num_experts": 4, "moe_intermediate_size": 8}
+    if family == "Lfm2":
+        small["layer_types"] = ["conv", "full_attention"] * 2
+    with torch.device("meta"):
+        model = getattr(transformers, f"{family}ForCausalLM")(config(**small))
+    assert Batching.of(seeming(model, "cuda", "flash_attention_2"), 0).packed == packed
 
 
 def test_the_rollouts_of_a_window_are_sampled_in_one_call(recipe: dict[str, Any]) -> None:

@@ -33,12 +33,12 @@ class Batching:
     def of(cls, model: Any, pad_token_id: int) -> Batching:
         """What suits the model's device and attention.
 
-        With variable-length flash attention: packed. On a CPU: groups of similar length. Elsewhere a micro-batch stays
-        whole: many small passes would leave an accelerator idle.
+        With variable-length flash attention in all layers: packed. On a CPU: groups of similar length. Elsewhere a
+        micro-batch stays whole: many small passes would leave an accelerator idle.
         """
         lm = causal_lm(model)
         device = lm.get_input_embeddings().weight.device
-        packed = device.type == "cuda" and lm.config._attn_implementation in _VARLEN
+        packed = device.type == "cuda" and lm.config._attn_implementation in _VARLEN and _is_attention_alone(lm)
         return cls(pad_token_id, packed=packed, split=device.type == "cpu")
 
     def groups(self, lengths: Sequence[int]) -> list[list[int]]:
@@ -50,3 +50,11 @@ class Batching:
     def collate(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> PromptCompletionBatch:
         """The rows of one forward pass."""
         return pack(prompts, completions) if self.packed else collate(prompts, completions, self.pad_token_id)
+
+
+def _is_attention_alone(lm: Any) -> bool:
+    """Whether every layer is attention. Recurrent and convolutional ones do not start again where positions do: in one
+    packed row, they would carry each sequence into the next."""
+    layers = getattr(lm.config.get_text_config(), "layer_types", None) or ()
+    attention = all(kind.endswith("attention") and kind != "linear_attention" for kind in layers)
+    return attention and not lm._is_stateful  # LFM2 has no such mark, Falcon-H1 no such name
