@@ -13,6 +13,7 @@ import torch
 from conftest import CHATML, VOCABULARY, byte_tokenizer, tiny_llama
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers.integrations import deepspeed
 
 from crosslign.models import (
     ModelSource,
@@ -545,3 +546,31 @@ def test_a_models_code_is_that_of_its_revision_also_without_weights(
     )
     load_skeleton(ModelSource("some/model", revision=revision, trust_remote_code=trusted))
     assert given.get("code_revision") == ("abc" if trusted and revision and own else None)
+
+
+def test_models_are_loaded_whole_while_a_run_has_deepspeed_divide_what_it_trains(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As guards, `crosslign probe` and `preferences` load them; the settings last as long as the run's arguments."""
+
+    class Settings:
+        def is_zero3(self) -> bool:
+            return True
+
+    settings, divided = Settings(), []
+    deepspeed.set_hf_deepspeed_config(settings)
+    for name in ("from_pretrained", "from_config"):
+        made = getattr(AutoModelForCausalLM, name)
+
+        def asked(*args: Any, made: Any = made, **kwargs: Any) -> Any:
+            divided.append(deepspeed.is_deepspeed_zero3_enabled())
+            return made(*args, **kwargs)
+
+        monkeypatch.setattr(AutoModelForCausalLM, name, asked)
+    try:
+        load_model(source(model_folder))
+        load_skeleton(source(model_folder))
+        assert deepspeed.is_deepspeed_zero3_enabled()
+    finally:
+        deepspeed.unset_hf_deepspeed_config()
+    assert divided == [False, False]

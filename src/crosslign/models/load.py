@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 
 from crosslign.contexts import check_chat_template
 from crosslign.models.files import check_counts, check_model, check_tokenizer, looks_local
+from crosslign.models.sharding import loading_whole
 from crosslign.types import CrosslignError, cause
 from crosslign.untrusted import read_json, read_text, rehearse
 
@@ -144,6 +145,7 @@ def load_tokenizer(source: ModelSource) -> Any:
     return tokenizer
 
 
+@loading_whole()
 def load_model(source: ModelSource, *, stay: bool = False) -> Any:
     """The causal language model on the best device, in evaluation mode, dropout off. Weights are read here.
 
@@ -247,6 +249,7 @@ def stored_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
             yield from ((f"{name}.{part}", tensor) for part, tensor in state.as_dict(packed=True).items())
 
 
+@loading_whole()
 def load_skeleton(source: ModelSource) -> Any:
     """The model without weights, from its configuration: shapes and types of parameters, on the device `meta`.
 

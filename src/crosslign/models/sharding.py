@@ -34,7 +34,8 @@ def loading_whole() -> Iterator[None]:
     """Inside the block transformers loads whole models, although DeepSpeed ZeRO-3, or FSDP's loading by the first
     process alone, is configured.
 
-    What is checked and measured before training needs them; the engine shards them when it is made.
+    What is checked and measured before training needs them, and so does a guard; the engine shards the model that is
+    trained when it is made.
     """
     from transformers.integrations import deepspeed
 

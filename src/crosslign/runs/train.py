@@ -16,7 +16,6 @@ from crosslign.distillation import RunTrainer
 from crosslign.evaluation.judges.base import release
 from crosslign.models import NotFiniteError, load_model
 from crosslign.models.forward import attention_of_the_device
-from crosslign.models.sharding import loading_whole
 from crosslign.runs.arguments import has_engine
 from crosslign.runs.build import Distillation, assemble, make_trainer
 from crosslign.runs.callbacks import AtBegin, DivergenceCallback
@@ -52,8 +51,7 @@ def train(run: PreparedRun, announce: Announce = silent, *, again: str | None = 
         for note in run.evaluation.notes if run.evaluation is not None else ():
             announce(f"evaluation: {note}")
         announce(f"loading {run.source.path}")
-        with loading_whole():
-            made = assemble(run, load_model(run.source, stay=has_engine(run.arguments)))
+        made = assemble(run, load_model(run.source, stay=has_engine(run.arguments)))
         try:
             with attention_of_the_device(made.student), attention_of_the_device(made.teacher.model):
                 run, passed = gate(run, made, announce)

@@ -12,7 +12,6 @@ import torch
 
 from crosslign.distillation import strategies
 from crosslign.models import add_lora, freeze, load_skeleton
-from crosslign.models.sharding import loading_whole
 from crosslign.runs.build import lora_settings
 from crosslign.runs.memory.estimate import Setup, Sharding
 from crosslign.runs.memory.shape import ModelShape, shape_of
@@ -44,8 +43,7 @@ def needs_of(run: PreparedRun, *, processes: int | None = None, accelerator: boo
     processes = processes or arguments.world_size
     lora = config.model.finetuning == "lora"
     try:
-        with loading_whole():  # DeepSpeed would begin to divide it, which needs its other processes
-            model = load_skeleton(run.source)
+        model = load_skeleton(run.source)
     except CrosslignError as error:
         raise UnknownModel(str(error)) from error
     stored = model.dtype.itemsize
