@@ -11,6 +11,7 @@ from helpers import no_weights
 
 from crosslign.cli import main
 from crosslign.contexts import plain_contexts
+from crosslign.runs import evaluate as evaluating
 from crosslign.types import Query
 
 
@@ -51,6 +52,17 @@ def test_a_judgement_is_written_first_and_leaves_nothing_behind(
     assert evaluate(model_folder, table_file, out, "--context", "teacher", "--template", "judged") == 0
     assert sampled == [3, 3]
     assert not list(out.glob(".judgements*"))
+
+
+@pytest.mark.parametrize(("template", "hashed"), [("system", 0), ("judged", 1)])
+def test_the_weights_are_hashed_once_if_a_judgement_is_kept_and_else_not_at_all(
+    template: str, hashed: int, model_folder: Path, table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(evaluating, "fingerprint", lambda model: str(made.append(model)))
+    flags = ("--context", "teacher", "--template", template, "--batch-size", "1")
+    assert evaluate(model_folder, table_file, tmp_path / "out", *flags) == 0
+    assert len(made) == hashed
 
 
 def test_another_prompt_wants_another_folder(

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import tiny_llama
-from helpers import no_weights
+from helpers import no_weights, sampling_interrupted_after
 from test_prompt import completions, evaluate
 
 from crosslign.cli import main
@@ -83,6 +83,32 @@ def test_an_evaluation_with_a_direction_answers_otherwise_and_says_so(
     assert "--overwrite" in capsys.readouterr().err
     assert found(recipe, tmp_path)[0] == 1
     assert "is there already" in capsys.readouterr().err
+
+
+def test_judgements_of_another_steering_are_not_taken_and_overwrite_removes_them(
+    recipe: dict[str, Any], model_folder: Path, table_file: Path, tmp_path: Path, sampled: list[int]
+) -> None:
+    _, direction = found(recipe, tmp_path, "--layer", "1")
+    out = tmp_path / "out"
+    judged = ("--context", "teacher", "--template", "judged")
+
+    def steered(scale: str, *flags: str) -> int:
+        return evaluate(
+            model_folder, table_file, out, *judged, "--steer", str(direction), "--steer-scale", scale, *flags
+        )
+
+    with sampling_interrupted_after(1):
+        assert steered("1") == 130
+    assert (out / ".judgements.jsonl").is_file()
+    kept = (out / ".judgements.jsonl").read_bytes()
+    sampled.clear()
+    assert steered("5", "--overwrite") == 0
+    assert sampled == [3, 3]
+    with sampling_interrupted_after(1):
+        assert steered("1", "--overwrite") == 130
+    assert (out / ".judgements.jsonl").read_bytes() == kept
+    assert evaluate(model_folder, table_file, out, "--overwrite") == 0
+    assert not list(out.glob(".judgements*"))
 
 
 def test_a_direction_of_another_model_and_what_is_none_are_refused_before_weights(

@@ -324,6 +324,15 @@ def test_a_folder_without_a_runs_record_names_no_languages(tmp_path: Path, recor
     assert evaluating.trained_languages(None, str(tmp_path), "nowhere") is None
 
 
+def test_the_best_checkpoint_was_trained_in_its_runs_languages(tmp_path: Path) -> None:
+    best = tmp_path / "best"
+    best.mkdir()
+    (tmp_path / "run.json").write_text('{"languages": ["en", "sw"]}')
+    assert evaluating.trained_languages(str(best)) is None  # it may be another's
+    (best / "best.json").write_text('{"step": 2}')
+    assert evaluating.trained_languages(str(best)) == ["en", "sw"]
+
+
 def test_utility_is_measured_once_and_stands_in_the_results(
     model_folder: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

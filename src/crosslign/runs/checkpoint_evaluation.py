@@ -37,11 +37,9 @@ from crosslign.ownership import check_no_link
 from crosslign.rollouts import Sampler
 from crosslign.runs.config import CheckpointEvaluationConfig
 from crosslign.runs.evaluate import checked_judges, checked_tasks, manifest, sampling_parameters
-from crosslign.runs.folder import BEST, EVALUATIONS, RunFolder
+from crosslign.runs.folder import BEST, BEST_RECORD, EVALUATIONS, RunFolder
 from crosslign.storage import publish_folder, restore_folder, write_atomically
 from crosslign.types import Announce, CrosslignError, Query, silent
-
-BEST_RECORD = "best.json"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from crosslign.models import (
 from crosslign.models.steering import Steering, steer
 from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameters, sampler_of
 from crosslign.runs.config import EvaluationConfig, JudgeConfig
-from crosslign.runs.folder import RunFolder
+from crosslign.runs.folder import RunFolder, run_of
 from crosslign.runs.prompts import teacher_contexts, template_settings
 from crosslign.storage import LOCK, digest, file_sha256, is_disk_full, locked, versions
 from crosslign.types import Announce, CrosslignError, Interrupted, Query, Role, silent
@@ -203,6 +203,8 @@ def _evaluate(request: EvaluationRequest, announce: Announce) -> dict[str, Any]:
         request.overwrite,
     )
     with locked(request.out / LOCK):
+        if request.overwrite:
+            CompletionCache(request.out / JUDGEMENTS).remove()
         rows = complete_tasks(evaluation, completer, announce)
         measured: Mapping[str, Any] = {}
         if request.utility is not None:
@@ -279,7 +281,7 @@ class _ModelUnderTest:
         if parameters.temperature > 0:  # greedy completions depend on neither
             identity |= {"seed": r.seed, "batch_size": batch_size}
         if r.steer is not None:
-            identity["steering"] = [file_sha256(r.steer), r.steer_scale]
+            identity["steering"] = _steering(r)
         teacher = r.context == "teacher"
         if teacher:
             identity |= {"context": r.context, **template_settings(r.template, r.max_judgement_length)}
@@ -299,13 +301,14 @@ class _ModelUnderTest:
             identity,
             batch_size=batch_size,
             seed=r.seed,
-            make_context=teacher_contexts(contexts, self._judging) if teacher else None,
+            make_context=teacher_contexts(contexts, lambda: self._judging) if teacher else None,
         )
 
+    @cached_property
     def _judging(self) -> CachedSampler:
         """Writes the judgements of a teacher's context; kept while the evaluation goes on."""
         r, (model, tokenizer) = self.request, self.load()
-        mark = sampling_mark(f"{fingerprint(model)}|{adapter_sha256(r.adapter)}", model, tokenizer)
+        mark = sampling_mark(f"{fingerprint(model)}|{adapter_sha256(r.adapter)}|{_steering(r)}", model, tokenizer)
         sampler = sampler_of(model, tokenizer, r.config.batch_size)
         return CachedSampler(sampler, self.judgements, mark, seed=r.seed, vocabulary=len(tokenizer))
 
@@ -338,7 +341,13 @@ class _ModelUnderTest:
     def release(self) -> None:
         """Give the memory back: a guard may need it."""
         self._loaded = None
+        self.__dict__.pop("_judging", None)
         free_memory()
+
+
+def _steering(request: EvaluationRequest) -> list[Any] | None:
+    """What identifies the direction that is added, and how much of it."""
+    return None if request.steer is None else [file_sha256(request.steer), request.steer_scale]
 
 
 def _trained(request: EvaluationRequest, announce: Announce) -> Sequence[str]:
@@ -356,6 +365,6 @@ def _trained(request: EvaluationRequest, announce: Announce) -> Sequence[str]:
 
 
 def trained_languages(*folders: str | None) -> list[str] | None:
-    """The languages of the first of the folders that holds a run's record."""
-    found = (RunFolder(folder).record().get("languages") for folder in folders if folder is not None)
+    """The languages of the first of the folders that holds a run's record, or is the `best/` of one that does."""
+    found = (RunFolder(run_of(Path(folder))).record().get("languages") for folder in folders if folder is not None)
     return next((f for f in found if isinstance(f, list) and all(isinstance(code, str) for code in f)), None)

@@ -24,7 +24,7 @@ CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts.jsonl"
 EVALUATIONS = "evaluations"
-BEST = "best"
+BEST, BEST_RECORD = "best", "best.json"  # the second is in the first
 SERVED = "served"
 GATE = "gate.jsonl"
 EXAMPLES = "examples.jsonl"  # what a method other than msd learns from
@@ -214,6 +214,12 @@ class RunFolder:
         for pattern in _FILES:
             for file in self.path.glob(pattern):
                 file.unlink()
+
+
+def run_of(path: Path) -> Path:
+    """The run's own folder, if this is its `best/`; else this one."""
+    is_best = path.name == BEST and (path / BEST_RECORD).is_file() and not (path / RECORD).exists()
+    return path.absolute().parent if is_best else path
 
 
 def _step(checkpoint: Path) -> int | None:

@@ -24,7 +24,8 @@ def teacher_contexts(
     """Makes the teacher's contexts of a batch: a judgement, where the template wants one, is written first."""
 
     def made(batch: Sequence[Query]) -> list[Context]:
-        judgements = write_judgements(contexts, sampler(), batch)
+        asked = any(map(contexts.needs_judgement, batch))  # the sampler's key is a hash of all weights
+        judgements = write_judgements(contexts, sampler(), batch) if asked else [None] * len(batch)
         return [contexts.teacher(q, j) for q, j in zip(batch, judgements, strict=True)]
 
     return made

@@ -12,9 +12,8 @@ from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 from crosslign.evaluation.tables import one_line
 from crosslign.models import ModelSource, adapter_sha256, check_adapter, check_source, weights_mark
 from crosslign.models.files import ADAPTER_CONFIG
-from crosslign.runs.checkpoint_evaluation import BEST_RECORD
 from crosslign.runs.config import RunConfig
-from crosslign.runs.folder import BEST, CONFIG, RECORD, RunFolder
+from crosslign.runs.folder import BEST_RECORD, CONFIG, RECORD, RunFolder, run_of
 from crosslign.runs.prepare import model_source
 from crosslign.runs.recipe import parse_config, read_recipe
 from crosslign.runs.sharing.base import BaseFacts, base_facts
@@ -69,8 +68,7 @@ def read_finished(path: Path) -> FinishedRun:
     Raises CrosslignError if there is none, it has not ended, its record or configuration is damaged, or its adapter or
     model is not there.
     """
-    is_best = path.name == BEST and (path / BEST_RECORD).is_file() and not (path / RECORD).exists()
-    root = path.absolute().parent if is_best else path
+    root = run_of(path)
     record = RunFolder(root).record()
     if record.get("status") == "running":
         raise CrosslignError(
@@ -81,7 +79,7 @@ def read_finished(path: Path) -> FinishedRun:
         raise CrosslignError(f"{path}: holds no run of crosslign ({RECORD}). Name the output_dir of a finished run.")
     known = _checked(record, _Record, root / RECORD)
     step = known.steps
-    if is_best:
+    if root != path:
         step = _checked(read_json(path / BEST_RECORD), _Best, path / BEST_RECORD).step
     config = parse_config(read_recipe(root / CONFIG), str(root / CONFIG))
     run = FinishedRun(path, root, known.model_dump(), config, step, known.base or base_facts(model_source(config)))
