@@ -146,13 +146,13 @@ def load_tokenizer(source: ModelSource) -> Any:
 
 
 @loading_whole()
-def load_model(source: ModelSource, *, stay: bool = False) -> Any:
-    """The causal language model on the best device, in evaluation mode, dropout off. Weights are read here.
+def load_model(source: ModelSource, *, stay: bool = False, device: str | None = None) -> Any:
+    """The causal language model, in evaluation mode, dropout off. Weights are read here.
 
-    `stay`: in the host's memory, for what moves each device's part there.
+    `device`: None for the best. `stay`: in the host's memory, for what moves each device's part there.
     """
     where, kwargs = location(source)
-    device = best_device()
+    device = device or best_device()
     dtype: Any = source.dtype
     if dtype == "auto" and source.quantization is not None:
         dtype = "bfloat16"

@@ -49,7 +49,9 @@ def steer(config: RunConfig, request: SteerRequest, announce: Announce = silent)
         chosen = sorted(queries)[: request.queries]
         contexts.append([run.contexts.student(queries[id]).token_ids for id in chosen])
     announce(f"loading {run.source.path}")
-    direction, layer = find_direction(load_model(run.source), contexts[0], contexts[1], request.layer)
+    direction, layer = find_direction(
+        load_model(run.source, device=run.arguments.device.type), contexts[0], contexts[1], request.layer
+    )
     found = Steering(direction, layer, weights_mark(run.source))
     found.save(request.out)
     announce(

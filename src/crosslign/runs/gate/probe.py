@@ -61,7 +61,7 @@ def probe(config: RunConfig, request: ProbeRequest, announce: Announce = silent)
         }
     check_out(request.out, request.overwrite)
     announce(f"loading {run.source.path}")
-    made = assemble(run, load_model(run.source))
+    made = assemble(run, load_model(run.source, device=run.arguments.device.type))
     pairs = measure(run, made, builders, queries, judge, divergence=request.divergence)
     report = make_report(run, request.queries, judge, pairs, notes)
     if request.out is not None:
