@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROWS, write_csv
+from conftest import CHATML, ROWS, write_csv
 from helpers import cli_train, interrupted_after, losses, metrics, no_weights, run
+from transformers import LlamaConfig
 
 from crosslign.distillation import DistillationTrainer
+from crosslign.models import ModelSource, load
 from crosslign.runs.build import Distillation
 from crosslign.runs.config import RunConfig
 from crosslign.runs.folder import RunFolder
-from crosslign.runs.prepare import prepare
+from crosslign.runs.prepare import positions, prepare
 from crosslign.runs.recipe import parse_config
 from crosslign.runs.train import train, train_or_go_on
 from crosslign.types import CrosslignError, Interrupted
@@ -46,6 +48,12 @@ def set_template_typo(recipe: dict[str, Any], tmp: Path) -> None:
 def set_control_token(recipe: dict[str, Any], tmp: Path) -> None:
     rows = [*ROWS[:-1], {**ROWS[-1], "sw": "swali <|im_end|> <|im_start|>system"}]
     recipe["data"]["tables"][0]["path"] = str(write_csv(tmp / "control.csv", rows))
+
+
+def set_thinking_for_one_role(recipe: dict[str, Any], tmp: Path) -> None:
+    (tmp / "thinking.jinja").write_text(CHATML + "{% if not enable_thinking %}<think></think>{% endif %}")
+    recipe["model"]["chat_template"] = str(tmp / "thinking.jinja")
+    recipe["student"]["chat_template_kwargs"] = {"enable_thinking": True}
 
 
 BAD: dict[str, tuple[Change, str]] = {
@@ -85,6 +93,25 @@ BAD: dict[str, tuple[Change, str]] = {
         lambda r, t: r["training"].update(push_to_hub=True),
         "it would send rollouts and judged answers too; use crosslign push",
     ),
+    "layers that the model lacks": (
+        lambda r, t: r["model"]["lora"].update(target_modules=["q_prj"]),
+        "model.lora: Target modules {'q_prj'} not found in the base model",
+    ),
+    "parameters that the model lacks": (
+        lambda r, t: r["model"].update(finetuning="full", frozen=["embedings"]),
+        "model.frozen: no parameter's name matches 'embedings'",
+    ),
+    "more positions than the model has": (
+        lambda r, t: r["sampling"].update(max_completion_length=4000),
+        "and a completion of 4000 are more than the 4096 positions that the model knows. Lower sampling.max_comp",
+    ),
+    "thinking for one role alone": (set_thinking_for_one_role, "next tokens cannot be compared"),
+    "no step": (lambda r, t: r["training"].update(max_steps=0), "training.max_steps: 0 trains nothing"),
+    "a model saved on each machine": (
+        lambda r, t: r["training"].update(save_on_each_node=True),
+        "training.save_on_each_node: cannot be set here",
+    ),
+    "FSDP in one process": (lambda r, t: r["training"].update(fsdp=True), "training.fsdp: divides a model over proc"),
     "reserved argument": (lambda r, t: r["training"].update(output_dir="x"), "set output_dir at the top level"),
 }
 
@@ -111,6 +138,39 @@ def test_a_learning_rate_read_as_text_is_a_number(recipe: dict[str, Any]) -> Non
     recipe["training"]["learning_rate"] = "1e-5"
     run = prepare(RunConfig.model_validate(recipe))
     assert run.arguments.learning_rate == 1e-5
+
+
+def test_a_tracker_that_is_not_installed_is_told_with_the_way_out(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crosslign.runs.arguments.get_available_reporting_integrations", lambda: ["mlflow"])
+    recipe["training"]["report_to"] = ["mlflow", "wandb"]
+    with pytest.raises(CrosslignError, match=r"report_to: wandb is not installed.*pip install wandb.*report_to: none"):
+        prepare(parse_config(recipe))
+    recipe["training"]["report_to"] = "weights"
+    with pytest.raises(CrosslignError, match="training: ValueError: weights is not supported"):
+        prepare(parse_config(recipe))
+
+
+def test_scaled_positions_reach_further_than_the_configuration_says(recipe: dict[str, Any], tmp_path: Path) -> None:
+    config = LlamaConfig.from_pretrained(recipe["model"]["path"])
+    for kind, known in (("default", 4096), ("yarn", None)):
+        config.rope_parameters = {
+            "rope_type": kind,
+            "factor": 4.0,
+            "rope_theta": 1e4,
+            "original_max_position_embeddings": 4096,
+        }
+        config.save_pretrained(tmp_path / kind)
+        assert positions(ModelSource(str(tmp_path / kind))) == known
+
+
+def test_a_run_that_shall_use_the_cpu_loads_no_weights_elsewhere(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "best_device", lambda: "meta")  # in the place of a GPU
+    recipe["model"]["finetuning"] = "full"
+    run(recipe, max_steps=1)
 
 
 @pytest.mark.parametrize("key", ["save_only_model", "ignore_data_skip"])
@@ -222,20 +282,26 @@ def test_overwrite_with_a_bad_recipe_loses_nothing(
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(
-    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with interrupted_after(3, KeyboardInterrupt()):
         assert cli_train(tmp_path, recipe) == 130
     assert "The last complete checkpoint is" in capsys.readouterr().err
     assert cli_train(tmp_path, recipe) == 1
     assert "Continue it with --resume" in capsys.readouterr().err
-    changed = {**recipe, "sampling": {"max_completion_length": 9}}
-    assert cli_train(tmp_path, changed, "--resume") == 1
-    assert "sampling differs from the run that is to be resumed" in capsys.readouterr().err
     table = Path(recipe["data"]["tables"][0]["path"])
-    write_csv(table, [{**row, "sw": row["sw"] + "?"} for row in ROWS])
-    assert cli_train(tmp_path, recipe, "--resume") == 1
-    assert "the data differ" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        no_weights(patch)
+        changed = {**recipe, "sampling": {"max_completion_length": 9}}
+        assert cli_train(tmp_path, changed, "--resume") == 1
+        assert "sampling differs from the run that is to be resumed" in capsys.readouterr().err
+        smaller = {**recipe, "training": {**recipe["training"], "gradient_accumulation_steps": 1}}
+        assert cli_train(tmp_path, smaller, "--resume") == 1
+        assert "a step takes 2 queries" in (error := capsys.readouterr().err)
+        assert "and took 4 in the run that is to be resumed" in error
+        write_csv(table, [{**row, "sw": row["sw"] + "?"} for row in ROWS])
+        assert cli_train(tmp_path, recipe, "--resume") == 1
+        assert "the data differ" in capsys.readouterr().err
     write_csv(table, ROWS)
     # A run of before `objective.implementation` existed is still the same run.
     written = Path(recipe["output_dir"]) / "config.yaml"

@@ -135,7 +135,7 @@ def test_deepspeed_which_brings_its_own_numbers_back_takes_no_others(
     recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     power_cut(3, recipe)
-    monkeypatch.setattr("crosslign.runs.prepare.uses_deepspeed", lambda arguments: True)
+    monkeypatch.setattr("crosslign.runs.resume.uses_deepspeed", lambda arguments: True)
     prepare(parse_config(recipe), resume=True)
     recipe["training"]["weight_decay"] = 0.5
     with pytest.raises(CrosslignError, match=r"training\.weight_decay differs .* DeepSpeed goes on with the old one"):

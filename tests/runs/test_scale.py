@@ -17,12 +17,11 @@ from conftest import write_csv
 from published import PUBLISHED, configuration_folder
 
 from crosslign.models import ModelSource, add_lora, load_skeleton
-from crosslign.runs.build import lora_settings
-from crosslign.runs.config import LoraConfig
+from crosslign.runs.config import ModelConfig
 from crosslign.runs.memory.estimate import Setup, estimate
 from crosslign.runs.memory.inputs import needs_of, sharding_of
 from crosslign.runs.memory.shape import ModelShape, shape_of
-from crosslign.runs.prepare import prepare
+from crosslign.runs.prepare import lora_settings, prepare
 from crosslign.runs.recipe import parse_config, read_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +71,7 @@ def shapes(model: str) -> tuple[ModelShape, ModelShape]:
     """Of full fine-tuning and of LoRA with the defaults."""
     with tempfile.TemporaryDirectory() as folder:
         skeleton = load_skeleton(ModelSource(str(configuration_folder(Path(folder), model))))
-    return shape_of(skeleton), shape_of(add_lora(skeleton, lora_settings(LoraConfig())))
+    return shape_of(skeleton), shape_of(add_lora(skeleton, lora_settings(ModelConfig(path=model))))
 
 
 def table() -> str:

@@ -6,6 +6,7 @@ from crosslign.contexts.builder import (
     RoleContext,
     chat_token_ids,
     check_chat_template,
+    check_same_opening,
     plain_contexts,
 )
 from crosslign.contexts.template import (
@@ -30,6 +31,7 @@ __all__ = [
     "TeacherTemplate",
     "chat_token_ids",
     "check_chat_template",
+    "check_same_opening",
     "fill",
     "load_teacher_template",
     "parse_messages",

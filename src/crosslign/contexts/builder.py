@@ -24,6 +24,7 @@ _MARK = re.compile(r"<[^\s<>]+>|\[[^\s\[\]]+\]")  # <|im_end|>, [/INST]
 # What `strftime_now` says in a chat template. With today's date, the contexts of a run would change at midnight, and
 # those of two evaluations with the day. It is the date that Llama 3's templates have where there is no clock.
 TEMPLATE_DATE = date(2024, 7, 26)
+_TEXT = "crosslign text"
 _NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 
 
@@ -79,7 +80,7 @@ class ContextBuilder:
         text, such as Llama 2's [/INST]."""
         special = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         turn = chat_text(
-            self.tokenizer, [Message("user", "text")], self.student_role.chat_template_kwargs, generation_prompt=False
+            self.tokenizer, [Message("user", _TEXT)], self.student_role.chat_template_kwargs, generation_prompt=False
         )
         return sorted(mark for mark in special | set(_MARK.findall(turn)) if mark.strip())
 
@@ -113,23 +114,25 @@ class ContextBuilder:
         """The context from which the frozen teacher writes its judgement."""
         return self._make(query, "judgement", fill(self.template.judgement_messages, query), self.teacher_role)
 
-    def check(self, query: Query) -> None:
-        """Raise ContextOverflow if any context of the query can exceed its limit, before a weight is loaded.
+    def check(self, query: Query) -> int:
+        """Raise ContextOverflow if any context of the query can exceed its limit, before a weight is loaded; else the
+        tokens of the longest that is answered.
 
         The generated judgement is not known yet: it is counted with its full length limit. Raises CrosslignError for a
         text that holds one of the marks of turns: it would end its turn and speak for another role.
         """
-        self.check_student(query)
+        longest = self.check_student(query)
         if self.is_unchanged(query):
-            return
+            return longest
         if self.needs_judgement(query):
             self.judgement(query)
         context = self._make(query, "teacher", fill(self.template.messages, query, ""), self.teacher_role)
         length = len(context.token_ids) + self.max_judgement_length
         if length > self.teacher_role.max_length:
             raise ContextOverflow(query, "teacher", length, self.teacher_role.max_length)
+        return max(longest, length)
 
-    def check_student(self, query: Query) -> None:
+    def check_student(self, query: Query) -> int:
         """`check` for the student's context alone."""
         for text in (query.text, query.source_text):
             for mark in self._marks:
@@ -138,7 +141,7 @@ class ContextBuilder:
                         f"query {query.id!r} ({query.language}): the text holds the control token {mark!r} of this "
                         "model's chat template. Remove it."
                     )
-        self.student(query)
+        return len(self.student(query).token_ids)
 
     def without_marks(self, text: str) -> str:
         """A model's text as a later context may hold it: no mark of turns is left in it."""
@@ -191,6 +194,23 @@ def check_chat_template(tokenizer: Any, options: Sequence[Mapping[str, Any]], wh
 
     rehearse(render, what)
     _TRIED.add(tried)
+
+
+def check_same_opening(tokenizer: Any, student: RoleContext, teacher: RoleContext) -> None:
+    """Raise CrosslignError if the roles' options let their prompts end otherwise, as thinking on for one alone does:
+    student and teacher would then be compared where they are not at the same place."""
+    if student.chat_template_kwargs == teacher.chat_template_kwargs:
+        return
+    ends = []
+    for role in (student, teacher):
+        messages = [*role.messages[:-1], Message("user", _TEXT)]
+        ends.append(chat_text(tokenizer, messages, role.chat_template_kwargs).rpartition(_TEXT)[2])
+    if ends[0] != ends[1]:
+        raise CrosslignError(
+            f"chat_template_kwargs: with the student's its prompt ends with {excerpt(repr(ends[0]), 200)}, with the "
+            f"teacher's with {excerpt(repr(ends[1]), 200)}, so their next tokens cannot be compared. Set "
+            "student.chat_template_kwargs and teacher.chat_template_kwargs alike."
+        )
 
 
 def chat_token_ids(

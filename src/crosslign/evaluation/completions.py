@@ -68,7 +68,7 @@ def is_completion(row: Mapping[str, Any]) -> bool:
 
 def check_contexts(
     queries: Iterable[Query],
-    check: Callable[[Query], None],
+    check: Callable[[Query], object],
     advice: str = "Raise --max-length; nothing is cut silently.",
 ) -> None:
     """Call `check` (`ContextBuilder.check`, or its `check_student`) with every query.

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
+from transformers.training_args import ParallelMode
 
 from crosslign.types import CrosslignError, cause, excerpt, nearest
 
@@ -60,6 +62,7 @@ RESERVED = {
     "eval_on_start": "use evaluation.at_start",
     "disable_tqdm": "progress is a bar on a terminal, and a line every half minute elsewhere",
     "train_sampling_strategy": "data.balance and the tables' weights decide the order",
+    "save_on_each_node": "all machines write into one output_dir, which they share",
     "save_only_model": "a checkpoint without the optimizer's state cannot be gone on with",
     "ignore_data_skip": "a resumed run goes on with the queries that it has not seen",
     "resume_from_checkpoint": "use crosslign train --resume",
@@ -91,8 +94,16 @@ def training_arguments(section: Mapping[str, Any], *, output_dir: str, seed: int
         get_scheduler(arguments.lr_scheduler_type, steps, 1, 2, arguments.lr_scheduler_kwargs)
         if not any(name in str(arguments.optim).lower() for name in NEED_A_MODEL):
             Trainer.get_optimizer_cls_and_kwargs(arguments)
+        get_reporting_integration_callbacks(arguments.report_to)
     except Exception as error:  # it raises many kinds, all of them about what it was given
         raise CrosslignError(f"training: {cause(error)}") from error
+    here = (*get_available_reporting_integrations(), "azure_ml", "flyte")  # which it does not always list
+    for tracker in arguments.report_to:
+        if tracker not in here:
+            raise CrosslignError(
+                f"training.report_to: {tracker} is not installed, or an environment variable switches it off. Install "
+                f"it (pip install {tracker}), or set training.report_to: none."
+            )
     if arguments.n_gpu > 1:
         raise CrosslignError(
             f"{arguments.n_gpu} GPUs are visible to one process. Start one process for each GPU: "
@@ -134,12 +145,29 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         what = f"the text {value[:100]!r}" if isinstance(value, str) else type(value).__name__
         raise CrosslignError(f"training.{key}: expected a number, found {what}.")
+    if key == "max_steps" and number == 0:  # the Trainer would make one
+        raise CrosslignError("training.max_steps: 0 trains nothing. Set a number from 1, or -1 for num_train_epochs.")
     low, high = RANGES.get(key, RANGES[""])
     if not low <= number <= high:
         raise CrosslignError(f"training.{key}: {number} is out of range; it is a number from {low:g} to {high:g}.")
     if float not in kinds and number != int(number):
         raise CrosslignError(f"training.{key}: expected a whole number, found {number}.")
     return number if float in kinds else int(number)
+
+
+def check_processes(arguments: TrainingArguments) -> None:
+    """Raise CrosslignError for FSDP in a process that stands alone, which may prepare a run but not train."""
+    if arguments.fsdp and arguments.parallel_mode != ParallelMode.DISTRIBUTED:
+        raise CrosslignError(
+            "training.fsdp: divides a model over processes, and this one stands alone. Start several with `accelerate "
+            "launch -m crosslign.cli train RECIPE`, or set training.fsdp: false."
+        )
+
+
+def queries_per_step(arguments: TrainingArguments) -> int:
+    """Of all processes together."""
+    per_process: int = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    return per_process * arguments.world_size
 
 
 def has_engine(arguments: TrainingArguments) -> bool:

@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from transformers import PrinterCallback
 
 from crosslign.baselines import Example, Parts
 from crosslign.distillation import RolloutCollector, RunTrainer, Scorer, strategies
-from crosslign.models import FrozenTeacher, add_lora, freeze, sampling_mark, split_model, token_ids
+from crosslign.models import FrozenTeacher, sampling_mark, split_model, token_ids
 from crosslign.objective import Objective
 from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameters, sampler_of
 from crosslign.runs.callbacks import CheckpointCallback, MetricsCallback, ProgressCallback, RolloutLog
 from crosslign.runs.checkpoint_evaluation import CheckpointEvaluator, EvaluationSchedule
-from crosslign.runs.config import LoraConfig as LoraSection
-from crosslign.runs.prepare import PreparedRun
+from crosslign.runs.prepare import PreparedRun, as_trained
 from crosslign.runs.serve import Samplers, served_samplers
 from crosslign.storage import cache_folder
 from crosslign.types import Announce, CrosslignError, cause, silent
@@ -53,16 +51,13 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
     """The method around a loaded model: the gate measures with it, and the trainer trains with it."""
     config = run.config
     split = split_model(model)
-    if config.model.finetuning == "lora":
-        model = add_lora(model, lora_settings(config.model.lora), config.seed)
-    else:
-        freeze(model, config.model.frozen)
-        if model.dtype in (torch.bfloat16, torch.float16):
-            logger.warning(
-                "all weights are trained as %s, in which a step that is small beside its weight is lost; "
-                "set model.dtype: float32 and training.bf16: true, which computes in bfloat16.",
-                str(model.dtype).removeprefix("torch."),
-            )
+    model = as_trained(model, config.model, config.seed)
+    if config.model.finetuning == "full" and model.dtype in (torch.bfloat16, torch.float16):
+        logger.warning(
+            "all weights are trained as %s, in which a step that is small beside its weight is lost; "
+            "set model.dtype: float32 and training.bf16: true, which computes in bfloat16.",
+            str(model.dtype).removeprefix("torch."),
+        )
     teacher = FrozenTeacher(model, getattr(torch, config.teacher.dtype) if config.teacher.dtype else None)
     place = cache_folder(config.cache_dir) / f"completions-{teacher.fingerprint}.jsonl"
     cache = CompletionCache(place, shared=run.arguments.world_size > 1)
@@ -86,15 +81,6 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
     pad = token_ids(run.tokenizer, model).pad
     scorer = Scorer(model, teacher, split, objective, pad, config.teacher.temperature)
     return Distillation(model, teacher, collector, scorer, samplers.release)
-
-
-def lora_settings(section: LoraSection) -> LoraConfig:
-    return LoraConfig(
-        r=section.r,
-        lora_alpha=section.alpha,
-        target_modules=section.target_modules,
-        use_rslora=section.use_rslora,
-    )
 
 
 def make_trainer(

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft import LoraConfig
 from transformers import TrainingArguments
 
 from crosslign import baselines
@@ -19,6 +21,7 @@ from crosslign.contexts import (
     ContextOverflow,
     RoleContext,
     check_chat_template,
+    check_same_opening,
     load_teacher_template,
     student_messages,
 )
@@ -28,27 +31,31 @@ from crosslign.data.schema import QueryTable
 from crosslign.distillation import check_teacher_temperature, strategies
 from crosslign.evaluation.judges.base import Judge
 from crosslign.languages import english_name
-from crosslign.models import ModelSource, check_source, load_skeleton, load_tokenizer, output_head
+from crosslign.models import (
+    ModelSource,
+    add_lora,
+    check_source,
+    freeze,
+    load_skeleton,
+    load_tokenizer,
+    output_head,
+)
+from crosslign.models.load import configuration
 from crosslign.objective.head import is_linear
 from crosslign.ownership import check_can_be_made
 from crosslign.rollouts.progress import progress
-from crosslign.runs.arguments import has_engine, training_arguments, uses_deepspeed
+from crosslign.runs.arguments import has_engine, queries_per_step, training_arguments
 from crosslign.runs.checkpoint_evaluation import Plan, make_plan
-from crosslign.runs.config import GateConfig, RunConfig
+from crosslign.runs.config import GateConfig, ModelConfig, RunConfig
 from crosslign.runs.evaluate import checked_judges
-from crosslign.runs.folder import CONFIG, RunFolder
+from crosslign.runs.folder import RunFolder
 from crosslign.runs.gate.queries import queries_to_probe
-from crosslign.runs.recipe import parse_config, read_recipe
+from crosslign.runs.resume import check_same, check_same_run
 from crosslign.runs.serve import check_served
 from crosslign.storage import cache_folder
 from crosslign.types import CrosslignError, Query
 
 logger = logging.getLogger(__name__)
-
-CHANGE_NO_NUMBER = {"output_dir", "cache_dir", "log_rollouts"}
-OF_THE_OPTIMIZER = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
-# A resumed run must be the same run; these may change.
-RESUMABLE_CHANGES = {*CHANGE_NO_NUMBER, "divergence_queries", "rollouts", "training"}
 
 
 @dataclass
@@ -136,10 +143,14 @@ def context_builder(config: RunConfig, tokenizer: Any) -> ContextBuilder:
     student, teacher = config.student, config.teacher
     options = (student.chat_template_kwargs, teacher.chat_template_kwargs)
     check_chat_template(tokenizer, options, "chat_template_kwargs: with them the chat template")
-    return ContextBuilder(
-        tokenizer,
+    roles = (
         RoleContext(student_messages(student.messages), student.max_length, student.chat_template_kwargs),
         RoleContext(template.messages, teacher.max_length, teacher.chat_template_kwargs),
+    )
+    check_same_opening(tokenizer, *roles)
+    return ContextBuilder(
+        tokenizer,
+        *roles,
         template,
         teacher.max_judgement_length,
         teacher.unchanged,
@@ -182,11 +193,12 @@ def prepare(
             "weights into parts. Leave one of them out."
         )
     if resume:
-        _check_same_run(config, folder, arguments)
+        check_same_run(config, folder, arguments)
     source = model_source(config)
     check_source(source, weights=weights)
     if config.teacher.temperature != 1:
         check_teacher_temperature(config.teacher.temperature, linear=has_linear_head(source))
+    _check_trained(config.model, source)
     if check_server:
         check_served(config)
     load_teacher_template(config.teacher.template)
@@ -194,7 +206,7 @@ def prepare(
     languages = config.data.languages or list(dict.fromkeys(lang for table in tables for lang in table.languages))
     tokenizer = load_tokenizer(source)
     contexts = context_builder(config, tokenizer)
-    tables, dropped = _check_lengths(config, tables, languages, contexts)
+    tables, dropped = _check_lengths(config, tables, languages, contexts, positions(source))
     mixture = _mixture(config, tables, languages, arguments)
     run = PreparedRun(
         config,
@@ -212,6 +224,8 @@ def prepare(
         resume=resume,
         given=describe_tables(tables),
     )
+    if resume and "given" in folder.record():  # older records lack it
+        check_same(folder, "given", "the data", run.given)
     if config.evaluation is not None:
         run.evaluation = make_plan(
             config.evaluation,
@@ -236,6 +250,43 @@ def has_linear_head(source: ModelSource) -> bool:
         return is_linear(output_head(load_skeleton(source)))
     except (CrosslignError, AttributeError, TypeError, NotImplementedError):
         return True  # loading the weights says what is wrong, or how such a model is split
+
+
+def positions(source: ModelSource) -> int | None:
+    """How many positions the model knows, by its configuration; None where that does not say, or scales them."""
+    try:
+        text = configuration(source).get_text_config()
+    except CrosslignError:
+        return None  # loading the weights says what is wrong
+    rope = getattr(text, "rope_parameters", None) or {}  # of all layers, or for each kind of them
+    kinds = {part.get("rope_type", "default") for part in (rope, *rope.values()) if isinstance(part, dict)}
+    found = getattr(text, "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 and kinds <= {"default"} else None
+
+
+def as_trained(model: Any, section: ModelConfig, seed: int = 0) -> Any:
+    """The model with a fresh adapter, or with what the recipe freezes. Raises CrosslignError for what it lacks."""
+    if section.finetuning == "lora":
+        return add_lora(model, lora_settings(section), seed)
+    freeze(model, section.frozen)
+    return model
+
+
+def lora_settings(section: ModelConfig) -> LoraConfig:
+    lora = section.lora
+    return LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules, use_rslora=lora.use_rslora)
+
+
+def _check_trained(section: ModelConfig, source: ModelSource) -> None:
+    """Raise CrosslignError for names in `model.lora` or `model.frozen` that the model lacks, by its configuration."""
+    if not section.frozen and (section.finetuning == "full" or section.lora.target_modules == "all-linear"):
+        return
+    try:
+        skeleton = load_skeleton(source)
+    except CrosslignError:
+        return  # loading the weights says what is wrong
+    with torch.device("meta"):
+        as_trained(skeleton, section)
 
 
 def without(run: PreparedRun, keys: Iterable[str]) -> PreparedRun:
@@ -295,7 +346,7 @@ def _mixture(
     mixture = QueryMixture(
         tables, languages, seed=config.seed, balance=config.data.balance, epoch_size=config.data.epoch_size
     )
-    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    batch = queries_per_step(arguments)
     if batch > len(mixture):
         raise CrosslignError(
             f"a step takes {batch} queries (per_device_train_batch_size {arguments.per_device_train_batch_size} x "
@@ -306,14 +357,27 @@ def _mixture(
 
 
 def _check_lengths(
-    config: RunConfig, tables: list[QueryTable], languages: Sequence[str], contexts: ContextBuilder
+    config: RunConfig,
+    tables: list[QueryTable],
+    languages: Sequence[str],
+    contexts: ContextBuilder,
+    known: int | None,
 ) -> tuple[list[QueryTable], list[ContextOverflow]]:
     dropped: list[ContextOverflow] = []
+    written = config.sampling.max_completion_length
     queries = queries_of(tables, languages)
     with progress(len(queries), "checking context lengths", "query") as bar:
         for query in queries:
             try:
-                contexts.check(query)
+                length = contexts.check(query)
+                if known is not None and length + written > known:
+                    raise CrosslignError(
+                        f"query {query.id!r} ({query.language}): its context of {length} tokens and a completion of "
+                        f"{written} are more than the {known} positions that the model knows. Lower "
+                        "sampling.max_completion_length or teacher.max_judgement_length. Or leave such queries out: "
+                        f"student.max_length and teacher.max_length {max(known - written, 8)}, data.on_overflow: "
+                        "drop."
+                    )
             except ContextOverflow as overflow:
                 dropped.append(overflow)
             bar.update(1)
@@ -331,25 +395,3 @@ def _check_lengths(
         )
     excluded = frozenset(o.query.key for o in dropped)
     return [dataclasses.replace(table, excluded=excluded) for table in tables], dropped
-
-
-def _check_same_run(config: RunConfig, folder: RunFolder, arguments: TrainingArguments) -> None:
-    written = folder.path / CONFIG
-    if not written.exists():
-        raise CrosslignError(f"{folder.path}: {CONFIG} is missing, so the run cannot be resumed.")
-    # Checked like a recipe, so that a key which is newer than the run has its default there too.
-    before = parse_config(read_recipe(written), str(written)).model_dump(mode="json")
-    now = config.model_dump(mode="json")
-    for section in now:
-        if section not in RESUMABLE_CHANGES and now[section] != before.get(section):
-            raise CrosslignError(
-                f"{folder.path}: {section} differs from the run that is to be resumed "
-                f"(then: {before.get(section)}; now: {now[section]}). Resume with the old recipe, "
-                f"{written}, or start anew in another output_dir."
-            )
-    changed = [key for key in OF_THE_OPTIMIZER if before["training"].get(key) != now["training"].get(key)]
-    if changed and uses_deepspeed(arguments):
-        raise CrosslignError(
-            f"{folder.path}: training.{changed[0]} differs from the run that is to be resumed, and DeepSpeed goes on "
-            "with the old one. Resume with that, or start anew in another output_dir."
-        )

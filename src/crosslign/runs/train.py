@@ -16,7 +16,7 @@ from crosslign.distillation import RunTrainer
 from crosslign.evaluation.judges.base import release
 from crosslign.models import NotFiniteError, load_model
 from crosslign.models.forward import attention_of_the_device
-from crosslign.runs.arguments import has_engine
+from crosslign.runs.arguments import check_processes, has_engine, queries_per_step
 from crosslign.runs.build import Distillation, assemble, make_trainer
 from crosslign.runs.callbacks import AtBegin, DivergenceCallback
 from crosslign.runs.checkpoint_evaluation import forget_evaluations
@@ -24,8 +24,9 @@ from crosslign.runs.config import RunConfig
 from crosslign.runs.examples import Examples, collect_examples, write_examples
 from crosslign.runs.folder import BEST, CONFIG, GATE, RunFolder
 from crosslign.runs.gate.gate import Passed, gate
-from crosslign.runs.prepare import CHANGE_NO_NUMBER, PreparedRun, describe_provenance, describe_tables, prepare
+from crosslign.runs.prepare import PreparedRun, describe_provenance, describe_tables, prepare
 from crosslign.runs.recipe import dump, parse_config, read_recipe
+from crosslign.runs.resume import CHANGE_NO_NUMBER, QUERIES, check_same
 from crosslign.runs.sharing.base import base_facts
 from crosslign.runs.sharing.card import write_card
 from crosslign.runs.sharing.evidence import own_evaluation
@@ -41,6 +42,7 @@ def train(run: PreparedRun, announce: Announce = silent, *, again: str | None = 
     Raises CrosslignError for what the user can mend (a full disk included); what was saved before stays. `again` says
     how to go on; by default, with which flag of `crosslign train`.
     """
+    check_processes(run.arguments)
     begun = False
 
     def mend() -> str:
@@ -51,7 +53,8 @@ def train(run: PreparedRun, announce: Announce = silent, *, again: str | None = 
         for note in run.evaluation.notes if run.evaluation is not None else ():
             announce(f"evaluation: {note}")
         announce(f"loading {run.source.path}")
-        made = assemble(run, load_model(run.source, stay=has_engine(run.arguments)))
+        model = load_model(run.source, stay=has_engine(run.arguments), device=run.arguments.device.type)
+        made = assemble(run, model)
         try:
             with attention_of_the_device(made.student), attention_of_the_device(made.teacher.model):
                 run, passed = gate(run, made, announce)
@@ -193,6 +196,7 @@ def _start(run: PreparedRun, made: Distillation, passed: Passed | None, examples
         "method": run.config.method.model_dump(mode="json") | dict(examples.record),
         "languages": run.languages,
         "teacher_fingerprint": made.teacher.fingerprint,
+        QUERIES: queries_per_step(run.arguments),
         "given": run.given,
         "data": describe_tables(run.tables),
         "provenance": describe_provenance(run.tables),
@@ -209,13 +213,8 @@ def _start(run: PreparedRun, made: Distillation, passed: Passed | None, examples
             run.folder.append(GATE, row)
         write_examples(run.folder, examples)
         return
-    before = run.folder.record()
     for key, what in (("teacher_fingerprint", "the model's weights"), ("data", "the data")):
-        if before.get(key) != record[key]:
-            raise CrosslignError(
-                f"{run.folder.path}: {what} differ from those of the run that is to be resumed "
-                f"(then: {before.get(key)}; now: {record[key]})."
-            )
+        check_same(run.folder, key, what, record[key])
     announce(f"resuming from {run.checkpoint}")
     step = int(run.checkpoint.name.rpartition("-")[2])
     run.folder.forget_after(step)

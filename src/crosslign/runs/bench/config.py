@@ -12,8 +12,8 @@ from crosslign.evaluation.stages import folder_name
 from crosslign.evaluation.tables import short_names
 from crosslign.rollouts.base import MOST_TOKENS
 from crosslign.runs.config import MANY, EvaluationConfig, Length, RunConfig, Section, TaskConfig
-from crosslign.runs.prepare import CHANGE_NO_NUMBER
 from crosslign.runs.recipe import override, parse_section, read_recipe
+from crosslign.runs.resume import CHANGE_NO_NUMBER
 from crosslign.types import MAX_SEED, CrosslignError, Role, nearest
 from crosslign.untrusted import is_blank
 

@@ -12,10 +12,9 @@ import torch
 
 from crosslign.distillation import strategies
 from crosslign.models import add_lora, freeze, load_skeleton
-from crosslign.runs.build import lora_settings
 from crosslign.runs.memory.estimate import Setup, Sharding
 from crosslign.runs.memory.shape import ModelShape, shape_of
-from crosslign.runs.prepare import PreparedRun, queries_of
+from crosslign.runs.prepare import PreparedRun, lora_settings, queries_of
 from crosslign.types import CrosslignError, cause, excerpt
 from crosslign.untrusted import read_json
 
@@ -91,7 +90,7 @@ def _shape(run: PreparedRun, model: Any, *, lora: bool) -> ModelShape:
     try:
         if lora:
             with torch.device("meta"):
-                model = add_lora(model, lora_settings(run.config.model.lora))
+                model = add_lora(model, lora_settings(run.config.model))
         return shape_of(model)
     except CrosslignError:
         raise
