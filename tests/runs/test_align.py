@@ -21,7 +21,7 @@ from crosslign.evaluation.best import Candidate
 from crosslign.rollouts import ScriptedSampler
 from crosslign.runs import build, evaluate
 from crosslign.runs.align import plan, stages
-from crosslign.runs.align.queries import MIN_HELD_OUT, split
+from crosslign.runs.align.queries import MIN_HELD_OUT, Tables, Wanted, split
 from crosslign.runs.align.text import gain
 from crosslign.runs.recipe import load_recipe
 from crosslign.translation import ScriptedTranslator, translators
@@ -297,6 +297,31 @@ def test_a_kill_between_stages_loses_nothing(
     assert script.trained
 
 
+@pytest.mark.parametrize(
+    ("flags", "steps"),
+    [
+        ([], 6),  # the gate has sampled every row
+        (["--gate.queries", "4"], 4),
+        (["--gate", "null"], 4),
+        (["--strategy.name", "on_policy"], 4),
+    ],
+)
+def test_what_the_gate_has_sampled_takes_no_time_of_the_training(
+    flags: list[str], steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = {"step": 1, "seconds_generation": 5.0, "seconds_student": 10.0}
+    monkeypatch.setattr(stages, "read_metrics", lambda folder: [times] * 3)
+    for name in ("prepare", "train"):
+        monkeypatch.setattr(stages, name, lambda *args, **options: None)
+    (tmp_path / "trial").mkdir()
+    wanted = Wanted(languages=("sw",))
+    request = stages.AlignRequest("model", wanted, tmp_path, hours=60 / 3600, flags=flags)
+    made = stages._Alignment(request, lambda said: None)
+    tables, judge = Tables("train.csv", "harmless.csv", ["builtin:demo"], []), {"names": ["lexicon"]}
+    made.raw = plan.first_recipe("model", tables, ["sw"], judge, str(tmp_path / "train"))
+    assert made._length()[0].steps == steps
+
+
 @pytest.mark.slow
 def test_a_trial_times_the_steps(
     model_folder: Path, tmp_path: Path, said: Callable[[Script], Script], capsys: Capture
@@ -390,6 +415,11 @@ def test_a_language_that_the_table_lacks_is_translated(
         (["--output_dir", "x"], "--output_dir: cannot be set here"),
         (["--data.languages", "[sw, bn]"], "--data.languages: cannot be set here"),
         (["--evaluation", "null"], "--evaluation.languages: cannot be set here"),
+        (
+            ["--student.messages", "[{role: user, content: 'x {query}'}]"],
+            "--student.messages: cannot be set here",
+        ),
+        (["--student.chat_template_kwargs", "{enable_thinking: true}"], "What is measured is the user's turn alone"),
         (["--judge", "nobody"], "unknown judge 'nobody'"),
         (["--training.max_stepz", "3"], "max_stepz"),
     ],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +40,15 @@ RECIPE, SUMMARY = "recipe.yaml", "summary.md"
 ROOM = 0.9  # of the device's memory
 # Keys of the recipe that the stages decide, and what a user can say instead.
 _LANGUAGES = "Name the languages by --languages."
+_MEASURED = "What is measured is the user's turn alone. Write a recipe, and train by crosslign train."
 FIXED = {
-    ("output_dir", ""): "The run's folder is train/ in --out; choose another --out.",
+    ("output_dir",): "The run's folder is train/ in --out; choose another --out.",
     ("data", "languages"): _LANGUAGES,
     ("data", "source_language"): "The source language is English, that of the harmless queries that ship.",
     ("evaluation", "languages"): _LANGUAGES,
     ("evaluation", "tasks"): "What is measured comes from --queries. Measure more with crosslign eval afterwards.",
+    ("student", "messages"): _MEASURED,
+    ("student", "chat_template_kwargs"): _MEASURED,
 }
 
 
@@ -143,13 +148,11 @@ class _Alignment:
 
     def _config(self) -> RunConfig:
         """The recipe so far, and the user's flags over all."""
-        config = parse_config(override(self.raw, self.request.flags), "the recipe")
-        for (section, key), instead in FIXED.items():
-            now = getattr(config, section) if not key else getattr(getattr(config, section), key, None)
-            was = self.raw[section] if not key else self.raw[section][key]
-            if (now if key != "tasks" else [task.name for task in now or ()]) != was:
-                name = f"{section}.{key}" if key else section
-                raise CrosslignError(f"--{name}: cannot be set here. {instead}")
+        own, config = (parse_config(raw, "the recipe") for raw in (self.raw, override(self.raw, self.request.flags)))
+        for keys, instead in FIXED.items():
+            was, now = (reduce(lambda part, key: getattr(part, key, None), keys, whole) for whole in (own, config))
+            if was != now:
+                raise CrosslignError(f"--{'.'.join(keys)}: cannot be set here. {instead}")
         return config
 
     def _asked(self, *keys: str) -> bool:
@@ -200,21 +203,18 @@ class _Alignment:
     def _evaluate(self, config: RunConfig, out: str, source: ModelSource, adapter: str | None) -> Mapping[str, Any]:
         section = config.evaluation
         assert section is not None
-        return evaluate(
-            EvaluationRequest(
-                section,
-                source,
-                self.out / out,
-                adapter,
-                source_language=SOURCE,
-                max_length=config.student.max_length,
-                thinking=bool(config.student.chat_template_kwargs.get("enable_thinking")),
-                seed=config.seed,
-                overwrite=True,  # what was made with other settings; `Kept` has asked for it
-                trained=config.data.languages,
-            ),
-            self.announce,
+        request = EvaluationRequest(
+            section,
+            source,
+            self.out / out,
+            adapter,
+            source_language=SOURCE,
+            max_length=config.student.max_length,
+            seed=config.seed,
+            overwrite=True,  # what was made with other settings; `Kept` has asked for it
+            trained=config.data.languages,
         )
+        return evaluate(request, self.announce)
 
     def _before(self, languages: list[str]) -> list[str]:
         config, least = self._config(), self.request.min_gap
@@ -239,8 +239,7 @@ class _Alignment:
         self._use(languages)
         config, number = self._config(), self.request.probe_queries
         own = self._asked("teacher", "template")
-        sections = ("model", "data", "student", "teacher", "sampling", "seed")
-        used = config.model_dump(mode="json", include=set(sections))
+        used = config.model_dump(mode="json", include={"model", "data", "student", "teacher", "sampling", "seed"})
         del used["teacher"]["temperature"]  # of the loss alone
         inputs = [used, number, dict(self.request.judge)]
 
@@ -315,9 +314,7 @@ class _Alignment:
             raise CrosslignError(
                 f"the run does not fit into {ROOM:.0%} of the device's memory.\n{memory_table(needs, device)}"
             )
-        changes: dict[str, Any] = {}
-        for saving in found:
-            changes = merged(changes, saving.keys)
+        changes: dict[str, Any] = reduce(merged, (saving.keys for saving in found), {})
         return changes, text.memory(run.arguments, needs, found, device)
 
     def _length(self) -> tuple[plan.Length, str]:
@@ -334,7 +331,10 @@ class _Alignment:
         short = {"gate": None, "evaluation": None, "divergence_queries": 0, "output_dir": trial, "training": training}
         self.announce(f"a trial of {plan.TRIAL_STEPS} steps, to time them")
         train(prepare(config.model_copy(update=short), overwrite=True), self.announce)
-        seconds = [sum(v for k, v in row.items() if k.startswith("seconds_")) for row in read_metrics(trial)][1:]
+        # The gate asks the teacher for every row before the run begins, which then has its answers.
+        asked = config.strategy.name == "off_policy" and config.gate is not None and not self._asked("gate", "queries")
+        counted = re.compile("seconds_(?!generation$)" if asked else "seconds_")
+        seconds = [sum(v for k, v in row.items() if counted.match(k)) for row in read_metrics(trial)][1:]
         shutil.rmtree(trial)
         step, before = sum(seconds) / len(seconds), self.kept.stages.get("before")
         evaluation = 0.0 if before is None else before.seconds
@@ -343,8 +343,7 @@ class _Alignment:
 
     def _train(self) -> Path:
         """Train, or go on; the folder of what is kept."""
-        folder = RunFolder(self.out / "train")
-        config = self._config()
+        folder, config = RunFolder(self.out / "train"), self._config()
 
         def make() -> Made:
             train_or_go_on(config, self.announce, overwrite=self.request.overwrite)
@@ -371,9 +370,8 @@ class _Alignment:
             return 0, f"Not measured (--skip after). The model: {place}.", None
         results = None
         if "before" in self.kept.stages and "before" not in self.request.skip:
-            results = compare(
-                read_folder(self.out / "before"), read_folder(self.out / "after"), self.out / "compared", config.seed
-            )
+            before, after = (read_folder(self.out / name) for name in ("before", "after"))
+            results = compare(before, after, self.out / "compared", config.seed)
         if decided["objection"] is not None:
             said = f"Not good enough: {decided['objection']} ({text.FLAGS}). Everything is kept: {place}."
             return 1, said, results
@@ -400,6 +398,5 @@ class _Alignment:
 
 def _asks(config: RunConfig) -> dict[str, Any]:
     """What of the section `evaluation` decides an evaluation."""
-    own = {"every_steps", "at_start", "best"}
     assert isinstance(config.evaluation, CheckpointEvaluationConfig)
-    return config.evaluation.model_dump(mode="json", exclude=own)
+    return config.evaluation.model_dump(mode="json", exclude={"every_steps", "at_start", "best"})
