@@ -369,6 +369,27 @@ def test_other_processes_wait_for_the_first_ones_weights(fake: FakeVllm, tmp_pat
     assert fake.paths == RELOAD
 
 
+def test_other_processes_take_a_reload_that_has_not_ended_for_no_other_run(fake: FakeVllm, tmp_path: Path) -> None:
+    published = [published_weights(fake, tmp_path), published_weights(fake, tmp_path, is_main=False)]
+    for model, publish in published:
+        publish()
+        changed(model, 0)
+    begun = threading.Event()
+
+    def slow(path: str, body: Any, earlier: int) -> None:
+        if path == "/collective_rpc":
+            begun.set()
+            time.sleep(0.5)
+
+    fake.spoil = slow
+    late = threading.Thread(target=published[0][1])
+    late.start()
+    assert begun.wait(5)
+    assert published[1][1]() == "base"
+    late.join()
+    assert fake.paths == RELOAD * 2
+
+
 def test_other_processes_do_not_wait_for_ever(fake: FakeVllm, tmp_path: Path) -> None:
     _, second = published_weights(fake, tmp_path, is_main=False)
     second.server.timeout = 0.5

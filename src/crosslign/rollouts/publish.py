@@ -147,7 +147,8 @@ class PublishedWeights(_Published):
         mark = self._mark()
         version = f"{self.run}-{mark}"
         first = mark == self._first
-        self.check()
+        if self.is_main:  # to the others the server may already have the next weights, for which they wait
+            self.check()
         if self._kept != [version]:
             weights = None if first else self._gather()
             if self.is_main:
