@@ -143,6 +143,10 @@ class ContextBuilder:
                     )
         return len(self.student(query).token_ids)
 
+    def judgement_text(self, token_ids: Sequence[int]) -> str:
+        """A judgement as the teacher's context may hold it."""
+        return self.without_marks(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+
     def without_marks(self, text: str) -> str:
         """A model's text as a later context may hold it: no mark of turns is left in it."""
         for mark in self._marks:

@@ -65,7 +65,8 @@ class RolloutCollector:
             wait([self._begun[1]])
 
     def close(self) -> None:
-        """Begin nothing more; what is being sampled is not waited for."""
+        """Begin nothing more. What is being sampled is not waited for here, but the interpreter waits for it at its
+        end."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def asked(self, queries: Sequence[Query], step: int) -> set[Role]:
@@ -130,11 +131,8 @@ def write_judgements(contexts: ContextBuilder, teacher: CachedSampler, queries: 
         return [None] * len(queries)
     parameters = SamplingParameters(temperature=0, max_completion_length=contexts.max_judgement_length)
     completions = iter(teacher.complete([contexts.judgement(q).token_ids for q in asked], asked, parameters))
-    decode = contexts.tokenizer.decode
     return [
-        contexts.without_marks(decode(list(next(completions).token_ids), skip_special_tokens=True)).strip()
-        if contexts.needs_judgement(query)
-        else None
+        contexts.judgement_text(next(completions).token_ids) if contexts.needs_judgement(query) else None
         for query in queries
     ]
 

@@ -189,7 +189,7 @@ class Chat:
     def _judgement(self, query: Query) -> str:
         greedy = SamplingParameters(temperature=0, max_completion_length=self._contexts.max_judgement_length)
         (completion,) = self._base.sample([self._contexts.judgement(query).token_ids], greedy, seed=0)
-        return self._decoded(completion.token_ids).strip()
+        return self._contexts.judgement_text(completion.token_ids)
 
     def _reply(self, side: Side, prompt: tuple[int, ...], turn: int, on_text: OnText) -> Reply:
         sampler = self._aligned if side == "aligned" else self._base
