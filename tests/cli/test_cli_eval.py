@@ -145,6 +145,18 @@ def test_evaluations_in_two_types_are_told_apart(
     assert "not computed in the same type of numbers" in (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
 
 
+def test_an_adapter_of_another_model_is_told_before_weights_are_loaded(
+    whole: dict[str, Any], table: Path, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    tiny_llama(hidden_size=64).save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    no_weights(monkeypatch)
+    assert evaluate(tmp_path / "other", table, tmp_path / "out", "--adapter", whole["output_dir"]) == 1
+    assert "--adapter: " in (error := capsys.readouterr().err)
+    assert "the adapter does not fit the model" in error
+
+
 def test_an_adapter_trained_anew_in_its_folder_is_another_one(
     model_folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,7 @@ import torch
 from peft import LoraConfig, PeftModel
 
 from crosslign.models.files import ADAPTER_CONFIG, tensor_shapes
-from crosslign.models.load import not_finite
+from crosslign.models.load import ModelSource, load_skeleton, not_finite
 from crosslign.storage import file_sha256
 from crosslign.types import CrosslignError, cause
 from crosslign.untrusted import read_json
@@ -41,13 +41,25 @@ class Adapter:
     modules: dict[str, tuple[int, int]]
 
 
-def check_adapter(adapter: str | None, where: str = "--adapter: ") -> None:
-    """Raise CrosslignError unless this is the folder of a finished LoRA run, or None; no weights are read."""
-    if adapter is not None:
-        try:
-            read_adapter(Path(adapter))
-        except CrosslignError as error:
-            raise CrosslignError(f"{where}{error}") from error
+def check_adapter(adapter: str | None, where: str = "--adapter: ", source: ModelSource | None = None) -> None:
+    """Raise CrosslignError unless this is the folder of a finished LoRA run, of the model at `source` if that is given,
+    or None; no weights are read."""
+    if adapter is None:
+        return
+    try:
+        found = read_adapter(Path(adapter))
+        if source is not None and (skeleton := _skeleton(source)) is not None:
+            check_fit(skeleton, found, adapter)
+    except CrosslignError as error:
+        raise CrosslignError(f"{where}{error}") from error
+
+
+def _skeleton(source: ModelSource) -> torch.nn.Module | None:
+    try:
+        found: torch.nn.Module = load_skeleton(source)
+    except CrosslignError:  # loading the weights says what is wrong
+        return None
+    return found
 
 
 def read_adapter(folder: Path) -> Adapter:

@@ -240,7 +240,7 @@ class _ModelUnderTest:
         r = self.request
         if r.endpoint is None:
             check_source(r.source)
-            check_adapter(r.adapter)
+            check_adapter(r.adapter, source=r.source)
             if not abs(r.steer_scale) <= MOST_STEERING:
                 raise CrosslignError(f"--steer-scale: {r.steer_scale} is no number from -{MOST_STEERING} to as much.")
             if r.steering is not None and r.steering.base != weights_mark(r.source):

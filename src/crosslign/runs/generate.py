@@ -91,7 +91,7 @@ def generate(request: GenerateRequest, table: QueryTable, announce: Announce = s
     for path in (side, request.output):
         check_output_file(path, ours=bool(read_mark(side)))
     check_source(request.source)
-    check_adapter(request.adapter)
+    check_adapter(request.adapter, source=request.source)
     output = request.output
     queries, tokenizer = queries_of([table], table.languages), load_tokenizer(request.source)
     contexts = request.contexts(tokenizer)
