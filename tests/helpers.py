@@ -18,11 +18,11 @@ from conftest import VOCABULARY, byte_tokenizer, tiny_llama
 from transformers import AutoModelForCausalLM, GenerationConfig, Trainer
 
 from crosslign.cli import main
-from crosslign.rollouts import TransformersSampler
+from crosslign.rollouts import CompletionCache, TransformersSampler
 from crosslign.runs.prepare import prepare
 from crosslign.runs.recipe import parse_config
 from crosslign.runs.train import train
-from crosslign.types import JudgeItem, Verdict
+from crosslign.types import Completion, JudgeItem, Verdict
 
 
 def run(raw: dict[str, Any], *, resume: bool = False, overwrite: bool = False, **training: Any) -> Path:
@@ -101,6 +101,18 @@ def terse_model(folder: Path) -> Path:
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return folder
+
+
+def cached(cache: CompletionCache, key: str) -> Completion | None:
+    """What the cache gives a sampler for this key; None if it would be sampled."""
+
+    def sample(missing: list[int]) -> list[Completion]:
+        raise LookupError
+
+    try:
+        return cache.fill([key], ["q"], sample)[0]
+    except LookupError:
+        return None
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

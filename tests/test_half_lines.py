@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import cached
 
 from crosslign.evaluation.completions import completion_row, is_completion
 from crosslign.evaluation.stages import is_fidelity, is_verdict
@@ -39,9 +40,9 @@ def after_resuming(name: str) -> Callable[[Path], Rows]:
     return read
 
 
-def cached(path: Path) -> Rows:
+def in_cache(path: Path) -> Rows:
     cache = CompletionCache(path)
-    return [row for row in read_rows(path) if cache.get(row["key"]) is not None]
+    return [row for row in read_rows(path) if cached(cache, row["key"]) is not None]
 
 
 STEPS: Rows = [{"step": i, "divergence": 0.5, "text": TEXT} for i in range(4)]
@@ -51,7 +52,7 @@ KINDS: dict[str, tuple[str, Rows, Callable[[Path], Rows]]] = {
     "metrics": (METRICS, STEPS, lambda path: [{**row, "text": TEXT} for row in read_metrics(path.parent)]),
     "metrics of a resumed run": (METRICS, STEPS, after_resuming(METRICS)),
     "rollouts of a resumed run": (ROLLOUTS, STEPS, after_resuming(ROLLOUTS)),
-    "cache": ("cache.jsonl", ENTRIES, cached),
+    "cache": ("cache.jsonl", ENTRIES, in_cache),
     "completions": ("c.jsonl", completions(), lambda path: list(RowFile(path, {}, valid=is_completion).read())),
     "verdicts": ("v.jsonl", rows_of(**VERDICT), lambda path: list(RowFile(path, {}, valid=is_verdict).read())),
     "fidelity": (

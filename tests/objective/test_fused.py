@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from crosslign.objective import DIVERGENCES, WEIGHTINGS, WeightedDivergence, fused_weighted_divergence, products
 from crosslign.objective import weighted_divergence as reference
 from crosslign.objective.head import OutputHead
-from crosslign.objective.products import Precision, multiplies_bfloat16
+from crosslign.objective.products import Precision, rounds_to_bfloat16
 
 every_divergence = pytest.mark.parametrize("divergence", DIVERGENCES)
 every_combination = pytest.mark.parametrize(
@@ -372,10 +372,10 @@ def test_bfloat16_hidden_states_are_multiplied_and_summed_in_float32(divergence:
         torch.testing.assert_close(ours, theirs.bfloat16(), rtol=0.01, atol=1e-6)
 
 
-@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor has no products of bfloat16")
+@pytest.mark.skipif(not rounds_to_bfloat16(), reason="this processor has no products of bfloat16")
 @every_divergence
 @pytest.mark.parametrize("trained", [False, True])
-def test_a_processor_that_multiplies_bfloat16_still_sums_in_float32(divergence: str, trained: bool) -> None:
+def test_a_processor_that_rounds_to_bfloat16_still_sums_in_float32(divergence: str, trained: bool) -> None:
     case = Case(torch.ones(2, 24, dtype=torch.bool), 700, dtype=torch.bfloat16, hidden=64, trained=trained)
     before = torch.backends.mkldnn.matmul.fp32_precision
     result, gradients = case.fused(divergence=divergence)
@@ -391,9 +391,9 @@ def test_a_processor_that_multiplies_bfloat16_still_sums_in_float32(divergence: 
 def test_only_what_is_bfloat16_already_is_multiplied_as_bfloat16(
     dtype: torch.dtype, rounded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(products, "rounds_to_bfloat16", lambda: True)
     assert Precision.of(torch.zeros(1, dtype=dtype)) == Precision(torch.float32, torch.float32, rounded)
-    monkeypatch.setattr(products, "multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(products, "rounds_to_bfloat16", lambda: False)
     assert not Precision.of(torch.zeros(1, dtype=dtype)).rounded
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import cached
 
 from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameters, ScriptedSampler, completion_key
 from crosslign.storage import read_rows
@@ -94,7 +95,6 @@ def test_a_second_run_reads_what_the_first_one_sampled(path: Path) -> None:
     sampled = fill(first, ["a", "b"], source)
     assert (first.hits, first.misses) == (0, 2)
     second = CompletionCache(path)
-    assert len(second) == 2
     assert fill(second, ["b", "a"], source) == sampled[::-1]
     assert source.asked == [[0, 1]]
     assert (second.hits, second.misses) == (2, 0)
@@ -104,8 +104,8 @@ def test_completions_come_back_as_they_were(path: Path) -> None:
     completions = {"a": Completion((5, 6, 0), truncated=False), "b": Completion((7,), truncated=True)}
     cache = CompletionCache(path)
     for name, completion in completions.items():
-        cache.put(name, completion, "q")
-    assert {name: CompletionCache(path).get(name) for name in completions} == completions
+        fill(cache, [name], lambda _, made=completion: [made])
+    assert {name: cached(CompletionCache(path), name) for name in completions} == completions
 
 
 def test_only_what_is_missing_is_sampled_by_its_index(path: Path) -> None:
@@ -114,7 +114,7 @@ def test_only_what_is_missing_is_sampled_by_its_index(path: Path) -> None:
     result = fill(cache, ["a", "b", "c"], source)
     assert source.asked == [[0], [0, 2]]
     assert result[1] == known
-    assert [CompletionCache(path).get(k) for k in "abc"] == result
+    assert [cached(CompletionCache(path), k) for k in "abc"] == result
 
 
 def test_a_key_that_occurs_twice_in_one_fill_is_sampled_once(path: Path) -> None:
@@ -140,16 +140,15 @@ def test_a_line_that_was_cut_off_is_sampled_again_and_the_file_stays_readable(pa
     start = data.index(b"\n") + 1
     path.write_bytes(data[:-1] if cut == "newline" else data[: start + int(cut)])
     resumed = CompletionCache(path)
-    assert resumed.get("a") == a
+    assert cached(resumed, "a") == a
     if cut == "newline":
-        assert resumed.get("b") == b  # whole but for its line end
+        assert cached(resumed, "b") == b  # whole but for its line end
     else:
-        assert resumed.get("b") is None
+        assert cached(resumed, "b") is None
     again = fill(resumed, ["a", "b", "c", "d"], source)
     assert again[0] == a
     final = CompletionCache(path)
-    assert [final.get(k) for k in "abcd"] == again
-    assert len(final) == 4
+    assert [cached(final, k) for k in "abcd"] == again
 
 
 @pytest.mark.parametrize(
@@ -160,8 +159,7 @@ def test_a_line_of_something_else_is_skipped(path: Path, line: bytes) -> None:
     [a] = fill(CompletionCache(path), ["a"], Source())
     path.write_bytes(line + b"\n" + path.read_bytes())
     cache = CompletionCache(path)
-    assert cache.get("a") == a
-    assert len(cache) == 1
+    assert cached(cache, "a") == a
 
 
 QUERY = Query("a", "sw", "swali", "en", "question")
@@ -203,7 +201,7 @@ def test_a_file_of_another_origin_is_neither_used_nor_added_to(path: Path, tmp_p
         CompletionCache(path)
     path.unlink()
     path.write_text('{"key')  # an entry that was cut off
-    assert len(CompletionCache(path)) == 0
+    assert cached(CompletionCache(path), "a") is None
 
 
 class Disk:
@@ -234,13 +232,13 @@ def test_a_full_disk_is_told_and_loses_nothing_that_was_written(
     disk.room = room
     with pytest.raises(OSError, match="No space left on device"):
         fill(cache, ["b"], source)
-    assert CompletionCache(path).get("a") == a
-    assert CompletionCache(path).get("b") is None
+    assert cached(CompletionCache(path), "a") == a
+    assert cached(CompletionCache(path), "b") is None
     # Space was made: the same process goes on in a file that stays readable.
     disk.room = None
     [c] = fill(cache, ["c"], source)
     reread = CompletionCache(path)
-    assert (reread.get("a"), reread.get("c")) == (a, c)
+    assert (cached(reread, "a"), cached(reread, "c")) == (a, c)
 
 
 def test_what_was_sampled_together_is_one_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,8 +258,8 @@ def test_what_was_sampled_before_an_interruption_within_a_fill_is_kept(path: Pat
     [a] = fill(cache, ["a"], Source())
     with pytest.raises(KeyboardInterrupt):
         fill(cache, ["b"], stopped)
-    assert CompletionCache(path).get("a") == a
-    assert cache.get("b") is None
+    assert cached(CompletionCache(path), "a") == a
+    assert cached(cache, "b") is None
 
 
 def test_a_sampler_that_returns_too_few_completions_is_an_error(path: Path) -> None:
@@ -272,15 +270,14 @@ def test_a_sampler_that_returns_too_few_completions_is_an_error(path: Path) -> N
 def test_processes_of_a_run_exchange_what_they_have_sampled(tmp_path: Path) -> None:
     path = tmp_path / "cache.jsonl"
     first, second = (CompletionCache(path, shared=True) for _ in range(2))
-    first.put("a", Completion((1,), truncated=False), "q1|sw")
-    first.put("b", Completion((2,), truncated=False), "q2|sw")
-    second.put("b", Completion((3,), truncated=True), "q2|sw")
+    fill(first, ["a", "b"], lambda _: [Completion((1,), truncated=False), Completion((2,), truncated=False)])
+    fill(second, ["b"], lambda _: [Completion((3,), truncated=True)])
     assert not path.exists()  # an interruption now would leave nothing by halves
     rows = [*first._waiting, *second._waiting]
     first.exchange(lambda _: rows, writes=True)
     second.exchange(lambda _: rows, writes=False)
     for cache in (first, second, CompletionCache(path)):
-        assert (cache.get("a"), cache.get("b")) == (Completion((1,), False), Completion((2,), False))
+        assert (cached(cache, "a"), cached(cache, "b")) == (Completion((1,), False), Completion((2,), False))
     assert len(list(read_rows(path))) == 2
     second.exchange(lambda waiting: waiting, writes=True)
     assert len(list(read_rows(path))) == 2

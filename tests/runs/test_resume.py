@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import cli_train, losses, metrics, no_weights, power_cut, run, two_processes
+from helpers import cached, cli_train, losses, metrics, no_weights, power_cut, run, two_processes
 
 from crosslign.cli import main
 from crosslign.rollouts import CompletionCache, TransformersSampler
@@ -307,7 +307,7 @@ def put_many(path: Path, name: str) -> None:
     os.write = in_two
     cache = CompletionCache(path)
     for i in range(50):
-        cache.put(f"{name}-{i}", Completion((i,), truncated=False), "q")
+        cache.fill([f"{name}-{i}"], ["q"], lambda _, i=i: [Completion((i,), truncated=False)])
 
 
 def test_processes_that_share_a_cache_write_whole_rows(tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_processes_that_share_a_cache_write_whole_rows(tmp_path: Path) -> None:
     for process in processes:
         process.join()
     cache = CompletionCache(path)
-    assert {cache.get(f"{name}-{i}") for name in "abc" for i in range(50)} == {
+    assert {cached(cache, f"{name}-{i}") for name in "abc" for i in range(50)} == {
         Completion((i,), truncated=False) for i in range(50)
     }
     assert len(path.read_text().splitlines()) == 150

@@ -25,7 +25,7 @@ def _wide_result(device: torch.device) -> bool:
     return device.type == "cuda" and tuple(int(x) for x in torch.__version__.split(".")[:2]) >= (2, 8)
 
 
-def multiplies_bfloat16() -> bool:
+def rounds_to_bfloat16() -> bool:
     """Whether this processor has products of bfloat16, and torch can be told to use them for float32 tensors."""
     # New in torch 2.9.
     return hasattr(torch.backends.mkldnn, "matmul") and torch.cpu._is_avx512_bf16_supported()
@@ -52,7 +52,7 @@ class Precision:
         operand = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         if operand in _HALF and _wide_result(hidden.device):
             return cls(operand, torch.float32)
-        return cls(torch.float32, torch.float32, kind == "cpu" and operand == torch.bfloat16 and multiplies_bfloat16())
+        return cls(torch.float32, torch.float32, kind == "cpu" and operand == torch.bfloat16 and rounds_to_bfloat16())
 
     @contextmanager
     def chosen(self) -> Iterator[None]:

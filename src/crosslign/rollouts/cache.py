@@ -53,15 +53,6 @@ class CompletionCache:
             if _is_entry(row):
                 self._entries[row["key"]] = Completion(tuple(row["token_ids"]), row["truncated"])
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, key: str) -> Completion | None:
-        return self._entries.get(key)
-
-    def put(self, key: str, completion: Completion, query_key: str) -> None:
-        self._put([(key, completion, query_key)])
-
     def _put(self, entries: Sequence[tuple[str, Completion, str]]) -> None:
         """All of them, or after an interruption none."""
         self._entries.update((key, completion) for key, completion, _ in entries)
