@@ -148,12 +148,14 @@ class _Alignment:
 
     def _config(self) -> RunConfig:
         """The recipe so far, and the user's flags over all."""
-        own, config = (parse_config(raw, "the recipe") for raw in (self.raw, override(self.raw, self.request.flags)))
+        own: Any = parse_config(self.raw, "the recipe")
+        config: Any = parse_config(override(self.raw, self.request.flags), "the recipe")
         for keys, instead in FIXED.items():
             was, now = (reduce(lambda part, key: getattr(part, key, None), keys, whole) for whole in (own, config))
             if was != now:
                 raise CrosslignError(f"--{'.'.join(keys)}: cannot be set here. {instead}")
-        return config
+        found: RunConfig = config
+        return found
 
     def _asked(self, *keys: str) -> bool:
         """Whether the user's flags set this key of the recipe."""
