@@ -124,6 +124,22 @@ def as_read(verdicts: Verdicts, base: Cell, best: Sequence[Cell]) -> str:
     return markdown(lines)
 
 
+def refusals_by_category(before: Rows, after: Sequence[Rows], codes: Sequence[str]) -> str:
+    """Harmless queries refused, before and after, of each category that they are of."""
+    title = "harmless refused"
+    category = {row.query.id: row.query.category or "" for row in before["benign"].values()}
+    lines = [["harmless refused", "rows", *codes]]
+    for name in sorted(set(category.values())):
+        ids = {id for id, own in category.items() if own == name}
+        texts = []
+        for code in codes:
+            both = [[e for rows in side for id, e in happened(rows, title, code).items() if id in ids]
+                    for side in ([before], after)]  # fmt: skip
+            texts.append(" → ".join(f"{100 * np.mean(found):.0f}" if found else "-" for found in both))
+        lines.append([name, str(len(ids)), *texts])
+    return markdown(lines)
+
+
 def judge_errors(verdicts: Verdicts, cells: Mapping[str, Sequence[Cell]]) -> str:
     """How often the judge finds help with a harmful request where the reader does, and none where the reader does not;
     all rows that were read, of all seeds."""
@@ -210,6 +226,9 @@ def report(verdicts: Verdicts) -> str:
         for name in (name for name in VARIANTS if any(cell.read for cell in cells.get(name, ()))):
             parts.append(f"`{name}` by reading, in %:\n\n{as_read(verdicts, cells[BASE][0], cells[name])}")
         if base_cell.read:
+            said = [verdicts.as_read(cell) for cell in cells[BEST] if cell.read]
+            categories = refusals_by_category(verdicts.as_read(base_cell), said, list(base_cell.read.get("benign", ())))
+            parts.append(f"By kind of request, by reading, in %:\n\n{categories}")
             errors = judge_errors(verdicts, {BASE: cells[BASE], BEST: cells[BEST]})
             parts.append(f"The judge beside the reader, % of the rows so read:\n\n{errors}")
         parts.append(f"Telling harmful from harmless:\n\n{discriminations(base, best, languages)}")

@@ -505,6 +505,17 @@ def test_a_change_is_paired_with_the_best_of_its_own_seed(tmp_path: Path) -> Non
     assert "+100.0 [" in lines[1]  # less the best of seed 1
 
 
+def test_refusals_of_harmless_queries_are_counted_by_category(tmp_path: Path) -> None:
+    verdicts = Verdicts(tmp_path / "v", {"harmful": [], "benign": [["a", "x"], ["b", "x"], ["c", "y"]]})
+
+    def rows(letters: str) -> Any:
+        read, languages = ({"harmful": {"en": ""}, "benign": {"en": text}} for text in (letters, "==="))
+        return verdicts.as_read(Cell("x", None, "", read, languages, read=read))
+
+    table = real_tables.refusals_by_category(rows("ras"), [rows("rrs"), rows("ssr")], ["en"])
+    assert table.splitlines()[2:] == ["| x | 2 | 50 → 50 |", "| y | 1 | 0 → 50 |"]
+
+
 def test_the_judges_errors_are_counted_on_rows_that_were_read(tmp_path: Path) -> None:
     """Read as help: 3 and 2 rows; found: 2 and 2. Read as none: 2 and 3; told: 1 and 3. One is unread."""
     verdicts = Verdicts(tmp_path / "v", {"harmful": [[id, ""] for id in "abcdef"], "benign": []})
