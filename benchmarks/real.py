@@ -170,9 +170,9 @@ def call(module: str, *arguments: str) -> None:
         raise CrosslignError(f"{module} {arguments[0]} has failed, as it says above.")
 
 
-def hours(plan: Plan, cells: Sequence[Key], fresh: int = 0) -> str:
-    """About what cells, and so many evaluations on fresh rows, take on one core, by what was measured so far: of cells
-    that train and sample alike, if there are any."""
+def hours(plan: Plan, cells: Sequence[Key], fresh: Sequence[Key] = ()) -> str:
+    """About what cells, and these evaluations on fresh rows, take on one core, by what was measured so far: of cells
+    that train and sample alike, if there are any. A run that is measured on fresh rows may have to be made first."""
 
     def way(name: str) -> tuple[str, str]:
         raw = recipe(plan, VARIANTS[name], 0, Path())
@@ -189,9 +189,10 @@ def hours(plan: Plan, cells: Sequence[Key], fresh: int = 0) -> str:
             by_way.setdefault(way(cell.name), []).append(cell.seconds["training"] / steps(cell.name))
     known = [step for found in by_way.values() for step in found] or [STEP]
     evaluation = statistics.mean(evaluating)
-    number = len(cells) + fresh
+    number = len(cells) + len(fresh)
     seconds = number * evaluation
-    for name in (name for name, _ in cells if name in VARIANTS):
+    gone = [key for key in fresh if key not in cells and not is_finished(plan.cell(*key) / "run")]
+    for name in (name for name, _ in [*cells, *gone] if name in VARIANTS):
         seconds += steps(name) * statistics.mean(by_way.get(way(name), known))
         if "checkpoint" in VARIANTS[name]:
             seconds += steps(name) / WATCH["every_steps"] * WATCHED * evaluation
@@ -245,12 +246,12 @@ def main() -> int:
                 failed |= measure_fresh(plan, whole)
             write_atomically(out / "real.md", report(Verdicts.read(plan.verdicts)))
             print(out / "real.md")
+            if failed:
+                names = ", ".join(sorted(title(*cell) for cell in failed))
+                print(f"failed: {names}. The same command tries them again.", file=sys.stderr)
             page(plan, seeds[0])
     except CrosslignError as error:
         raise SystemExit(f"benchmarks.real: {error}") from None
-    if failed:
-        names = ", ".join(sorted(title(*cell) for cell in failed))
-        print(f"failed: {names}. The same command tries them again.", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -269,7 +270,7 @@ def make(
         (name, seed): mark for name, seed in cells if kept.find(name, seed, mark := settings(plan, name)) is None
     }
     fresh = missing_fresh(plan, seeds if BEST in variants else [])
-    print(f"{len(cells) - len(missing)} cells are there. To make: {hours(plan, [*missing], len(fresh))}", flush=True)
+    print(f"{len(cells) - len(missing)} cells are there. To make: {hours(plan, [*missing], [*fresh])}", flush=True)
     check_all(plan, missing, plan.out / HELD_OUT)
     check_all(of_fresh(plan), fresh, plan.out / FRESH)
     for name, seed in fresh:

@@ -302,6 +302,23 @@ def test_there_is_never_a_second_begin_of_sequence_token(
     assert (seen[0] == id_).sum(dim=1).tolist() == [int(written_by_template)] * len(seen[0])
 
 
+def test_a_template_that_asks_for_today_gets_the_fixed_date_of_all_contexts(
+    maths: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = "{{ strftime_now('%Y-%m-%d') }}" + CHATML
+    tokenizer, model, seen = byte_tokenizer(template), tiny_llama(), []
+    forward = type(model).forward
+
+    def spy(self: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen.append(tokenizer.decode(input_ids[0]))
+        return forward(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "forward", spy)
+    utility(model, tokenizer, local(maths, limit=1, max_new_tokens=2), ["en"])
+    assert seen[0].startswith("2024-07-26<|im_start|>user")
+    assert tokenizer.chat_template == template
+
+
 # Files that are generated
 
 

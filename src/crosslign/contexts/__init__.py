@@ -7,6 +7,7 @@ from crosslign.contexts.builder import (
     chat_token_ids,
     check_chat_template,
     check_same_opening,
+    dated_template,
     plain_contexts,
 )
 from crosslign.contexts.template import (
@@ -32,6 +33,7 @@ __all__ = [
     "chat_token_ids",
     "check_chat_template",
     "check_same_opening",
+    "dated_template",
     "fill",
     "load_teacher_template",
     "parse_messages",

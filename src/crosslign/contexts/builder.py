@@ -254,10 +254,14 @@ def _asks_for_the_date(tokenizer: Any) -> bool:
     return "strftime_now" in str(getattr(tokenizer, "chat_template", None))
 
 
-def _dated(tokenizer: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The options, with a copy of the chat template that has a fixed date where the tokenizer's asks for today's."""
+def dated_template(tokenizer: Any, options: Mapping[str, Any]) -> str | None:
+    """A copy of the chat template that has a fixed date where the tokenizer's asks for today's; None if it does not."""
     if not _asks_for_the_date(tokenizer):
-        return options
+        return None
     own = tokenizer.get_chat_template(options.get("chat_template"), options.get("tools"))
-    fixed = _NOW.sub(lambda found: f"{found[1]}{TEMPLATE_DATE.strftime(found[2])}{found[1]}", own)
-    return {**options, "chat_template": fixed}
+    return _NOW.sub(lambda found: f"{found[1]}{TEMPLATE_DATE.strftime(found[2])}{found[1]}", own)
+
+
+def _dated(tokenizer: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    fixed = dated_template(tokenizer, options)
+    return options if fixed is None else {**options, "chat_template": fixed}

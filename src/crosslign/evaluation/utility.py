@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from crosslign.contexts import dated_template
 from crosslign.evaluation.stages import ANSWERS
 from crosslign.evaluation.stats import wilson
 from crosslign.evaluation.utility_tasks import DIGITS_FILTER, GeneratedTask, ascii_numbers, tasks_folder, write_tasks
@@ -157,7 +158,9 @@ def utility(
             "utility: the tokenizer has no chat template; give one, or use an instruction-tuned model."
         )
     with _undisturbed(model, tokenizer):
-        lm = _language_model(model, copy.deepcopy(tokenizer), request.batch_size, dict(chat_template_kwargs or {}))
+        own, options = copy.deepcopy(tokenizer), dict(chat_template_kwargs or {})
+        own.chat_template = dated_template(own, options) or own.chat_template
+        lm = _language_model(model, own, request.batch_size, options)
         if request.max_new_tokens >= lm.max_length:
             raise CrosslignError(
                 f"utility: max_new_tokens is {request.max_new_tokens}, but the model takes {lm.max_length} tokens in "

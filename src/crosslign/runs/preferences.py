@@ -154,7 +154,7 @@ def write_preferences(config: RunConfig, request: PreferencesRequest, announce: 
     if request.format == "ms-swift":
         _check_one_turn(run)
     announce(f"loading {run.source.path}")
-    made = assemble(run, load_model(run.source))
+    made = assemble(run, load_model(run.source, device=run.arguments.device.type))
     try:
         pairs = judged_pairs(run, made, trained_queries(run.tables, run.languages))
     finally:

@@ -89,7 +89,8 @@ class Numbers:
         return any(self._over(one, what, metric, chosen) - own for one in methods)
 
     def ranks(self, methods: Sequence[str], chosen: Chosen) -> tuple[str, dict[str, Rank]]:
-        """By separation, or by ASR alone where no benign query was asked; on columns that all methods have."""
+        """By separation, or by ASR alone where no language has both sides from all methods; on columns that all
+        methods have."""
         shared = self._shared(lambda what, metric: self._common(methods, what, metric, chosen))
         sides = _SIDES if shared else _SIDES[1:]
         scores = np.zeros((stats.DRAWS, len(methods)))
