@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, T
 
 from crosslign.distillation import write_judgements
 from crosslign.models import TeacherMovedError, load_model
+from crosslign.runs import build
 from crosslign.runs.arguments import training_arguments
 from crosslign.runs.build import assemble, make_trainer
 from crosslign.runs.prepare import prepare, queries_of
@@ -94,6 +95,27 @@ def test_full_finetuning_trains_all_weights_against_a_frozen_copy(recipe: dict[s
     before = AutoModelForCausalLM.from_pretrained(recipe["model"]["path"]).state_dict()
     after = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     assert all(not torch.equal(before[k], after[k]) for k in before)
+
+
+@pytest.mark.parametrize(
+    ("engine", "mixed", "loses"),
+    [(None, False, True), ("deepspeed", False, False), ("fsdp", True, False), ("fsdp", False, True)],
+)
+def test_small_steps_are_warned_of_where_no_engine_keeps_float32_weights(
+    recipe: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    engine: str | None,
+    mixed: bool,
+    loses: bool,
+) -> None:
+    recipe["model"] = {**recipe["model"], "finetuning": "full", "dtype": "bfloat16"}
+    recipe["training"] = {**recipe["training"], "bf16": mixed}
+    prepared = prepare(parse_config(recipe))
+    monkeypatch.setattr(build, "uses_deepspeed", lambda arguments: engine == "deepspeed")
+    monkeypatch.setattr(build, "has_engine", lambda arguments: engine is not None)
+    assemble(prepared, load_model(prepared.source))
+    assert ("a step that is small beside its weight is lost" in caplog.text) == loses
 
 
 def test_a_cpu_with_a_number_costs_no_second_copy_of_the_weights(

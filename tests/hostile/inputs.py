@@ -15,7 +15,7 @@ class Hostile:
         name: what is wrong with it, in the test's name.
         make: gets the path of a good input of the kind, a copy that it may spoil, and returns what the command is
             given instead: the same path or another one beside it.
-        says: each of these texts is in the command's error; "|" stands between two of which one is enough.
+        says: each of these texts is in the command's error.
         handled: the command finishes in spite of it (a warning, a row that is made anew); `says` is in what it prints.
         only: the commands that are tried, by name; () for all that take the kind.
     """

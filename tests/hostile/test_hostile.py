@@ -159,7 +159,7 @@ def test_hostile_input_is_held(
     text = said.out + said.err
     assert code == (0 if hostile.handled else 1), text
     for part in hostile.says:
-        assert any(way in text for way in part.split("|")), text
+        assert part in text
     assert not any((c < " " and c not in "\n\t") or "\x7f" <= c < "\xa0" for c in text), ascii(text)
     if not hostile.handled:
         assert "\ncrosslign: " in f"\n{said.err}" or command == "validate", said.err

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel
 
-from crosslign.models.files import ADAPTER_CONFIG, tensor_shapes
+from crosslign.models.files import ADAPTER_CONFIG, tensor_shapes, weight_files
 from crosslign.models.load import ModelSource, load_skeleton, not_finite
 from crosslign.storage import file_sha256
 from crosslign.types import CrosslignError, cause
@@ -55,11 +55,16 @@ def check_adapter(adapter: str | None, where: str = "--adapter: ", source: Model
 
 
 def _skeleton(source: ModelSource) -> torch.nn.Module | None:
+    """None where the model itself is damaged: loading its weights says what is wrong."""
+    folder = Path(source.path)
     try:
         found: torch.nn.Module = load_skeleton(source)
-    except CrosslignError:  # loading the weights says what is wrong
+        files = weight_files(folder) if folder.is_dir() else []
+        stored = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
+    except CrosslignError:
         return None
-    return found
+    sizes = {name: tuple(parameter.shape) for name, parameter in found.named_parameters()}
+    return found if all(stored.get(name, size) == size for name, size in sizes.items()) else None
 
 
 def read_adapter(folder: Path) -> Adapter:

@@ -154,10 +154,8 @@ def load_model(source: ModelSource, *, stay: bool = False, device: str | None = 
     where, kwargs = location(source)
     device = device or best_device()
     dtype: Any = source.dtype
-    if dtype == "auto" and source.quantization is not None:
-        dtype = "bfloat16"
-    elif dtype == "auto" and device == "cpu":
-        dtype = "float32"
+    if dtype == "auto" and (source.quantization is not None or device == "cpu"):
+        dtype = "float32" if source.quantization is None else "bfloat16"
     if source.kind == "gguf":
         # transformers can keep GGUF weights packed, but packed weights cannot be trained.
         config_class = getattr(transformers, "GgufConfig", None)

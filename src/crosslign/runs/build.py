@@ -17,6 +17,7 @@ from crosslign.distillation import RolloutCollector, RunTrainer, Scorer, strateg
 from crosslign.models import FrozenTeacher, sampling_mark, split_model, token_ids
 from crosslign.objective import Objective
 from crosslign.rollouts import CachedSampler, CompletionCache, SamplingParameters, sampler_of
+from crosslign.runs.arguments import has_engine, uses_deepspeed
 from crosslign.runs.callbacks import CheckpointCallback, MetricsCallback, ProgressCallback, RolloutLog
 from crosslign.runs.checkpoint_evaluation import CheckpointEvaluator, EvaluationSchedule
 from crosslign.runs.prepare import PreparedRun, as_trained
@@ -52,7 +53,10 @@ def assemble(run: PreparedRun, model: Any) -> Distillation:
     config = run.config
     split = split_model(model)
     model = as_trained(model, config.model, config.seed)
-    if config.model.finetuning == "full" and model.dtype in (torch.bfloat16, torch.float16):
+    # An engine keeps float32 weights of its own, FSDP where it computes in another type than they have.
+    mixed = run.arguments.bf16 or run.arguments.fp16
+    master = uses_deepspeed(run.arguments) or (has_engine(run.arguments) and mixed)
+    if config.model.finetuning == "full" and model.dtype in (torch.bfloat16, torch.float16) and not master:
         logger.warning(
             "all weights are trained as %s, in which a step that is small beside its weight is lost; "
             "set model.dtype: float32 and training.bf16: true, which computes in bfloat16.",

@@ -67,11 +67,12 @@ CHECKS = {
     "missing": "nothing visible, or the translator said why there is no translation",
     "language": "py3langid finds another language",
     "script": f"less than {MIN_SCRIPT:.0%} of the letters are in the language's script",
-    "length": f"{MAX_LENGTH} times as long or short as the median of the pair ({MAX_LENGTH_SHORT} for short sources)",
+    "length": f"its length divided by its source's is over {MAX_LENGTH} times the median of the pair, or under "
+    f"1/{MAX_LENGTH} of it ({MAX_LENGTH_SHORT} for short sources)",
     "untranslated": f"a run of {MIN_WORDS} or more words of the source is {MAX_COPIED:.0%} or more of it",
     "repeated": f"{MAX_REPEATED:.0%} or more was said before, beyond the source's share",
-    "cut": f"a length limit; no full stop and under {MIN_UNENDED} of the median length; fewer sentences and under "
-    f"{MIN_DROPPED} of it",
+    "cut": f"a length limit; no full stop and under {MIN_UNENDED} of the median length ({MIN_UNPUNCTUATED} where its "
+    f"source has none either); fewer sentences and under {MIN_DROPPED} of it",
     "added": f"more sentences than the source, and more than {MAX_ADDED} times the median length",
     "lost": "a number, quotation, placeholder, address or control token is lost, or a control token added",
     "refused": "it sounds like a refusal or talks of translating, and its source does not",

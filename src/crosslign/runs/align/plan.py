@@ -1,7 +1,7 @@
 """The decisions: pure functions from measurements to a recipe, each with the words that say why.
 
-The settings are those of a run that was measured on a real model, `best` of benchmarks/real.md; flags of the recipe
-overrule each (`--training.max_steps 40`).
+Steps, weights, gate and teacher are those of a run that was measured on a real model, `best` of benchmarks/real.md
+(docs/align.md says what differs); flags of the recipe overrule each (`--training.max_steps 40`).
 """
 
 from __future__ import annotations
