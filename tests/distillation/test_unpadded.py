@@ -268,6 +268,7 @@ def test_device_and_attention_decide_how_rows_are_batched(
         ("FalconH1", False),
         ("Lfm2", False),
         ("Mamba", False),
+        ("Rwkv", False),  # without names of layers
     ],
 )
 def test_rows_are_packed_only_where_every_layer_is_attention(family: str, packed: bool) -> None:

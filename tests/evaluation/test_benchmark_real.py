@@ -158,6 +158,9 @@ def test_a_label_of_the_first_table_decides_for_no_further_table(tmp_path: Path)
     made = plan(tmp_path, rows, mild=("c", "d"), fresh=write_csv(tmp_path / "new.csv", own))
     real_rows.split(made)
     assert [row["label"] for row in read(made.out / real_rows.FRESH)] == ["benign", "benign"]
+    bare = write_csv(tmp_path / "bare.csv", [{key: row[key] for key in ("id", "ar", "hi")} for row in FRESH])
+    real_rows.split(replace(made, fresh=None, validation=bare))
+    assert [row["label"] for row in read(made.out / real_rows.VALIDATION)] == ["benign", "benign"]
     write_csv(tmp_path / "new.csv", [{**FRESH[0], "label": "mild"}])
     with pytest.raises(CrosslignError, match=r"new\.csv: row 'd0': label 'mild'; it is one of harmful, benign"):
         real_rows.split(made)
@@ -330,6 +333,9 @@ def test_hours_are_said_before_anything_is_made_and_follow_the_steps(tmp_path: P
     cells = [("base", None), ("20 steps", 0), ("40 steps", 0)]
     seconds = 3 * real.EVALUATING + 60 * real.STEP
     assert real.hours(made, cells).startswith(f"3 cells, about {seconds / 3600:.1f} hours on one core, by another")
+    # A run of the best recipe that is not here is made before it is measured on fresh rows.
+    seconds = 2 * real.EVALUATING + 240 * real.STEP
+    assert real.hours(made, [], [(BASE, None), (BEST, 0)]).startswith(f"2 cells, about {seconds / 3600:.1f} hours")
     rows = {kind: [["a", ""]] for kind in ("harmful", "benign")}
     empty: dict[str, Any] = {"verdicts": {}, "languages": {}}
     for name, training in (("20 steps", 20 * 60.0), ("on-policy, 80 steps", 80 * 600.0)):

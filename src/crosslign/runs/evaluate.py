@@ -281,7 +281,7 @@ class _ModelUnderTest:
         if parameters.temperature > 0:  # greedy completions depend on neither
             identity |= {"seed": r.seed, "batch_size": batch_size}
         if r.steer is not None:
-            identity["steering"] = _steering(r)
+            identity["steering"] = [file_sha256(r.steer), r.steer_scale]
         teacher = r.context == "teacher"
         if teacher:
             identity |= {"context": r.context, **template_settings(r.template, r.max_judgement_length)}
@@ -308,7 +308,7 @@ class _ModelUnderTest:
     def _judging(self) -> CachedSampler:
         """Writes the judgements of a teacher's context; kept while the evaluation goes on."""
         r, (model, tokenizer) = self.request, self.load()
-        mark = sampling_mark(f"{fingerprint(model)}|{adapter_sha256(r.adapter)}|{_steering(r)}", model, tokenizer)
+        mark = sampling_mark(f"{fingerprint(model)}|{adapter_sha256(r.adapter)}", model, tokenizer)
         sampler = sampler_of(model, tokenizer, r.config.batch_size)
         return CachedSampler(sampler, self.judgements, mark, seed=r.seed, vocabulary=len(tokenizer))
 
@@ -343,11 +343,6 @@ class _ModelUnderTest:
         self._loaded = None
         self.__dict__.pop("_judging", None)
         free_memory()
-
-
-def _steering(request: EvaluationRequest) -> list[Any] | None:
-    """What identifies the direction that is added, and how much of it."""
-    return None if request.steer is None else [file_sha256(request.steer), request.steer_scale]
 
 
 def _trained(request: EvaluationRequest, announce: Announce) -> Sequence[str]:

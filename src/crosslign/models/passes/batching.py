@@ -57,4 +57,4 @@ def _is_attention_alone(lm: Any) -> bool:
     packed row, they would carry each sequence into the next."""
     layers = getattr(lm.config.get_text_config(), "layer_types", None) or ()
     attention = all(kind.endswith("attention") and kind != "linear_attention" for kind in layers)
-    return attention and not lm._is_stateful  # LFM2 has no such mark, Falcon-H1 no such name
+    return attention and not lm._is_stateful  # RWKV names no layers; LFM2 and MiniMax have no such mark
