@@ -28,7 +28,7 @@ from peft import LoraConfig
 from crosslign.data.load import TableSpec, require_table
 from crosslign.models import ModelSource, add_lora, load_model, load_tokenizer, token_ids
 from crosslign.rollouts import PublishedAdapter, Sampler, SamplingParameters, VllmSampler, VllmServer, sampler_of
-from crosslign.runs.prepare import context_builder
+from crosslign.runs.contexts import context_builder
 from crosslign.runs.recipe import parse_config
 from crosslign.runs.serve import serve_command
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -20,6 +20,7 @@ from crosslign.contexts import (
     ContextBuilder,
     ContextOverflow,
     RoleContext,
+    TeacherTemplate,
     chat_token_ids,
     fill,
     load_teacher_template,
@@ -134,6 +135,7 @@ def builder(
     name: str = "smollm2-instruct", teacher: str | dict[str, Any] = "instruct", *, student_length: int = 5000,
     teacher_length: int = 5000, student_options: dict[str, Any] = THINKING_OFF,
     teacher_options: dict[str, Any] = THINKING_OFF, judgement_length: int = 50, unchanged: Sequence[Unchanged] = (),
+    own: Mapping[Query, TeacherTemplate] | None = None,
 ) -> ContextBuilder:  # fmt: skip
     template = load_teacher_template(teacher)
     return ContextBuilder(
@@ -143,6 +145,7 @@ def builder(
         template,
         judgement_length,
         unchanged,
+        own,
     )
 
 
@@ -254,6 +257,31 @@ def test_the_teacher_sees_what_the_student_sees_where_nothing_is_to_change(
         else:
             with pytest.raises(ContextOverflow, match=r"Raise teacher.max_length"):
                 contexts.check(query)
+
+
+def test_a_query_with_a_template_of_its_own_gets_it_unless_it_is_in_the_source_language() -> None:
+    mine = replace(QUERY, label="benign")
+    english = replace(mine, language="en", text=mine.source_text)
+    other = replace(mine, id="other")
+    told = load_teacher_template("harmless")
+    contexts = builder(teacher="dialogue", unchanged=["benign", "source"], own={mine: told, english: told})
+    assert [contexts.is_unchanged(query) for query in (mine, english, other)] == [False, True, True]
+    assert not contexts.needs_judgement(mine)
+    system, user = contexts.teacher(mine).messages
+    assert "message is harmless. Reply to it in Swahili" in system.content
+    assert user.content == mine.text
+    assert contexts.check(mine) == len(contexts.teacher(mine).token_ids)
+
+
+def test_a_template_of_its_own_may_have_the_only_judgement() -> None:
+    judged = load_teacher_template(custom("{judgement} {query}", **GENERATED))
+    contexts = builder(own={QUERY: judged}, judgement_length=7)
+    other = replace(QUERY, id="other")
+    assert contexts.max_judgement_length == 7
+    assert [contexts.needs_judgement(query) for query in (QUERY, other)] == [True, False]
+    assert contexts.judgement(QUERY).messages[0].content == QUERY.source_text
+    assert contexts.check(QUERY) == len(contexts.teacher(QUERY, "").token_ids) + 7
+    assert contexts.check(other) == len(contexts.teacher(other).token_ids)
 
 
 def test_languages_stand_in_templates_by_their_english_names() -> None:

@@ -226,6 +226,25 @@ def test_benign_queries_have_no_judgement_where_the_teacher_sees_what_the_studen
         assert same == (rollout.query.label == "benign")
 
 
+def test_a_tables_own_teacher_holds_for_its_queries_in_target_languages_alone(recipe: dict[str, Any]) -> None:
+    recipe["teacher"]["unchanged"] = ["benign", "source"]
+    recipe["data"]["tables"].append({"path": "builtin:benign", "teacher": "harmless", "limit": 6, "weight": 3})
+    trainer = trainer_of({**recipe, "data": {**recipe["data"], "languages": ["sw", "en"]}})
+    queries = [trainer.mixture.draw(0, i) for i in range(24)]
+    told = [query.id.startswith("benign-") for query in queries]
+    assert {(query.label, query.language, own) for query, own in zip(queries, told, strict=True)} >= {
+        ("benign", "sw", True),
+        ("benign", "en", True),
+        ("harmful", "sw", False),
+    }
+    for rollout, own in zip(trainer.collector.collect(queries, step=0), told, strict=True):
+        query, teacher = rollout.query, rollout.teacher_context
+        told_so = "message is harmless. Reply to it in Swahili" in teacher.messages[0].content
+        assert told_so == (own and query.language == "sw")
+        unchanged = query.language == "en" or (query.label == "benign" and not own)
+        assert (teacher.token_ids == rollout.student_context.token_ids) == unchanged
+
+
 def test_off_policy_rollouts_are_sampled_once_and_again_for_another_template(
     recipe: dict[str, Any], tmp_path: Path, sampled: list[int]
 ) -> None:

@@ -105,6 +105,18 @@ BAD: dict[str, tuple[Change, str]] = {
         lambda r, t: r["sampling"].update(max_completion_length=4000),
         "and a completion of 4000 are more than the 4096 positions that the model knows. Lower sampling.max_comp",
     ),
+    "every query is called harmless": (
+        lambda r, t: r["teacher"].update(template="harmless"),
+        "teacher.template: harmless tells the teacher that each query is harmless. It is for a table",
+    ),
+    "a harmful query is called harmless": (
+        lambda r, t: r["data"]["tables"].insert(0, {"path": "builtin:demo", "teacher": "harmless"}),
+        "data.tables.0.teacher: builtin:demo, row 1: the label is harmful. A table with a teacher of its own must",
+    ),
+    "no such teacher of a table": (
+        lambda r, t: r["data"]["tables"][0].update(teacher="harmles"),
+        "data.tables.0.teacher: 'harmles' is neither a shipped template (harmless) nor a file.",
+    ),
     "thinking for one role alone": (set_thinking_for_one_role, "next tokens cannot be compared"),
     "no step": (lambda r, t: r["training"].update(max_steps=0), "training.max_steps: 0 trains nothing"),
     "a model saved on each machine": (

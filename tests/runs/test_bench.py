@@ -293,13 +293,16 @@ TEMPLATE = "messages: [{{role: user, content: '{say} {{source_query}} {{query}}'
 def test_what_a_file_holds_decides_and_not_its_name_alone(
     raw: dict[str, Any], tmp_path: Path, model_folder: Path
 ) -> None:
-    model, template, wrapper, table = (tmp_path / name for name in ("model", "template.yaml", "wrapper.txt", "ids.csv"))
+    names = ("model", "template.yaml", "told.yaml", "wrapper.txt", "ids.csv")
+    model, template, told, wrapper, table = (tmp_path / name for name in names)
     shutil.copytree(model_folder, model)
     template.write_text(TEMPLATE.format(say="Read:"))
+    told.write_text(TEMPLATE.format(say="Harmless:"))
     wrapper.write_text("Now: {query}")
     table.write_text("id,answer,en\n1,2,x\n")
     raw |= {"models": {"tiny": str(model)}, "utility": {"tasks": ["mgsm"], "paths": {"mgsm": str(table)}}}
     raw["recipe"]["teacher"] = {"template": str(template)}
+    raw["recipe"]["data"]["tables"].append({"path": "builtin:benign", "teacher": str(told)})
     raw["methods"]["prompt"] = {"context": "teacher", "template": str(template)}
     raw["methods"]["steer"] = {"steer": {}}
     raw["tasks"] += [{"name": "multijail_intentional", "options": {"wrapper": str(wrapper)}}]
@@ -317,6 +320,7 @@ def test_what_a_file_holds_decides_and_not_its_name_alone(
         (wrapper, "Then: {query}", "asked", {*none}),
         (table, "id,answer,en\n1,3,x\n", "asked", {*none} - {"prompt"}),  # of which no utility is measured
         (template, TEMPLATE.format(say="See:"), "template", with_template),
+        (told, TEMPLATE.format(say="Mild:"), "template", {"msd", "sft"}),
         (model / "config.json", None, "weights", {*none}),
     ):
         before = path.read_bytes()

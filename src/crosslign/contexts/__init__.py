@@ -13,6 +13,8 @@ from crosslign.contexts.builder import (
 from crosslign.contexts.template import (
     BUILTIN_TEACHERS,
     FIELDS,
+    HARMLESS,
+    SHIPPED,
     STUDENT_MESSAGES,
     TeacherTemplate,
     fill,
@@ -25,6 +27,8 @@ from crosslign.contexts.template import (
 __all__ = [
     "BUILTIN_TEACHERS",
     "FIELDS",
+    "HARMLESS",
+    "SHIPPED",
     "STUDENT_MESSAGES",
     "ContextBuilder",
     "ContextOverflow",

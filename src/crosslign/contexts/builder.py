@@ -55,7 +55,8 @@ class ContextBuilder:
     `tokenizer` needs `apply_chat_template`. A context over its role's `max_length` raises ContextOverflow: nothing is
     cut. The judgement uses the teacher's limit and options. Of queries that are `unchanged` (benign ones, those in the
     source language, or both) the teacher sees what the student sees: there it teaches what the model does already
-    (self-distillation without privileged information).
+    (self-distillation without privileged information). `own` has queries whose teacher has a template of its own; they
+    are no benign ones that are unchanged.
     """
 
     def __init__(
@@ -66,12 +67,15 @@ class ContextBuilder:
         template: TeacherTemplate,
         max_judgement_length: int = 0,
         unchanged: Collection[Unchanged] = (),
+        own: Mapping[Query, TeacherTemplate] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.student_role = student
         self.teacher_role = teacher
         self.template = template
-        self.max_judgement_length = max_judgement_length if template.judgement == "generated" else 0
+        self.own = own or {}
+        generated = any(t.judgement == "generated" for t in (template, *self.own.values()))
+        self.max_judgement_length = max_judgement_length if generated else 0
         self.unchanged = frozenset(unchanged)
 
     @cached_property
@@ -88,13 +92,17 @@ class ContextBuilder:
         """What contexts depend on that neither the model's files nor the messages tell."""
         return {"date": TEMPLATE_DATE.isoformat()} if _asks_for_the_date(self.tokenizer) else {}
 
+    def template_of(self, query: Query) -> TeacherTemplate:
+        return self.own.get(query, self.template)
+
     def is_unchanged(self, query: Query) -> bool:
         """Whether the teacher sees what the student sees."""
         is_source = query.language == query.source_language
-        return ("benign" in self.unchanged and query.label == "benign") or ("source" in self.unchanged and is_source)
+        is_benign = query.label == "benign" and query not in self.own
+        return ("benign" in self.unchanged and is_benign) or ("source" in self.unchanged and is_source)
 
     def needs_judgement(self, query: Query) -> bool:
-        return self.template.judgement == "generated" and not self.is_unchanged(query)
+        return self.template_of(query).judgement == "generated" and not self.is_unchanged(query)
 
     def student(self, query: Query, history: Sequence[Message] = ()) -> Context:
         """The student's context; `history`: the turns before it."""
@@ -107,12 +115,14 @@ class ContextBuilder:
             raise ValueError("a judgement is needed if, and only if, the template generates one for this query")
         if self.is_unchanged(query):
             return replace(self.student(query, history), role="teacher")
-        messages = after_history(fill(self.template.messages, query, judgement), history)
+        messages = after_history(fill(self.template_of(query).messages, query, judgement), history)
         return self._make(query, "teacher", messages, self.teacher_role)
 
     def judgement(self, query: Query) -> Context:
         """The context from which the frozen teacher writes its judgement."""
-        return self._make(query, "judgement", fill(self.template.judgement_messages, query), self.teacher_role)
+        return self._make(
+            query, "judgement", fill(self.template_of(query).judgement_messages, query), self.teacher_role
+        )
 
     def check(self, query: Query) -> int:
         """Raise ContextOverflow if any context of the query can exceed its limit, before a weight is loaded; else the
@@ -126,8 +136,8 @@ class ContextBuilder:
             return longest
         if self.needs_judgement(query):
             self.judgement(query)
-        context = self._make(query, "teacher", fill(self.template.messages, query, ""), self.teacher_role)
-        length = len(context.token_ids) + self.max_judgement_length
+        context = self._make(query, "teacher", fill(self.template_of(query).messages, query, ""), self.teacher_role)
+        length = len(context.token_ids) + (self.max_judgement_length if self.needs_judgement(query) else 0)
         if length > self.teacher_role.max_length:
             raise ContextOverflow(query, "teacher", length, self.teacher_role.max_length)
         return max(longest, length)

@@ -22,6 +22,8 @@ FIELDS = ("query", "source_query", "language", "source_language", "judgement")
 JudgementMode = Literal["none", "generated"]
 BUILTIN_TEACHERS = ("instruct", "judged", "dialogue")
 PROMPTS = ("system",)  # ship too, to compare with; without the source query they are no teachers
+HARMLESS = ("harmless",)  # tells the teacher that the query is harmless: for tables of such queries alone
+SHIPPED = (*BUILTIN_TEACHERS, *PROMPTS, *HARMLESS)
 STUDENT_MESSAGES = (Message("user", "{query}"),)
 
 
@@ -103,18 +105,22 @@ class TeacherTemplate:
             raise CrosslignError(f"{where}: {{judgement}} is used, but judgement is 'none'. Set judgement: generated.")
 
 
-def load_teacher_template(spec: str | Mapping[str, Any]) -> TeacherTemplate:
-    """A shipped template's name, a YAML file's path, or the mapping itself, as a TeacherTemplate."""
+def load_teacher_template(
+    spec: str | Mapping[str, Any], key: str = "teacher.template", meant: Sequence[str] = BUILTIN_TEACHERS
+) -> TeacherTemplate:
+    """A shipped template's name, a YAML file's path, or the mapping itself, as a TeacherTemplate.
+
+    `key` of the recipe and the shipped ones that are `meant` for it stand in the CrosslignError for a name that is
+    neither.
+    """
     if isinstance(spec, Mapping):
         return _parse_teacher(spec, "custom")
-    if spec in (*BUILTIN_TEACHERS, *PROMPTS):
+    if spec in SHIPPED:
         text = resources.files("crosslign.contexts").joinpath("templates", f"{spec}.yaml").read_text(encoding="utf-8")
         return _parse_teacher(parse_yaml(text), spec)
     path = Path(spec)
     if not path.exists():
-        raise CrosslignError(
-            f"teacher.template: {spec!r} is neither a shipped template ({', '.join(BUILTIN_TEACHERS)}) nor a file."
-        )
+        raise CrosslignError(f"{key}: {spec!r} is neither a shipped template ({', '.join(meant)}) nor a file.")
     return _parse_teacher(parse_yaml(read_text(path), path), str(path))
 
 

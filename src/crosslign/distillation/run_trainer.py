@@ -195,6 +195,8 @@ class RunTrainer(CheckedCheckpoints):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
+            if self.is_deepspeed_enabled:  # its engine took the step within the backward pass
+                self._check_weights()
             logs = {**logs, **self.metrics.flush(lambda t: self.accelerator.reduce(t.to(self._sum_device), "sum"))}
         super().log(logs, start_time)
 

@@ -162,6 +162,9 @@ class TableConfig(Section):
     """Columns with other names: {en: prompt, id: row_id, label: kind}."""
     label: Label = "unlabelled"
     """Label of rows that have none: harmful, benign or unlabelled."""
+    teacher: str | None = None
+    """The teacher's template for this table, whose rows must all be benign; null for what teacher says. harmless, which
+    tells the teacher that they are harmless, is for those that the model itself refuses. Or a YAML file."""
     weight: float = Field(1.0, ge=0, le=1e6)
     """Share of this table in the mix, relative to the other tables."""
     revision: str | None = None

@@ -19,11 +19,6 @@ from crosslign.baselines import Method
 from crosslign.contexts import (
     ContextBuilder,
     ContextOverflow,
-    RoleContext,
-    check_chat_template,
-    check_same_opening,
-    load_teacher_template,
-    student_messages,
 )
 from crosslign.data.load import TableSpec, require_table
 from crosslign.data.mixture import QueryMixture
@@ -47,6 +42,7 @@ from crosslign.rollouts.progress import progress
 from crosslign.runs.arguments import has_engine, queries_per_step, training_arguments
 from crosslign.runs.checkpoint_evaluation import Plan, make_plan
 from crosslign.runs.config import GateConfig, ModelConfig, RunConfig
+from crosslign.runs.contexts import check_templates, context_builder
 from crosslign.runs.evaluate import checked_judges
 from crosslign.runs.folder import RunFolder
 from crosslign.runs.gate.queries import queries_to_probe
@@ -128,33 +124,17 @@ def sources(config: RunConfig) -> dict[str, str | None]:
     found |= {f"data.tables.{n}.path": table.path for n, table in enumerate(config.data.tables)}
     if isinstance(config.teacher.template, str) and Path(config.teacher.template).is_file():
         found["teacher.template"] = config.teacher.template
+    found |= {
+        f"data.tables.{n}.teacher": table.teacher
+        for n, table in enumerate(config.data.tables)
+        if table.teacher is not None and Path(table.teacher).is_file()
+    }
     judges = [section.judge for section in (config.evaluation, config.gate) if section is not None]
     names = [name for judge in judges for name in judge.names]
     if config.evaluation is not None:
         names += [task.name for task in config.evaluation.tasks]
         found |= {f"the path of {task.name}": task.path for task in config.evaluation.tasks}
     return found | {name: name.rpartition(":")[2] for name in names if name.startswith(("table:", "guard:"))}
-
-
-def context_builder(config: RunConfig, tokenizer: Any) -> ContextBuilder:
-    template = load_teacher_template(config.teacher.template)
-    if config.teacher.judgement is not None:
-        template = dataclasses.replace(template, judgement=config.teacher.judgement)
-    student, teacher = config.student, config.teacher
-    options = (student.chat_template_kwargs, teacher.chat_template_kwargs)
-    check_chat_template(tokenizer, options, "chat_template_kwargs: with them the chat template")
-    roles = (
-        RoleContext(student_messages(student.messages), student.max_length, student.chat_template_kwargs),
-        RoleContext(template.messages, teacher.max_length, teacher.chat_template_kwargs),
-    )
-    check_same_opening(tokenizer, *roles)
-    return ContextBuilder(
-        tokenizer,
-        *roles,
-        template,
-        teacher.max_judgement_length,
-        teacher.unchanged,
-    )
 
 
 def prepare(
@@ -201,11 +181,11 @@ def prepare(
     _check_trained(config.model, source)
     if check_server:
         check_served(config)
-    load_teacher_template(config.teacher.template)
+    check_templates(config)
     tables = load_tables(config)
     languages = config.data.languages or list(dict.fromkeys(lang for table in tables for lang in table.languages))
     tokenizer = load_tokenizer(source)
-    contexts = context_builder(config, tokenizer)
+    contexts = context_builder(config, tokenizer, tables)
     tables, dropped = _check_lengths(config, tables, languages, contexts, positions(source))
     mixture = _mixture(config, tables, languages, arguments)
     run = PreparedRun(
@@ -324,7 +304,7 @@ def load_tables(config: RunConfig) -> list[QueryTable]:
         english_name(language)
     tables = []
     for entry in data.tables:
-        spec = TableSpec(**entry.model_dump())
+        spec = TableSpec(**entry.model_dump(exclude={"teacher"}))
         table = require_table(spec, data.source_language, data.languages, missing="skip")
         if not table.languages:
             columns = require_table(spec, data.source_language, None).languages

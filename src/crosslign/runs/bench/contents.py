@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from crosslign.contexts import SHIPPED
 from crosslign.data.files import READERS
 from crosslign.evaluation.tasks import get_task
 from crosslign.evaluation.tasks.base import TABLE
@@ -25,8 +26,8 @@ TABLES, ASKED, TEMPLATE, WEIGHTS = CONTENTS = ("tables", "asked", "template", "w
 def contents(
     config: RunConfig, tasks: Sequence[TaskConfig], utility: UtilityRequest | None, untrained: UntrainedMethod | None
 ) -> dict[str, Any]:
-    """tables: that are learned from; asked: files of tasks and of utility; template: the teacher's, or a prompt's;
-    weights: of the model as it is first.
+    """tables: that are learned from; asked: files of tasks and of utility; template: the teacher's, of tables too, or
+    a prompt's; weights: of the model as it is first.
 
     Raises CrosslignError for a template's file that is none.
     """
@@ -34,9 +35,10 @@ def contents(
     if untrained is None or untrained.steer is not None:
         found[TABLES] = _tables(table.path for table in config.data.tables)
     if untrained is None:
-        found[TEMPLATE] = _template(config.teacher.template, config.teacher.max_judgement_length)
+        own = [table.teacher for table in config.data.tables if table.teacher is not None]
+        found[TEMPLATE] = _templates([config.teacher.template, *own], config.teacher.max_judgement_length)
     elif untrained.context == "teacher":
-        found[TEMPLATE] = _template(untrained.template, untrained.max_judgement_length)
+        found[TEMPLATE] = _templates([untrained.template], untrained.max_judgement_length)
     return {name: part for name, part in found.items() if part is not None}
 
 
@@ -65,9 +67,12 @@ def _asked(tasks: Sequence[TaskConfig], utility: UtilityRequest | None) -> list[
     return found or None
 
 
-def _template(template: str | dict[str, Any], max_judgement_length: int) -> dict[str, Any] | None:
-    is_file = isinstance(template, str) and Path(template).is_file()
-    return template_settings(str(template), max_judgement_length) if is_file else None
+def _templates(templates: Sequence[str | dict[str, Any]], max_judgement_length: int) -> Any:
+    files = [template for template in templates if isinstance(template, str) and template not in SHIPPED]
+    if not files or not all(Path(file).is_file() for file in files):
+        return None
+    found = [template_settings(file, max_judgement_length) for file in files]
+    return found[0] if len(found) == 1 else found
 
 
 def _weights(model: ModelConfig) -> list[str] | None:

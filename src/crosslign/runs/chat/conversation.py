@@ -27,8 +27,9 @@ from crosslign.models import (
 )
 from crosslign.rollouts import SamplingParameters, TransformersSampler, derive_seed, sampler_of
 from crosslign.runs.config import RunConfig
+from crosslign.runs.contexts import context_builder
 from crosslign.runs.evaluate import trained_languages
-from crosslign.runs.prepare import check_trusted, context_builder, model_source
+from crosslign.runs.prepare import check_trusted, model_source
 from crosslign.runs.sharing.finished import read_finished
 from crosslign.types import Announce, CrosslignError, Message, Query, silent
 from crosslign.untrusted import is_blank

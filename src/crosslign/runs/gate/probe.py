@@ -13,11 +13,12 @@ from crosslign.models import load_model
 from crosslign.ownership import check_output_folder, read_mark
 from crosslign.runs.build import assemble
 from crosslign.runs.config import JudgeConfig, RunConfig
+from crosslign.runs.contexts import context_builder
 from crosslign.runs.evaluate import checked_judges
 from crosslign.runs.gate.measure import measure
 from crosslign.runs.gate.queries import queries_to_probe
 from crosslign.runs.gate.report import make_report, pair_row
-from crosslign.runs.prepare import context_builder, prepare
+from crosslign.runs.prepare import prepare
 from crosslign.storage import line_of, write_atomically
 from crosslign.types import Announce, CrosslignError, nearest, silent
 
@@ -56,7 +57,7 @@ def probe(config: RunConfig, request: ProbeRequest, announce: Announce = silent)
     builders = {run.contexts.template.name: run.contexts}
     if request.templates is not None:
         builders = {
-            name: context_builder(with_template(config, spec), run.tokenizer)
+            name: context_builder(with_template(config, spec), run.tokenizer, run.tables)
             for name, spec in request.templates.items()
         }
     check_out(request.out, request.overwrite)
