@@ -29,7 +29,7 @@ WATCH: dict[str, Any] = {
 
 def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> dict[str, Any]:
     """The shipped recipe with the plan's model, tables and languages, and a variant's changes."""
-    own = ("benign", "mild", "checkpoint")
+    own = ("benign", "checkpoint")
     raw = merged(read_recipe(RECIPE), {key: value for key, value in changes.items() if key not in own})
     harmful, shipped = raw["data"]["tables"]
     shipped = {**shipped, **changes.get("benign", {})}
@@ -39,7 +39,6 @@ def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> d
             {**shipped, "weight": shipped["weight"] / 2, "path": path}
             for path in (shipped["path"], str(plan.out / MILD))
         ]
-        benign[1].update(changes.get("mild", {}))
     tables = [{**harmful, "path": str(plan.out / TRAIN)}, *(table for table in benign if table["weight"])]
     if "checkpoint" in changes:
         tasks = [f"table:{plan.out / VALIDATION}"]

@@ -8,7 +8,6 @@ from typing import Any
 
 BASE, BEST = "base", "best"
 SHORT = "80 steps"
-TOLD = "mild rows by a teacher that is told, 80 steps"  # 29 % of the weight
 EARLIER = "plain teacher, harmful rows 10 %, 80 steps"  # the recipe before: what some changes are one change of
 
 
@@ -29,8 +28,8 @@ def pairs(method: str, benign: float) -> dict[str, Any]:
 PLAIN: dict[str, Any] = {"teacher": {"temperature": 1}}  # a teacher that is as sure as it is
 
 
-# Changes to the recipe. `benign` is about both tables of harmless queries, `mild` about the second; `checkpoint` is
-# measured in place of the last: the run evaluates while it trains.
+# Changes to the recipe. `benign` is about both tables of harmless queries; `checkpoint` is measured in place of the
+# last: the run evaluates while it trains.
 ONE_THING: dict[str, dict[str, Any]] = {
     "on-policy": {"strategy": {"name": "on_policy"}},
     "mixed": {"strategy": {"name": "mixed"}},
@@ -84,7 +83,6 @@ EXPLORED: dict[str, dict[str, Any]] = {
     },
     "harmful rows 6 %, 120 steps": {"benign": {"weight": 160}, **steps(120)},
     "harmful rows 10 %": {"benign": {"weight": 90}},
-    TOLD: {"benign": {"weight": 180}, "mild": {"weight": 40, "teacher": "harmless"}, **steps(80)},
     "SFT, harmful rows 10 %, 80 steps": {"method": {"name": "sft"}, "benign": {"weight": 90}, **steps(80)},
     "SFT, harmful rows 25 %, 80 steps": {"method": {"name": "sft"}, "benign": {"weight": 30}, **steps(80)},
     "SFT, harmful rows 20 %, 120 steps": {"method": {"name": "sft"}, "benign": {"weight": 40}, **steps(120)},
