@@ -180,6 +180,20 @@ def test_ms_swift_gets_what_the_teacher_sees(
     assert (one["rejected_response"], one["teacher_prompt"]) == (SWAHILI_HELP, "PLAIN question 3 / swali 3")
 
 
+def test_a_teacher_prompt_begins_with_the_teachers_instruction(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, contrasted)
+    messages = [
+        {"role": "system", "content": "Judge in {source_language}."},
+        {"role": "user", "content": "PLAIN {source_query} / {query}"},
+    ]
+    raw = swahili(recipe, teacher={"template": {"messages": messages}})
+    assert command(tmp_path, raw, "--format", "ms-swift") == 0
+    one = next(row for row in pairs(tmp_path) if row["id"] == "row-3")
+    assert one["teacher_prompt"] == "Judge in English.\n\nPLAIN question 3 / swali 3"
+
+
 def test_a_dialogue_is_no_teacher_prompt(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

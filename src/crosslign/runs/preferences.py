@@ -215,11 +215,13 @@ def _trl(pair: JudgedPair, chosen: Written, rejected: Written) -> Row:
 
 def _ms_swift(pair: JudgedPair, chosen: Written, rejected: Written) -> Row:
     """ms-swift's `messages`, `rejected_response`, and `teacher_prompt`: what the teacher sees in the last turn's
-    place."""
+    place, an instruction of the teacher's alone before it."""
+    *before, last = pair.contexts["teacher"].messages
+    instructions = [message.content for message in before if message not in pair.contexts["student"].messages]
     return {
         "messages": [*_chat(pair.contexts["student"]), {"role": "assistant", "content": chosen.text}],
         "rejected_response": rejected.text,
-        "teacher_prompt": pair.contexts["teacher"].messages[-1].content,
+        "teacher_prompt": "\n\n".join([*instructions, last.content]),
         **_about(pair),
     }
 
