@@ -200,6 +200,13 @@ def test_a_dialogue_is_no_teacher_prompt(
     no_weights(monkeypatch)
     assert command(tmp_path, swahili(recipe, teacher={"template": "dialogue"}), "--format", "ms-swift") == 1
     assert "'dialogue' is a dialogue" in capsys.readouterr().err
+    raw = swahili(recipe)
+    told = {"path": "builtin:benign", "teacher": str(tmp_path / "told.yaml")}
+    turns = [{"role": role, "content": "{query}"} for role in ("user", "assistant", "user")]
+    (tmp_path / "told.yaml").write_text(json.dumps({"messages": turns}))
+    raw["data"] = {**raw["data"], "tables": [*raw["data"]["tables"], told]}
+    assert command(tmp_path, raw, "--format", "ms-swift") == 1
+    assert "told.yaml' is a dialogue" in capsys.readouterr().err
 
 
 def test_a_language_without_a_pair_is_named_with_the_fix(

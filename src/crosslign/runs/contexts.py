@@ -29,18 +29,6 @@ def check_templates(config: RunConfig) -> None:
             "table of harmless queries: data.tables.0.teacher."
         )
     load_teacher_template(config.teacher.template)
-    _of_tables(config)
-
-
-def _of_tables(config: RunConfig) -> list[TeacherTemplate | None]:
-    return [
-        None if table.teacher is None else load_teacher_template(table.teacher, _key(number), HARMLESS)
-        for number, table in enumerate(config.data.tables)
-    ]
-
-
-def _key(number: int) -> str:
-    return f"data.tables.{number}.teacher"
 
 
 def context_builder(config: RunConfig, tokenizer: Any, tables: Sequence[QueryTable] = ()) -> ContextBuilder:
@@ -69,13 +57,15 @@ def context_builder(config: RunConfig, tokenizer: Any, tables: Sequence[QueryTab
 def _own_templates(config: RunConfig, tables: Sequence[QueryTable]) -> dict[Query, TeacherTemplate]:
     """Of queries whose table has a teacher's template. Raises CrosslignError for a row that is not benign."""
     found: dict[Query, TeacherTemplate] = {}
-    for number, (template, table) in enumerate(zip(_of_tables(config), tables, strict=False)):
-        if template is None:
+    for number, (entry, table) in enumerate(zip(config.data.tables, tables, strict=False)):  # there may be none
+        if entry.teacher is None:
             continue
+        key = f"data.tables.{number}.teacher"
+        template = load_teacher_template(entry.teacher, key, HARMLESS)
         for row in table.rows:
             if row.label != "benign":
                 raise CrosslignError(
-                    f"{_key(number)}: {table.name}, row {row.number}: the label is {row.label}. A table with a teacher "
+                    f"{key}: {table.name}, row {row.number}: the label is {row.label}. A table with a teacher "
                     "of its own must hold benign queries alone. Give it label: benign, leave such rows out with where, "
                     "or leave teacher out."
                 )

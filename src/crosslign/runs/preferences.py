@@ -184,13 +184,13 @@ def write_preferences(config: RunConfig, request: PreferencesRequest, announce: 
 
 
 def _check_one_turn(run: PreparedRun) -> None:
-    last = run.contexts.template.messages
-    if sum(message.role != "system" for message in last) > 1:
-        raise CrosslignError(
-            f"--format ms-swift: the teacher template {run.contexts.template.name!r} is a dialogue, and "
-            "`teacher_prompt` holds one turn. Use a template of one turn (--teacher.template instruct), or "
-            "--format trl."
-        )
+    for template in (run.contexts.template, *run.contexts.own.values()):
+        if sum(message.role != "system" for message in template.messages) > 1:
+            raise CrosslignError(
+                f"--format ms-swift: the teacher template {template.name!r} is a dialogue, and "
+                "`teacher_prompt` holds one turn. Use a template of one turn (--teacher.template instruct), or "
+                "--format trl."
+            )
 
 
 def _about(pair: JudgedPair) -> Row:

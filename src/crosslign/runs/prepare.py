@@ -16,10 +16,7 @@ from transformers import TrainingArguments
 
 from crosslign import baselines
 from crosslign.baselines import Method
-from crosslign.contexts import (
-    ContextBuilder,
-    ContextOverflow,
-)
+from crosslign.contexts import ContextBuilder, ContextOverflow
 from crosslign.data.load import TableSpec, require_table
 from crosslign.data.mixture import QueryMixture
 from crosslign.data.schema import QueryTable
