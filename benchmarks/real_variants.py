@@ -57,6 +57,7 @@ PLANNED: dict[str, dict[str, Any]] = {
     "160 steps": steps(160),
     "DPO, rate 3e-5, harmful rows 50 %, 80 steps": pairs("dpo", 10),
     "MPO, rate 3e-5, harmful rows 50 %, 80 steps": pairs("mpo", 10),
+    "MPO, rate 3e-5, no benign rows, 80 steps": pairs("mpo", 0),  # as its paper: a safe and an unsafe answer only
 }
 # How the recipe was found; some with one seed.
 EXPLORED: dict[str, dict[str, Any]] = {

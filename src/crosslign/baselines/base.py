@@ -64,6 +64,11 @@ class Material(Protocol):
         """The teacher's answer to each query, by `Query.key`: the one that the gate has judged, if it has tried it."""
         ...
 
+    def translate(self, answers: Sequence[Completion], source: str, target: str) -> list[Completion | None]:
+        """The answers in another language, by the translator that the method names; None where it gives nothing, or
+        more tokens than `sampling.max_completion_length`."""
+        ...
+
     def judge(self, queries: Sequence[Query], completions: Sequence[Completion]) -> list[JudgedRow]:
         """Verdicts of the run's judge, with the text of each completion."""
         ...

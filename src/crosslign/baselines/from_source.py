@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from crosslign.baselines.again import said_again, source_query, written
+from crosslign.baselines.again import SaysAgain, source_query, written
 from crosslign.baselines.base import Example, Material, registry
 from crosslign.baselines.supervised import Supervised, answered
 from crosslign.evaluation.rates import SAFE
@@ -23,7 +23,7 @@ from crosslign.types import Completion, Query
 logger = logging.getLogger(__name__)
 
 
-class FromSource(Supervised):
+class FromSource(SaysAgain, Supervised):
     """What these methods share; `fit` says which answers are learned from."""
 
     def fit(self, material: Material, asked: Sequence[Query], answers: Sequence[Completion]) -> Sequence[bool]:
@@ -38,7 +38,7 @@ class FromSource(Supervised):
         own = {query.id: answer for query, answer, good in zip(asked, made.values(), fit, strict=True) if good}
         kept = [query for query in material.queries if query.id in own]
         others = [query for query in kept if query.language != query.source_language]
-        again = said_again(
+        again = self.said_again(
             material,
             [source_query(query) for query in others],
             [own[query.id] for query in others],

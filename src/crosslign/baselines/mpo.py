@@ -31,7 +31,7 @@ from functools import partial
 from torch import Tensor
 
 from crosslign.baselines import losses
-from crosslign.baselines.again import fitting, said_again, source_query, text_of
+from crosslign.baselines.again import SaysAgain, fitting, source_query, text_of
 from crosslign.baselines.base import Answer, Example, Material, registry
 from crosslign.baselines.preference import CHOSEN, REJECTED, check_numbers
 from crosslign.baselines.trainer import ExampleMethod, Scores
@@ -44,11 +44,12 @@ SOURCE = slice(2, 4)  # answers: chosen, rejected, and both in the source langua
 
 @registry.register("mpo")
 @dataclass(frozen=True)
-class Mpo(ExampleMethod):
+class Mpo(SaysAgain, ExampleMethod):
     """See the module. `retention` weighs the second term; 0 leaves it out."""
 
     beta: float = 1.5
     retention: float = 1.0
+    to_source = True
     judged = True
     hidden = True
     about = "multilingual reward-gap optimization (MPO) on pairs of the frozen model's own answers"
@@ -63,7 +64,7 @@ class Mpo(ExampleMethod):
         queries = [p.query for p in pairs]
         codes = [query.source_language for query in queries]
         for kind, answers in (("chosen", [p.chosen for p in pairs]), ("rejected", [p.rejected for p in pairs])):
-            made = said_again(material, queries, answers, codes, f"{kind} answers in the source language")
+            made = self.said_again(material, queries, answers, codes, f"{kind} answers in the source language")
             for i, completion in made.items():
                 source.setdefault(queries[i].key, []).append(completion)
         source = {key: pair for key, pair in source.items() if _differ([text_of(material, c) for c in pair])}

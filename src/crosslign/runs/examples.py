@@ -16,7 +16,9 @@ from crosslign.runs.folder import EXAMPLES, RECORD, RunFolder
 from crosslign.runs.gate.measure import Answering, Writing
 from crosslign.runs.preferences import checked_counts, judged_pairs
 from crosslign.runs.prepare import PreparedRun, trained_queries, without
-from crosslign.storage import Row, digest, key_of, read_rows
+from crosslign.storage import Row, cache_folder, digest, key_of, read_rows
+from crosslign.translation.cache import TranslationCache
+from crosslign.translation.translate import translate_texts
 from crosslign.types import Announce, Completion, Context, CrosslignError, Query, silent
 
 
@@ -52,6 +54,22 @@ class RunMaterial:
         contexts = [context for context in made if context is not None]
         completions = self.write(contexts, "teacher")
         return {c.query.key: completion for c, completion in zip(contexts, completions, strict=True)}
+
+    def translate(self, answers: Sequence[Completion], source: str, target: str) -> list[Completion | None]:
+        translator, tokenizer = self.run.translator, self.run.tokenizer
+        assert translator is not None  # made where the method names one
+        cache = TranslationCache(cache_folder(self.run.config.cache_dir), translator)
+        texts = [tokenizer.decode(list(a.token_ids), skip_special_tokens=True).strip() for a in answers]
+        found = translate_texts([text for text in texts if text], source, target, translator, cache, self.announce)
+        made: list[Completion | None] = []
+        for answer, text in zip(answers, texts, strict=True):
+            said = found[text].text if text and not found[text].error else ""
+            said = self.contexts.without_marks(said).strip()
+            end = () if answer.truncated else answer.token_ids[-1:]
+            ids = (*tokenizer(said, add_special_tokens=False)["input_ids"], *end)
+            fits = len(ids) <= self.run.config.sampling.max_completion_length
+            made.append(Completion(ids, answer.truncated) if said and fits else None)
+        return made
 
     def judge(self, queries: Sequence[Query], completions: Sequence[Completion]) -> list[JudgedRow]:
         assert self.run.gate_judge is not None  # made where the method says that it needs one
@@ -98,7 +116,9 @@ def collect_examples(run: PreparedRun, made: Distillation, announce: Announce = 
         f"{code} {', '.join(f'{n} {label}' for label, n in labels.items())}" for code, labels in by_language.items()
     )
     announce(f"method {name}: {len(found)} examples ({said}); {len(gone)} queries have none and are left out")
-    record = {"examples": by_language, "left_out": len(gone), "sha256": digest(rows)}
+    record: dict[str, Any] = {"examples": by_language, "left_out": len(gone), "sha256": digest(rows)}
+    if run.translator is not None:
+        record["translator"] = dict(run.translator.identity())
     return without(run, gone) if gone else run, Examples(by_key, record, rows)
 
 

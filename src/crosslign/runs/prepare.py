@@ -15,7 +15,7 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 
 from crosslign import baselines
-from crosslign.baselines import Method
+from crosslign.baselines import Method, SaysAgain
 from crosslign.contexts import ContextBuilder, ContextOverflow
 from crosslign.data.load import TableSpec, require_table
 from crosslign.data.mixture import QueryMixture
@@ -46,6 +46,7 @@ from crosslign.runs.gate.queries import queries_to_probe
 from crosslign.runs.resume import check_same, check_same_run
 from crosslign.runs.serve import check_served
 from crosslign.storage import cache_folder
+from crosslign.translation import Translator, TranslatorSettings, translators
 from crosslign.types import CrosslignError, Query
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class PreparedRun:
         method: how it trains.
         given: what `describe_tables` says of the tables before gate and method leave rows out.
         gate_judge: judges the teacher gate, and what the method needs verdicts of; None if nothing is judged.
+        translator: of answers, if the method names one.
     """
 
     config: RunConfig
@@ -80,6 +82,7 @@ class PreparedRun:
     evaluation: Plan | None = None
     given: list[dict[str, Any]] = field(default_factory=list)
     gate_judge: Judge | None = None
+    translator: Translator | None = None
 
     @property
     def rollout_batch_size(self) -> int:
@@ -216,6 +219,11 @@ def prepare(
     if config.gate is not None or method.judged:
         judge = (config.gate or GateConfig()).judge
         (run.gate_judge,) = checked_judges(judge, "gate.judge", tested=[source.path], only=1)
+    if isinstance(method, SaysAgain) and method.translator:
+        settings = TranslatorSettings(url=method.translator_url)
+        run.translator = translators.from_spec(method.translator, Translator, settings=settings)
+        for pair in method.directions(languages, config.data.source_language):
+            run.translator.check(*pair)
     if config.gate is not None:
         queries_to_probe(tables, languages, config.gate.queries, config.seed)
     return run

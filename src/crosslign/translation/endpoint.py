@@ -95,7 +95,8 @@ def _endpoint(settings: TranslatorSettings, argument: str = "") -> EndpointTrans
         raise CrosslignError("translator 'endpoint': name the model after a colon, endpoint:MODEL.")
     if settings.url is None:
         raise CrosslignError(
-            f"translator 'endpoint:{argument}' needs the URL of its server: --url http://localhost:8000/v1."
+            f"translator 'endpoint:{argument}' needs the URL of its server: --url http://localhost:8000/v1, or "
+            "method.options.translator_url in a recipe."
         )
     return EndpointTranslator(
         Endpoint(

@@ -42,7 +42,7 @@ def translate_table(
     with locked(request.output.with_name(f".{request.output.name}.lock")):
         cache = TranslationCache(folder, translator)
         for language in request.languages:
-            made = _translations(list(texts.values()), source, language, translator, cache, announce)
+            made = translate_texts(list(texts.values()), source, language, translator, cache, announce)
             pairs = [Pair(key, text, made[text]) for key, text in texts.items()]
             if request.back is not None:
                 pairs = _with_way_back(pairs, source, language, request.back, folder, announce)
@@ -82,7 +82,7 @@ def check_languages(table: QueryTable, languages: Sequence[str]) -> None:
         asked[form] = code
 
 
-def _translations(
+def translate_texts(
     texts: Sequence[str],
     source: str,
     target: str,
@@ -90,7 +90,10 @@ def _translations(
     cache: TranslationCache,
     announce: Announce,
 ) -> dict[str, Translation]:
-    """The translation of every text, from the cache where it has it."""
+    """The translation of every text, from the cache where it has it.
+
+    Raises CrosslignError for a translator that fails or gives another number of translations than texts.
+    """
     wanted = list(dict.fromkeys(texts))
     done = {text: known for text in wanted if (known := cache.get(text, source, target)) is not None}
     missing = sorted((text for text in wanted if text not in done), key=lambda text: (-len(text), text))
@@ -141,5 +144,5 @@ def _with_way_back(
     pairs: Sequence[Pair], source: str, target: str, back: Translator, folder: Path, announce: Announce
 ) -> list[Pair]:
     there = [pair.translation.text for pair in pairs if pair.translation.text.strip()]
-    made = _translations(there, target, source, back, TranslationCache(folder, back), announce)
+    made = translate_texts(there, target, source, back, TranslationCache(folder, back), announce)
     return [replace(pair, back=made.get(pair.translation.text)) for pair in pairs]
