@@ -18,7 +18,8 @@ The change `best checkpoint` chooses a checkpoint by rows that are neither train
 a table of them (`id` and a language each; their English and their category are the first table's).
 
 `--fresh` names a table of rows that nothing was chosen by (`id`, `label`, and what the others lack): the model itself
-and the best recipe are measured on them too, into a file of verdicts of their own (`..._fresh.jsonl`).
+and the recipes are measured on them too, into a file of verdicts of their own (`..._fresh.jsonl`; of another
+table of them, rows_fresh2.csv, `..._fresh2.jsonl`).
 
 The verdicts, without the replies, are kept in one file (`--verdicts`). A cell that it holds with the same settings is
 not made again; `python -m benchmarks.real_tables FILE` makes the tables of it, and needs no model.
@@ -41,9 +42,9 @@ from typing import Any
 import yaml
 
 from benchmarks.real_recipe import BENIGN, WATCH, recipe, settings
-from benchmarks.real_rows import FRESH, HELD_OUT, Plan, rows_of, split
+from benchmarks.real_rows import HELD_OUT, Plan, rows_of, split
 from benchmarks.real_tables import report
-from benchmarks.real_variants import BASE, BEST, CONTEXTS, PLANNED, VARIANTS
+from benchmarks.real_variants import BASE, BEST, CONTEXTS, PLANNED, RECIPES, VARIANTS
 from benchmarks.real_verdicts import Cell, Verdicts, of_evaluation
 from benchmarks.summary import machine
 from crosslign.evaluation.folder import read_folder
@@ -242,8 +243,8 @@ def main() -> int:
         failed = make(plan, contexts, variants, seeds, plan_only)
         if not plan_only:
             if plan.fresh is not None:
-                whole = [seed for seed in seeds if BEST in only and (BEST, seed) not in failed]
-                failed |= measure_fresh(plan, whole)
+                runs = [(name, seed) for name in RECIPES if name in only for seed in seeds]
+                failed |= measure_fresh(plan, [run for run in runs if run not in failed])
             write_atomically(out / "real.md", report(Verdicts.read(plan.verdicts)))
             print(out / "real.md")
             if failed:
@@ -269,10 +270,10 @@ def make(
     missing = {
         (name, seed): mark for name, seed in cells if kept.find(name, seed, mark := settings(plan, name)) is None
     }
-    fresh = missing_fresh(plan, seeds if BEST in variants else [])
+    fresh = missing_fresh(plan, [(name, seed) for name in RECIPES if name in variants for seed in seeds])
     print(f"{len(cells) - len(missing)} cells are there. To make: {hours(plan, [*missing], [*fresh])}", flush=True)
     check_all(plan, missing, plan.out / HELD_OUT)
-    check_all(of_fresh(plan), fresh, plan.out / FRESH)
+    check_all(of_fresh(plan), fresh, plan.fresh_rows)
     for name, seed in fresh:
         if seed is not None:  # the run that is measured there
             note_of(plan, name, seed, settings(plan, name))
@@ -317,24 +318,23 @@ def each(marks: Mapping[Key, str], one: Callable[[str, int | None, str], None], 
 
 def of_fresh(plan: Plan) -> Plan:
     """Where evaluations on fresh rows lie, and their verdicts."""
-    verdicts = plan.verdicts.with_stem(f"{plan.verdicts.stem}_fresh")
-    return replace(plan, out=plan.out / "fresh", verdicts=verdicts)
+    verdicts = plan.verdicts.with_stem(f"{plan.verdicts.stem}_{plan.fresh_name}")
+    return replace(plan, out=plan.out / plan.fresh_name, verdicts=verdicts)
 
 
-def missing_fresh(plan: Plan, seeds: Sequence[int]) -> dict[Key, str]:
+def missing_fresh(plan: Plan, runs: Sequence[Key]) -> dict[Key, str]:
     """The evaluations on fresh rows that are not kept yet, with the digests of their settings: of the model itself, and
-    of the best recipe's runs."""
+    of these runs."""
     if plan.fresh is None:
         return {}
-    rows, kept = (plan.out / FRESH).read_text(encoding="utf-8"), Verdicts.read(of_fresh(plan).verdicts)
-    cells: list[Key] = [(BASE, None), *((BEST, seed) for seed in seeds)]
+    rows, kept = plan.fresh_rows.read_text(encoding="utf-8"), Verdicts.read(of_fresh(plan).verdicts)
+    cells: list[Key] = [(BASE, None), *runs]
     marks = {cell: digest([settings(plan, cell[0]), rows])[:16] for cell in cells}
     return {cell: mark for cell, mark in marks.items() if kept.find(*cell, mark) is None}
 
 
-def measure_fresh(plan: Plan, seeds: Sequence[int]) -> set[Key]:
-    """The model itself and the runs of the best recipe, which this folder holds, on the fresh rows. Returns those that
-    have failed."""
+def measure_fresh(plan: Plan, runs: Sequence[Key]) -> set[Key]:
+    """The model itself and these runs on the fresh rows. Returns those that have failed."""
     own = of_fresh(plan)
 
     def one(name: str, seed: int | None, mark: str) -> None:
@@ -344,10 +344,10 @@ def measure_fresh(plan: Plan, seeds: Sequence[int]) -> set[Key]:
             check_made(plan, name, seed, settings(plan, name))
             adapter = str(train(plan, name, seed))
         evaluation = own.evaluation(name, seed)
-        evaluate(own, evaluation, [f"table:{plan.out / FRESH}"], plan.languages, adapter)
+        evaluate(own, evaluation, [f"table:{plan.fresh_rows}"], plan.languages, adapter)
         keep(own, name, seed, mark, evaluation)
 
-    failed = each(missing_fresh(plan, seeds), one, "fresh rows: ")
+    failed = each(missing_fresh(plan, runs), one, "fresh rows: ")
     print(f"Tables of the fresh rows: python -m benchmarks.real_tables {own.verdicts}")
     return failed
 

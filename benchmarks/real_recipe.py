@@ -16,6 +16,8 @@ from crosslign.runs.recipe import merged, read_recipe
 from crosslign.storage import digest
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
+STATEMENTS = Path(__file__).with_name("statements_ind_vi.csv")
+TOLD_ROWS = 64  # of them; the others are not trained on
 BENIGN = "builtin:benign-heldout"
 # While training: the recipe's `evaluation` of the variant that keeps the best checkpoint.
 WATCH: dict[str, Any] = {
@@ -29,12 +31,15 @@ WATCH: dict[str, Any] = {
 
 def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> dict[str, Any]:
     """The shipped recipe with the plan's model, tables and languages, and a variant's changes."""
-    own = ("benign", "checkpoint")
+    own = ("benign", "told", "checkpoint")
     raw = merged(read_recipe(RECIPE), {key: value for key, value in changes.items() if key not in own})
     harmful, shipped = raw["data"]["tables"]
     shipped = {**shipped, **changes.get("benign", {})}
     benign = [shipped]
-    if plan.mild:  # they share the weight
+    if "told" in changes:
+        told = {"weight": changes["told"], "teacher": "harmless"}
+        benign += [{"path": str(plan.out / MILD), **told}, {"path": str(STATEMENTS), "limit": TOLD_ROWS, **told}]
+    elif plan.mild:  # they share the weight
         benign = [
             {**shipped, "weight": shipped["weight"] / 2, "path": path}
             for path in (shipped["path"], str(plan.out / MILD))
@@ -79,4 +84,6 @@ def settings(plan: Plan, name: str) -> str:
         template, length = CONTEXTS[name], raw["teacher"]["max_judgement_length"]
         return digest(measured if template is None else [measured, template_settings(template, length)])[:16]
     learned = [text(TRAIN), text(MILD), shipped("builtin:benign")]
+    if "told" in VARIANTS[name]:
+        learned.append(STATEMENTS.read_text(encoding="utf-8"))
     return digest([measured, learned, raw])[:16]

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from benchmarks.real_variants import BASE, BEST, cell_folder, evaluation_folder
+from benchmarks.real_variants import BASE, RECIPES, cell_folder, evaluation_folder
 from crosslign.evaluation.rates import Kind
 from crosslign.storage import digest, write_atomically
 from crosslign.types import CrosslignError
 
-TRAIN, MILD, HELD_OUT, VALIDATION, FRESH = "train.csv", "mild.csv", "heldout.csv", "validation.csv", "fresh.csv"
+TRAIN, MILD, HELD_OUT, VALIDATION = "train.csv", "mild.csv", "heldout.csv", "validation.csv"
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,20 @@ class Plan:
     def languages(self) -> tuple[str, ...]:
         return ("en", *self.trained, *self.watched)
 
+    @property
+    def fresh_name(self) -> str:
+        """Of what belongs to the fresh rows: `fresh2` if their file is named so, as rows_fresh2.csv."""
+        word = self.fresh.stem.rpartition("_")[2] if self.fresh is not None else ""
+        return word if word.startswith("fresh") else "fresh"
+
+    @property
+    def fresh_rows(self) -> Path:
+        return self.out / f"{self.fresh_name}.csv"
+
     def measured(self, name: str) -> tuple[str, ...]:
-        """The languages that a cell is measured in: all but the base and the best without the watched ones, in half the
-        time."""
-        return self.languages if name in (BASE, BEST) else ("en", *self.trained)
+        """The languages that a cell is measured in: all but the base and the recipes without the watched ones, in half
+        the time."""
+        return self.languages if name in (BASE, *RECIPES) else ("en", *self.trained)
 
     def cell(self, name: str, seed: int | None = None) -> Path:
         return cell_folder(self.out, name, seed)
@@ -99,7 +109,7 @@ def split(plan: Plan, *, only_say: bool = False) -> None:
         check_apart([*train, *mild], fresh, plan.languages, "trained on", "fresh")
         check_apart(held_out, fresh, plan.languages, "held out", "fresh")
         check_apart(watched, fresh, ("en", *plan.trained), "chosen by", "fresh")
-        write_table(plan.out / FRESH, fresh, plan.languages, fixed=fixed)
+        write_table(plan.fresh_rows, fresh, plan.languages, fixed=fixed)
 
 
 def whole(path: Path, plan: Plan, known: Mapping[str, Mapping[str, str]], codes: Sequence[str]) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from benchmarks.real_variants import BASE, BEST, CONTEXTS, EARLIER, SHORT, VARIANTS
+from benchmarks.real_variants import BASE, BEST, CONTEXTS, EARLIER, RECIPES, SHORT, VARIANTS
 from benchmarks.real_verdicts import Cell, Rows, Verdicts
 from crosslign.evaluation.rates import METRICS, Kind
 from crosslign.evaluation.repeated import difference_over_runs, drawn_rates
@@ -207,35 +207,37 @@ def report(verdicts: Verdicts) -> str:
     for cell in sorted(verdicts.cells, key=lambda cell: cell.seed or 0):
         cells.setdefault(cell.name, []).append(cell)
     found = {name: [verdicts.rows_of(cell) for cell in own] for name, own in cells.items()}
-    best = found.get(BEST, [])
+    made = [name for name in RECIPES if name in found]
     languages = list(dict.fromkeys(code for cell in verdicts.cells for code in cell.verdicts["harmful"]))
     lines = [["", "language", *RATES]]
-    for name in (*CONTEXTS, BEST):
+    for name in (*CONTEXTS, *RECIPES):
         for code in cells[name][0].verdicts["harmful"] if name in found else ():
-            title = name if name in CONTEXTS else f"{name}, mean of {len(best)}"
+            title = name if name in CONTEXTS else f"{name}, mean of {len(found[name])}"
             lines.append([title, code, *(rate(found[name], title, code) for title in RATES)])
     parts = [f"{verdicts.model}, {verdicts.machine}.", markdown(lines)]
-    if BASE in found and best:
+    if BASE in found and made:
         base, base_cell = found[BASE][0], cells[BASE][0]
         groups = {code: [code] for code in languages} | {"trained": verdicts.trained}
-        lines = [["language", *DIFFERENCES]]
-        for group, codes in groups.items():
-            pairs = [(base, rows) for rows in best]
-            lines.append([group, *(difference(pairs, title, codes) for title in DIFFERENCES)])
-        parts.append(f"`{BEST}` less the base model, points, {len(best)} seeds:\n\n{markdown(lines)}")
+        for name in made:
+            lines = [["language", *DIFFERENCES]]
+            for group, codes in groups.items():
+                pairs = [(base, rows) for rows in found[name]]
+                lines.append([group, *(difference(pairs, title, codes) for title in DIFFERENCES)])
+            parts.append(f"`{name}` less the base model, points, {len(found[name])} seeds:\n\n{markdown(lines)}")
         for name in (name for name in VARIANTS if any(cell.read for cell in cells.get(name, ()))):
             parts.append(f"`{name}` by reading, in %:\n\n{as_read(verdicts, cells[BASE][0], cells[name])}")
-        if base_cell.read:
-            said = [verdicts.as_read(cell) for cell in cells[BEST] if cell.read]
+        for name in made if base_cell.read else ():
+            said = [verdicts.as_read(cell) for cell in cells[name] if cell.read]
             categories = refusals_by_category(verdicts.as_read(base_cell), said, list(base_cell.read.get("benign", ())))
-            parts.append(f"By kind of request, by reading, in %:\n\n{categories}")
-            errors = judge_errors(verdicts, {BASE: cells[BASE], BEST: cells[BEST]})
+            parts.append(f"`{name}` by kind of request, by reading, in %:\n\n{categories}")
+            errors = judge_errors(verdicts, {BASE: cells[BASE], name: cells[name]})
             parts.append(f"The judge beside the reader, % of the rows so read:\n\n{errors}")
-        parts.append(f"Telling harmful from harmless:\n\n{discriminations(base, best, languages)}")
-        if base_cell.losses:
-            parts.append(f"Perplexity of the harmless texts:\n\n{perplexities(base_cell, cells[BEST])}")
+        for name in made:
+            parts.append(f"`{name}`, telling harmful from harmless:\n\n{discriminations(base, found[name], languages)}")
+            if base_cell.losses:
+                parts.append(f"`{name}`: perplexity of the harmless texts:\n\n{perplexities(base_cell, cells[name])}")
     changed = [name for name in (*CONTEXTS, *VARIANTS) if name in found and name not in (BASE, BEST)]
-    trained = [name for name in changed if name in VARIANTS]
+    trained = [name for name in changed if name not in (*CONTEXTS, *RECIPES)]
     for name in trained if BASE in found else ():
         parts.append(f"`{name}`: perplexity of the harmless texts:\n\n{perplexities(cells[BASE][0], cells[name])}")
     by_judge: dict[str, BySeed] = {"": {n: {c.seed: verdicts.rows_of(c) for c in own} for n, own in cells.items()}}

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 BASE, BEST = "base", "best"
+TOLD = "told what is harmless, temperature 0.7, student's weights, 160 steps"
+RECIPES = (BEST, TOLD)  # measured in all languages, and on fresh rows
 SHORT = "80 steps"
 EARLIER = "plain teacher, harmful rows 10 %, 80 steps"  # the recipe before: what some changes are one change of
 
@@ -28,8 +30,9 @@ def pairs(method: str, benign: float) -> dict[str, Any]:
 PLAIN: dict[str, Any] = {"teacher": {"temperature": 1}}  # a teacher that is as sure as it is
 
 
-# Changes to the recipe. `benign` is about both tables of harmless queries; `checkpoint` is measured in place of the
-# last: the run evaluates while it trains.
+# Changes to the recipe. `benign` is about both tables of harmless queries; `told`, the weight of the milder one and of
+# statements, whose teacher is told that they are harmless: then `benign` is about the shipped table alone. `checkpoint`
+# is measured in place of the last: the run evaluates while it trains.
 ONE_THING: dict[str, dict[str, Any]] = {
     "on-policy": {"strategy": {"name": "on_policy"}},
     "mixed": {"strategy": {"name": "mixed"}},
@@ -49,6 +52,13 @@ ONE_THING: dict[str, dict[str, Any]] = {
 # is what these cells are compared with.
 PLANNED: dict[str, dict[str, Any]] = {
     BEST: {},
+    TOLD: {
+        "teacher": {"temperature": 0.7},
+        "objective": {"weighting": "student"},
+        "benign": {"weight": 70},
+        "told": 30,
+        **steps(160),
+    },
     "best checkpoint": {"checkpoint": "best"},
     SHORT: steps(80),
     **{f"{name}, {SHORT}": {**changes, **steps(80)} for name, changes in ONE_THING.items()},

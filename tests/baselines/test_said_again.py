@@ -84,6 +84,18 @@ def test_what_is_not_translated_or_too_long_is_left_out(
     assert {row["id"] for row in rows_of(run({**raw, "output_dir": f"{raw['output_dir']}-2"}))} == refused
 
 
+def test_a_translation_that_was_cut_off_is_left_out(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scripted(monkeypatch, say)
+    monkeypatch.setattr(
+        "crosslign.runs.examples.translate_texts",
+        lambda texts, *_: {text: Translation("Samahani, siwe", truncated=text == REFUSAL) for text in texts},
+    )
+    folder = run(translated(recipe, "sft_source", table(tmp_path, {REFUSAL: SWAHILI_REFUSAL})))
+    assert {row["label"] for row in rows_of(folder)} == {"benign"}
+
+
 @pytest.mark.parametrize(
     ("translator", "message"),
     [

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from benchmarks import real, real_rows, real_tables
-from benchmarks.real_variants import BASE, BEST, CONTEXTS, VARIANTS
+from benchmarks.real_variants import BASE, BEST, CONTEXTS, TOLD, VARIANTS
 from benchmarks.real_verdicts import Cell, Verdicts
 from conftest import write_csv
 from evaluations import Table, task
@@ -149,7 +149,7 @@ KNOWN = [{"id": id, "category": "d", "en": f"en {id}", "ar": "", "hi": ""} for i
 def test_fresh_rows_have_labels_of_their_own(tmp_path: Path) -> None:
     made = plan(tmp_path, [*table(), *KNOWN], fresh=write_csv(tmp_path / "new.csv", FRESH))
     real_rows.split(made)
-    assert read(made.out / real_rows.FRESH) == [{**KNOWN[n], **FRESH[n]} for n in range(2)]
+    assert read(made.fresh_rows) == [{**KNOWN[n], **FRESH[n]} for n in range(2)]
 
 
 def test_a_label_of_the_first_table_decides_for_no_further_table(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_label_of_the_first_table_decides_for_no_further_table(tmp_path: Path)
     own = [{**FRESH[0], "label": ""}, FRESH[1]]
     made = plan(tmp_path, rows, mild=("c", "d"), fresh=write_csv(tmp_path / "new.csv", own))
     real_rows.split(made)
-    assert [row["label"] for row in read(made.out / real_rows.FRESH)] == ["benign", "benign"]
+    assert [row["label"] for row in read(made.fresh_rows)] == ["benign", "benign"]
     bare = write_csv(tmp_path / "bare.csv", [{key: row[key] for key in ("id", "ar", "hi")} for row in FRESH])
     real_rows.split(replace(made, fresh=None, validation=bare))
     assert [row["label"] for row in read(made.out / real_rows.VALIDATION)] == ["benign", "benign"]
@@ -208,8 +208,8 @@ def test_the_best_runs_are_measured_on_fresh_rows_once(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(real, "call", call)
     for _ in range(2):
-        real.measure_fresh(made, [0, 1])
-    table_task = f"table:{made.out / real_rows.FRESH}"
+        real.measure_fresh(made, [(BEST, 0), (BEST, 1)])
+    table_task = f"table:{made.fresh_rows}"
     runs = [None, *(str(made.cell(BEST, seed) / "run") for seed in (0, 1))]
     assert calls == [(table_task, adapter, "en,ar,hi") for adapter in runs]
     kept = Verdicts.read(tmp_path / "verdicts_fresh.jsonl")
@@ -219,7 +219,7 @@ def test_the_best_runs_are_measured_on_fresh_rows_once(tmp_path: Path, monkeypat
     write_csv(tmp_path / "new.csv", FRESH[:1])
     with pytest.raises(CrosslignError, match=r"fresh\.csv: holds other rows"):
         real_rows.split(made)
-    (made.out / real_rows.FRESH).unlink()
+    made.fresh_rows.unlink()
     real_rows.split(made)
     with pytest.raises(CrosslignError, match="holds verdicts on other rows"):  # not those that were measured
         real.make(made, [], [BEST], [0, 1], only_say=True)
@@ -376,7 +376,7 @@ def test_what_decides_a_cells_numbers_decides_whether_it_is_made_again(tmp_path:
     marks = {name: real.settings(made, name) for name in (*VARIANTS, *CONTEXTS)}
     assert len(set(marks.values())) == len(marks)
     more = replace(made, watched=("zh",))  # only the base and the best are measured in them
-    assert [name for name in marks if real.settings(more, name) != marks[name]] == [BEST, BASE]
+    assert [name for name in marks if real.settings(more, name) != marks[name]] == [BEST, TOLD, BASE]
     assert marks == {
         name: real.settings(replace(made, out=made.out, model="elsewhere", batch=9), name) for name in marks
     }

@@ -1,9 +1,9 @@
 """Supervised methods whose answers come from the source language, where the model is safe already.
 
-Data: the frozen model's own answer to the source-language query, and what it says when it is asked to say the same in
-the query's language (`baselines.again`). Both papers used a translation system and answers of other models in places;
-here all is the model's own, so that no method sees more than another. A language that the model cannot write is not
-learned so: what comes out empty is left out, and counted in a warning.
+Data: the frozen model's own answer to the source-language query, said again in the query's language by a translator or,
+so that no method sees more than another, by the model itself (`baselines.again`). Both papers used a translation
+system, and answers of other models in places. A language that the model cannot write is not learned so: what comes out
+empty is left out, and counted in a warning.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ class RunMaterial:
         found = translate_texts([text for text in texts if text], source, target, translator, cache, self.announce)
         made: list[Completion | None] = []
         for answer, text in zip(answers, texts, strict=True):
-            said = found[text].text if text and not found[text].error else ""
+            whole = text != "" and not found[text].error and not found[text].truncated
+            said = found[text].text if whole else ""
             said = self.contexts.without_marks(said).strip()
             end = () if answer.truncated else answer.token_ids[-1:]
             ids = (*tokenizer(said, add_special_tokens=False)["input_ids"], *end)
