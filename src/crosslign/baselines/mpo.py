@@ -12,12 +12,12 @@ code, from which are: likelihoods divided by length, beta = 1.5 (Qwen2.5), both 
 positions in h. There the pairs are a safe and an unsafe answer, translated from the source language by another system,
 all weights are trained (learning rate 6e-7, 2 epochs), and h is a mean over the prompt and the padding of the batch
 too. Here the pairs are those of `baselines.preferences`, of harmless queries too, both answers are said again in the
-source language by a translator or by the model itself (`baselines.again`), and h is a mean over the answer's tokens, which padding does not
-change. A model that refuses to repeat an unsafe answer makes the source's gap smaller than it is: how much that costs
-is not known. Of harmless queries the source's gap may favour the refusal, which is short and likely: a 0.5B model then
-refused nearly everything (benchmarks/real.md). A pair of which one comes out empty, or both alike, says nothing of the
-source language, and is left out. So are the source language's own queries: there the first term would move the
-student's gap to the frozen one's 1 / beta, away from where it is.
+source language by a translator or by the model itself (`baselines.again`), and h is a mean over the answer's tokens,
+which padding does not change. A model that refuses to repeat an unsafe answer makes the source's gap smaller than it
+is: how much that costs is not known. Of harmless queries the source's gap may favour the refusal, which is short and
+likely: a 0.5B model then refused nearly everything (benchmarks/real.md). A pair of which one comes out empty, or both
+alike, says nothing of the source language, and is left out. So are the source language's own queries: there the first
+term would move the student's gap to the frozen one's 1 / beta, away from where it is.
 """
 
 from __future__ import annotations
