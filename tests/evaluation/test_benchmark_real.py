@@ -370,6 +370,27 @@ def test_every_change_makes_a_valid_recipe_that_differs_in_that_alone(tmp_path: 
     assert len(changed) == (0 if name == BEST else 1 + name.count(","))  # a name lists what it changes
 
 
+def test_who_is_told_that_a_request_is_harmless(tmp_path: Path) -> None:
+    made = plan(tmp_path, table())
+    real_rows.split(made)
+    tables = real.recipe(made, VARIANTS[TOLD], 0, tmp_path)["data"]["tables"]
+    told = {Path(one["path"]).name: one for one in tables if one.get("teacher") == "harmless"}
+    assert set(told) == {real_rows.MILD, "statements_ind_vi.csv"}
+    assert told["statements_ind_vi.csv"]["limit"] == 64  # the other 32 are asked after training
+    assert {one["weight"] for one in told.values()} == {30}
+    others = {Path(one["path"]).name: one["weight"] for one in tables if one not in told.values()}
+    assert others == {real_rows.TRAIN: 10, "builtin:benign": 70}
+
+
+@pytest.mark.parametrize(("file", "name"), [("a_fresh2.csv", "fresh2"), ("fresh.csv", "fresh"), ("train.csv", "fresh")])
+def test_fresh_rows_have_a_name_that_no_other_file_has(tmp_path: Path, file: str, name: str) -> None:
+    made = plan(tmp_path, [*table(), *KNOWN], fresh=write_csv(tmp_path / file, FRESH))
+    real_rows.split(made)
+    assert made.fresh_rows.name == f"{name}.csv"
+    assert len(read(made.out / real_rows.TRAIN)) == 6
+    assert real.of_fresh(made).verdicts.name == f"verdicts_{name}.jsonl"
+
+
 def test_what_decides_a_cells_numbers_decides_whether_it_is_made_again(tmp_path: Path) -> None:
     made = plan(tmp_path, table())
     real_rows.split(made)
