@@ -46,8 +46,21 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "examples.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def said_by(name: str) -> SaysAgain:
+    method = baselines.get(name)
+    assert isinstance(method, SaysAgain)
+    return method
+
+
 def test_which_methods_say_an_answer_again() -> None:
     assert USING == ["mpo", "self_defence", "sft_source"]
+
+
+def test_the_pairs_of_languages_that_are_checked_are_those_that_are_translated() -> None:
+    codes = ["en", "sw", "bn"]
+    assert said_by("mpo").directions(codes, "en") == [("sw", "en"), ("bn", "en")]
+    for name in ("sft_source", "self_defence"):
+        assert said_by(name).directions(codes, "en") == [("en", "sw"), ("en", "bn")]
 
 
 @pytest.mark.parametrize("name", USING)
