@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_rows import HELD_OUT, MILD, TRAIN, VALIDATION, Plan
+from benchmarks.real_rows import HELD_OUT, MILD, STATEMENTS, TOLD_ROWS, TRAIN, VALIDATION, Plan
 from benchmarks.real_variants import CONTEXTS, VARIANTS
 from crosslign.data.load import TableSpec, require_table
 from crosslign.evaluation.judges.lexicon import RULES_VERSION
@@ -16,8 +16,6 @@ from crosslign.runs.recipe import merged, read_recipe
 from crosslign.storage import digest
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
-STATEMENTS = Path(__file__).with_name("statements_ind_vi.csv")
-TOLD_ROWS = 64  # of them; the others are not trained on
 BENIGN = "builtin:benign-heldout"
 # While training: the recipe's `evaluation` of the variant that keeps the best checkpoint.
 WATCH: dict[str, Any] = {

@@ -190,6 +190,19 @@ def test_a_row_that_was_used_is_not_fresh(tmp_path: Path, of: str, says: str) ->
             real_rows.split(replace(made, fresh=given))
 
 
+def test_a_statement_that_is_trained_on_is_not_measured(tmp_path: Path) -> None:
+    statements = read(real_rows.STATEMENTS)
+    for place, refused in ((0, True), (real_rows.TOLD_ROWS, False)):
+        rows = [*table(), {**KNOWN[1], "en": statements[place]["en"].upper()}]
+        made = plan(tmp_path, rows, fresh=write_csv(tmp_path / "new.csv", FRESH[1:]), out=tmp_path / f"out{place}")
+        made.out.mkdir()
+        if refused:
+            with pytest.raises(CrosslignError, match="is fresh, and its text in en is trained on too"):
+                real_rows.split(made)
+        else:
+            real_rows.split(made)
+
+
 def test_the_best_runs_are_measured_on_fresh_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = plan(tmp_path, [*table(), *KNOWN], fresh=write_csv(tmp_path / "new.csv", FRESH))
     real_rows.split(made)

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list, gather_object
 
 from crosslign.baselines import Answer, Example, Preference
+from crosslign.baselines.again import text_of
 from crosslign.evaluation.rates import JudgedRow
 from crosslign.runs.build import Distillation
 from crosslign.runs.folder import EXAMPLES, RECORD, RunFolder
@@ -59,7 +60,7 @@ class RunMaterial:
         translator, tokenizer = self.run.translator, self.run.tokenizer
         assert translator is not None  # made where the method names one
         cache = TranslationCache(cache_folder(self.run.config.cache_dir), translator)
-        texts = [tokenizer.decode(list(a.token_ids), skip_special_tokens=True).strip() for a in answers]
+        texts = [text_of(self, answer) for answer in answers]
         found = translate_texts([text for text in texts if text], source, target, translator, cache, self.announce)
         made: list[Completion | None] = []
         for answer, text in zip(answers, texts, strict=True):
