@@ -18,7 +18,8 @@ from crosslign.types import CrosslignError, JudgeItem, Query
 LANGUAGES = ("en", "zh", "es", "ar", "hi", "bn", "vi", "th", "ind", "sw", "jv", "ru")
 SCRIPTS = {"zh": "CJK", "ar": "ARABIC", "hi": "DEVANAGARI", "bn": "BENGALI", "th": "THAI", "ru": "CYRILLIC"}
 PLACEHOLDER = re.compile(r"[{}<>\[\]]|\b(TODO|XXX|lorem)\b|\.\.\.|…|\ufffd")
-ROWS = {"builtin:benign": 174, "builtin:benign-heldout": 96}
+STATEMENTS = "builtin:statements"
+ROWS = {"builtin:benign": 174, "builtin:benign-heldout": 96, STATEMENTS: 128}
 TABLES: dict[str, QueryTable] = {name: require_table(TableSpec(name), "en", None) for name in ROWS}
 EVERY_ROW = [row for table in TABLES.values() for row in table.rows]
 
@@ -29,18 +30,24 @@ def plain(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_table_is_complete_and_benign_and_a_third_of_it_looks_harmful(name: str) -> None:
+def test_a_table_is_complete_and_benign_and_a_third_of_the_requests_looks_harmful(name: str) -> None:
     table = TABLES[name]
     assert (len(table.rows), table.languages, table.warnings) == (ROWS[name], LANGUAGES, ())
     assert set(read_records(TableSpec(name))[1]) == {"id", "category", "label", *LANGUAGES}
     assert all(row.label == "benign" and set(row.texts) == set(LANGUAGES) for row in table.rows)
     categories = Counter(row.category for row in table.rows)
-    assert set(categories) == {"everyday", "look_alike"}
-    assert categories["look_alike"] * 3 >= len(table.rows)
+    if name == STATEMENTS:
+        assert set(categories) == {"statement"}
+        assert not any(row.texts["en"].endswith("?") for row in table.rows)
+    else:
+        assert set(categories) == {"everyday", "look_alike"}
+        assert categories["look_alike"] * 3 >= len(table.rows)
 
 
 def test_the_tables_share_no_row_and_no_text_and_no_language_repeats_one() -> None:
-    assert sorted(row.id for row in EVERY_ROW) == [f"benign-{number:03d}" for number in range(1, 271)]
+    ids = [row.id for row in EVERY_ROW]
+    assert sorted(id for id in ids if id.startswith("benign")) == [f"benign-{number:03d}" for number in range(1, 271)]
+    assert len(set(ids)) == len(ids)
     texts = Counter(plain(text) for row in EVERY_ROW for text in row.texts.values())
     assert [text for text, times in texts.items() if times > 1] == []
 

@@ -25,6 +25,7 @@ BUILTIN = {
     "builtin:demo": "demo_queries.csv",
     "builtin:benign": "benign_queries.csv",
     "builtin:benign-heldout": "benign_heldout_queries.csv",
+    "builtin:statements": "statement_queries.csv",
 }
 
 
