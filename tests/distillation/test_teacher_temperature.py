@@ -22,7 +22,8 @@ from crosslign.types import CrosslignError, Rollout
 
 
 def rollouts_of(recipe: dict[str, Any], **teacher: Any) -> tuple[Any, list[Rollout]]:
-    """The objects of a run in Swahili and in English, which is left unchanged, and some of its rollouts."""
+    """The objects of a run in Swahili and in English, which is left unchanged, and some of its rollouts: of harmful and
+    benign queries."""
     recipe["teacher"] = {**recipe["teacher"], "unchanged": ["source"], **teacher}
     recipe["data"] = {**recipe["data"], "languages": ["sw", "en"]}
     recipe["objective"] = {"weighting": "uniform"}
@@ -39,6 +40,7 @@ def test_the_divergence_is_that_from_the_teachers_divided_logits(recipe: dict[st
         for row, rollout in enumerate(rollouts):
             tokens = list(rollout.completion.token_ids)
             changed = rollout.query.language == "sw"
+            sharpened = changed and rollout.query.label != "benign"
             log_p, log_q = (
                 (
                     made.student(torch.tensor([[*context.token_ids, *tokens]])).logits[
@@ -50,13 +52,14 @@ def test_the_divergence_is_that_from_the_teachers_divided_logits(recipe: dict[st
                 .log_softmax(-1)
                 for context, t in (
                     (rollout.student_context, 1.0),
-                    (rollout.teacher_context, temperature if changed else 1.0),
+                    (rollout.teacher_context, temperature if sharpened else 1.0),
                 )
             )
             wanted = (log_p.exp() * (log_p - log_q)).sum(-1)  # the adapter is new, so the student is the teacher too
             torch.testing.assert_close(result.divergence[row][mask[row]], wanted, rtol=1e-3, atol=1e-5)
             assert (wanted.abs().max() > 1e-3) == changed
     assert {r.query.language for r in rollouts} == {"sw", "en"}
+    assert {r.query.label for r in rollouts if r.query.language == "sw"} >= {"harmful", "benign"}
 
 
 def test_it_is_one_unless_asked_for(recipe: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ For a completion y of a query x with its source-language version x* and the judg
     loss = (1 / N) sum_i (1 / L_i) sum_t  w~_it D(p_S, p_T)_it
 
 Where the teacher sees more than the student, its logits may be divided by a temperature of its own, which the paper
-does not have: the student's are not, so below 1 the student learns to be surer than the teacher is.
+does not have: the student's are not, so below 1 the student learns to be surer than the teacher is. Not of benign
+queries: to be surer of harmless answers is to be surer of all text (docs/log.md).
 
 Hidden states are computed at the completion's positions alone, and the objective projects them (`crosslign.objective`).
 
@@ -51,7 +52,8 @@ class Scorer:
         split: how to get hidden states and head out of either.
         objective: hidden states to weighted divergence.
         pad_token_id: fills batches; masked.
-        teacher_temperature: divides the teacher's logits where its context is not the student's; 1 leaves them.
+        teacher_temperature: divides the teacher's logits where its context is not the student's, but for benign
+            queries; 1 leaves them.
 
     Raises CrosslignError for a teacher's temperature with an output layer that is not linear: there a hidden state that
     is divided is not a logit that is divided.
@@ -111,8 +113,10 @@ class Scorer:
 
     def _sharpened(self, hidden: Tensor, rollout: Rollout) -> Tensor:
         """States whose logits are those of `hidden` by the teacher's temperature."""
+        if self.teacher_temperature == 1 or rollout.query.label == "benign":
+            return hidden
         unchanged = rollout.student_context.token_ids == rollout.teacher_context.token_ids
-        return hidden if unchanged or self.teacher_temperature == 1 else hidden / self.teacher_temperature
+        return hidden if unchanged else hidden / self.teacher_temperature
 
     def in_forward(
         self,
