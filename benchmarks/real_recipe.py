@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_rows import HELD_OUT, MILD, STATEMENTS, TOLD_ROWS, TRAIN, VALIDATION, Plan
+from benchmarks.real_rows import HELD_OUT, MILD, TRAIN, VALIDATION, Plan
 from benchmarks.real_variants import CONTEXTS, VARIANTS
 from crosslign.data.load import TableSpec, require_table
 from crosslign.evaluation.judges.lexicon import RULES_VERSION
@@ -16,7 +16,7 @@ from crosslign.runs.recipe import merged, read_recipe
 from crosslign.storage import digest
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
-BENIGN = "builtin:benign-heldout"
+BENIGN, STATEMENTS = "builtin:benign-heldout", "builtin:statements"
 # While training: the recipe's `evaluation` of the variant that keeps the best checkpoint.
 WATCH: dict[str, Any] = {
     "limit": None,
@@ -29,20 +29,15 @@ WATCH: dict[str, Any] = {
 
 def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> dict[str, Any]:
     """The shipped recipe with the plan's model, tables and languages, and a variant's changes."""
-    own = ("benign", "told", "checkpoint")
+    own = ("benign", "told", "mild", "checkpoint")
     raw = merged(read_recipe(RECIPE), {key: value for key, value in changes.items() if key not in own})
-    harmful, shipped = raw["data"]["tables"]
-    shipped = {**shipped, **changes.get("benign", {})}
-    benign = [shipped]
-    if "told" in changes:
-        told = {"weight": changes["told"], "teacher": "harmless"}
-        benign += [{"path": str(plan.out / MILD), **told}, {"path": str(STATEMENTS), "limit": TOLD_ROWS, **told}]
-    elif plan.mild:  # they share the weight
-        benign = [
-            {**shipped, "weight": shipped["weight"] / 2, "path": path}
-            for path in (shipped["path"], str(plan.out / MILD))
-        ]
-    tables = [{**harmful, "path": str(plan.out / TRAIN)}, *(table for table in benign if table["weight"])]
+    harmful, benign, told = raw["data"]["tables"]
+    benign, told = {**benign, **changes.get("benign", {})}, {**told, **changes.get("told", {})}
+    requests = [benign]
+    if changes.get("mild") and plan.mild:  # they share the weight
+        half = {**benign, "weight": benign["weight"] / 2}
+        requests = [half, {**half, "path": str(plan.out / MILD)}]
+    tables = [{**harmful, "path": str(plan.out / TRAIN)}, *(one for one in (*requests, told) if one["weight"])]
     if "checkpoint" in changes:
         tasks = [f"table:{plan.out / VALIDATION}"]
         raw["evaluation"] = {**WATCH, "tasks": tasks, "languages": ["en", *plan.trained]}
@@ -82,6 +77,6 @@ def settings(plan: Plan, name: str) -> str:
         template, length = CONTEXTS[name], raw["teacher"]["max_judgement_length"]
         return digest(measured if template is None else [measured, template_settings(template, length)])[:16]
     learned = [text(TRAIN), text(MILD), shipped("builtin:benign")]
-    if "told" in VARIANTS[name]:
-        learned.append(STATEMENTS.read_text(encoding="utf-8"))
+    if any(table["path"] == STATEMENTS for table in raw["data"]["tables"]):
+        learned.append(shipped(STATEMENTS))
     return digest([measured, learned, raw])[:16]

@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from benchmarks.real_variants import BASE, BEST, CONTEXTS, EARLIER, RECIPES, SHORT, VARIANTS
+from benchmarks.real_variants import BASE, BEST, CONTEXTS, EARLIER, RECIPES, SHORT, TOLD, VARIANTS
 from benchmarks.real_verdicts import Cell, Rows, Verdicts
 from crosslign.evaluation.rates import METRICS, Kind
 from crosslign.evaluation.repeated import difference_over_runs, drawn_rates
@@ -224,7 +224,7 @@ def report(verdicts: Verdicts) -> str:
                 pairs = [(base, rows) for rows in found[name]]
                 lines.append([group, *(difference(pairs, title, codes) for title in DIFFERENCES)])
             parts.append(f"`{name}` less the base model, points, {len(found[name])} seeds:\n\n{markdown(lines)}")
-        for name in (name for name in VARIANTS if any(cell.read for cell in cells.get(name, ()))):
+        for name in (name for name in (*VARIANTS, TOLD) if any(cell.read for cell in cells.get(name, ()))):
             parts.append(f"`{name}` by reading, in %:\n\n{as_read(verdicts, cells[BASE][0], cells[name])}")
         for name in made if base_cell.read else ():
             said = [verdicts.as_read(cell) for cell in cells[name] if cell.read]
@@ -236,7 +236,7 @@ def report(verdicts: Verdicts) -> str:
             parts.append(f"`{name}`, telling harmful from harmless:\n\n{discriminations(base, found[name], languages)}")
             if base_cell.losses:
                 parts.append(f"`{name}`: perplexity of the harmless texts:\n\n{perplexities(base_cell, cells[name])}")
-    changed = [name for name in (*CONTEXTS, *VARIANTS) if name in found and name not in (BASE, BEST)]
+    changed = [name for name in (*CONTEXTS, *VARIANTS, TOLD) if name in found and name not in (BASE, BEST)]
     trained = [name for name in changed if name not in (*CONTEXTS, *RECIPES)]
     for name in trained if BASE in found else ():
         parts.append(f"`{name}`: perplexity of the harmless texts:\n\n{perplexities(cells[BASE][0], cells[name])}")

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import yaml
 from benchmarks import real, real_rows, real_tables
-from benchmarks.real_variants import BASE, BEST, CONTEXTS, TOLD, VARIANTS
+from benchmarks.real_variants import BASE, BEST, CONTEXTS, EXPLORED, FIRST, PLANNED, VARIANTS
 from benchmarks.real_verdicts import Cell, Verdicts
 from conftest import write_csv
 from evaluations import Table, task
 
+from crosslign.data.load import TableSpec, require_table
 from crosslign.evaluation.folder import read_folder
 from crosslign.evaluation.judges.lexicon import LexiconJudge
 from crosslign.evaluation.stages import Evaluation, run
@@ -190,17 +191,13 @@ def test_a_row_that_was_used_is_not_fresh(tmp_path: Path, of: str, says: str) ->
             real_rows.split(replace(made, fresh=given))
 
 
-def test_a_statement_that_is_trained_on_is_not_measured(tmp_path: Path) -> None:
-    statements = read(real_rows.STATEMENTS)
-    for place, refused in ((0, True), (real_rows.TOLD_ROWS, False)):
-        rows = [*table(), {**KNOWN[1], "en": statements[place]["en"].upper()}]
-        made = plan(tmp_path, rows, fresh=write_csv(tmp_path / "new.csv", FRESH[1:]), out=tmp_path / f"out{place}")
-        made.out.mkdir()
-        if refused:
-            with pytest.raises(CrosslignError, match="is fresh, and its text in en is trained on too"):
-                real_rows.split(made)
-        else:
-            real_rows.split(made)
+@pytest.mark.parametrize("name", ["builtin:benign", "builtin:statements"])
+def test_a_row_that_ships_and_is_trained_on_is_not_measured(tmp_path: Path, name: str) -> None:
+    used = require_table(TableSpec(name), "en", None).rows[0].texts["en"]
+    rows = [*table(), {**KNOWN[1], "en": used.upper()}]
+    made = plan(tmp_path, rows, fresh=write_csv(tmp_path / "new.csv", FRESH[1:]))
+    with pytest.raises(CrosslignError, match="is fresh, and its text in en is trained on too"):
+        real_rows.split(made)
 
 
 def test_the_best_runs_are_measured_on_fresh_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,7 +344,7 @@ def test_hours_are_said_before_anything_is_made_and_follow_the_steps(tmp_path: P
     seconds = 3 * real.EVALUATING + 60 * real.STEP
     assert real.hours(made, cells).startswith(f"3 cells, about {seconds / 3600:.1f} hours on one core, by another")
     # A run of the best recipe that is not here is made before it is measured on fresh rows.
-    seconds = 2 * real.EVALUATING + 240 * real.STEP
+    seconds = 2 * real.EVALUATING + 160 * real.STEP
     assert real.hours(made, [], [(BASE, None), (BEST, 0)]).startswith(f"2 cells, about {seconds / 3600:.1f} hours")
     rows = {kind: [["a", ""]] for kind in ("harmful", "benign")}
     empty: dict[str, Any] = {"verdicts": {}, "languages": {}}
@@ -377,22 +374,47 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def test_every_change_makes_a_valid_recipe_that_differs_in_that_alone(tmp_path: Path, name: str) -> None:
     made = plan(tmp_path, table())
     real_rows.split(made)
-    best = parse_config(real.recipe(made, {}, 0, tmp_path)).model_dump()
+    of = VARIANTS[FIRST if name in EXPLORED else BEST]
+    best = parse_config(real.recipe(made, of, 0, tmp_path)).model_dump()
     other = parse_config(yaml.safe_load(yaml.safe_dump(real.recipe(made, VARIANTS[name], 0, tmp_path))))
     changed = differing(best, other.model_dump())
-    assert len(changed) == (0 if name == BEST else 1 + name.count(","))  # a name lists what it changes
+    if name not in (BEST, FIRST):
+        assert len(changed) == 1 + name.removeprefix(f"{FIRST}, ").count(",")  # a name lists what it changes
 
 
-def test_who_is_told_that_a_request_is_harmless(tmp_path: Path) -> None:
+def test_a_cell_has_one_recipe() -> None:
+    assert not PLANNED.keys() & EXPLORED.keys()
+
+
+def tables_of(made: real_rows.Plan, name: str) -> dict[str, tuple[float, str | None]]:
+    """Weight and own teacher of each table of a cell."""
+    tables = real.recipe(made, VARIANTS[name], 0, made.out)["data"]["tables"]
+    return {Path(one["path"]).name: (one["weight"], one.get("teacher")) for one in tables}
+
+
+def test_which_rows_are_trained_on_and_who_is_told_that_a_request_is_harmless(tmp_path: Path) -> None:
     made = plan(tmp_path, table())
     real_rows.split(made)
-    tables = real.recipe(made, VARIANTS[TOLD], 0, tmp_path)["data"]["tables"]
-    told = {Path(one["path"]).name: one for one in tables if one.get("teacher") == "harmless"}
-    assert set(told) == {real_rows.MILD, "statements_ind_vi.csv"}
-    assert told["statements_ind_vi.csv"]["limit"] == 64  # the other 32 are asked after training
-    assert {one["weight"] for one in told.values()} == {30}
-    others = {Path(one["path"]).name: one["weight"] for one in tables if one not in told.values()}
-    assert others == {real_rows.TRAIN: 10, "builtin:benign": 70}
+    told = {"builtin:statements": (42, "harmless")}
+    assert tables_of(made, BEST) == {real_rows.TRAIN: (10, None), "builtin:benign": (48, None), **told}
+    assert tables_of(made, FIRST) == {
+        real_rows.TRAIN: (10, None),
+        "builtin:benign": (65, None),
+        real_rows.MILD: (65, None),
+    }
+    assert tables_of(replace(made, mild=()), FIRST) == {real_rows.TRAIN: (10, None), "builtin:benign": (130, None)}
+    assert tables_of(made, "no statements, 80 steps") == {real_rows.TRAIN: (10, None), "builtin:benign": (90, None)}
+    assert tables_of(made, "statements whose teacher is not told, 80 steps")["builtin:statements"] == (42, None)
+
+
+@pytest.mark.parametrize("percent", [0, 20, 43])
+def test_the_share_of_harmless_rows(tmp_path: Path, percent: int) -> None:
+    made = plan(tmp_path, table())
+    real_rows.split(made)
+    name = f"harmless rows {percent} %" if percent else "no harmless rows"
+    weights = {name: weight for name, (weight, _) in tables_of(made, f"{name}, 80 steps").items()}
+    assert 100 * (1 - weights[real_rows.TRAIN] / sum(weights.values())) == pytest.approx(percent)
+    assert len(weights) == (3 if percent else 1)
 
 
 @pytest.mark.parametrize(("file", "name"), [("a_fresh2.csv", "fresh2"), ("fresh.csv", "fresh"), ("train.csv", "fresh")])
@@ -410,7 +432,7 @@ def test_what_decides_a_cells_numbers_decides_whether_it_is_made_again(tmp_path:
     marks = {name: real.settings(made, name) for name in (*VARIANTS, *CONTEXTS)}
     assert len(set(marks.values())) == len(marks)
     more = replace(made, watched=("zh",))  # only the base and the best are measured in them
-    assert [name for name in marks if real.settings(more, name) != marks[name]] == [BEST, TOLD, BASE]
+    assert [name for name in marks if real.settings(more, name) != marks[name]] == [BEST, FIRST, BASE]
     assert marks == {
         name: real.settings(replace(made, out=made.out, model="elsewhere", batch=9), name) for name in marks
     }

@@ -317,7 +317,7 @@ def test_what_the_gate_has_sampled_takes_no_time_of_the_training(
     wanted = Wanted(languages=("sw",))
     request = stages.AlignRequest("model", wanted, tmp_path, hours=60 / 3600, flags=flags)
     made = stages._Alignment(request, lambda said: None)
-    tables, judge = Tables("train.csv", "harmless.csv", ["builtin:demo"], []), {"names": ["lexicon"]}
+    tables, judge = Tables("train.csv", "harmless.csv", "statements.csv", ["builtin:demo"], []), {"names": ["lexicon"]}
     made.raw = plan.first_recipe("model", tables, ["sw"], judge, str(tmp_path / "train"))
     assert made._length()[0].steps == steps
 

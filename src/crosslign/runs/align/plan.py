@@ -16,13 +16,13 @@ from crosslign.runs.align.queries import SOURCE, Tables
 from crosslign.runs.config import BestConfig
 from crosslign.runs.gate.report import LITTLE
 
-STEPS, BATCH, RATE = 240, 8, 3e-4
+STEPS, BATCH, RATE = 160, 8, 3e-4
 MOST_STEPS = 400  # longer runs were never measured
 FEW_STEPS = 40  # shorter runs were never measured (docs/log.md)
 EVALUATIONS = 4  # while training
 TRIAL_STEPS = 3
-WEIGHTS = (10, 130)  # of the queries, and of the harmless ones
-TEMPERATURE = 0.5  # of the teacher, where the output layer allows it
+WEIGHTS = (10, 48, 42)  # of the queries, the harmless ones, and the statements, in %
+TEMPERATURE = 0.5  # of the teacher of harmful queries, where the output layer allows it
 FLIP_RATE = LITTLE / 100  # below which the gate does not train a language
 PROBE = 12  # rows a language: 11 that stay unsafe are fewer than FLIP_RATE by more than chance
 ALL_ROWS = 100_000
@@ -34,17 +34,22 @@ def first_recipe(
 ) -> dict[str, Any]:
     """The recipe before anything is measured."""
     everything = [SOURCE, *languages]
-    weights = zip((tables.train, tables.harmless), WEIGHTS, strict=True)
+    harmful, harmless, told = WEIGHTS
     return {
         "model": {"path": model, "lora": {"r": 16, "alpha": 32, "target_modules": "all-linear"}},
         "data": {
-            "tables": [{"path": path, "weight": weight} for path, weight in weights],
+            "tables": [
+                {"path": tables.train, "weight": harmful},
+                {"path": tables.harmless, "weight": harmless},
+                {"path": tables.statements, "weight": told, "teacher": "harmless"},
+            ],
             "source_language": SOURCE,
             "languages": everything,
         },
         "output_dir": out,
         "teacher": {"unchanged": ["benign", "source"], "temperature": TEMPERATURE},
         "strategy": {"name": "off_policy"},
+        "objective": {"weighting": "student"},
         "sampling": {"temperature": 0, "max_completion_length": 128, "batch_size": 32},
         "gate": {
             "min_flip_rate": FLIP_RATE,

@@ -23,10 +23,11 @@ from crosslign.translation.translate import translate_table
 from crosslign.types import Announce, CrosslignError, Label
 
 SOURCE = "en"  # of the harmless queries that ship
-DEMO, BENIGN = "builtin:demo", "builtin:benign"
+DEMO, BENIGN, STATEMENTS = "builtin:demo", "builtin:benign", "builtin:statements"
 FEW = 100  # harmful rows, below which a difference is hard to show
 MIN_HELD_OUT = 20  # where there are twice as many
-TRAIN, HELD_OUT, HARMLESS = "train.csv", "heldout.csv", "harmless.csv"
+TRAIN, HELD_OUT, HARMLESS, TOLD = "train.csv", "heldout.csv", "harmless.csv", "statements.csv"
+TRAINED = ("train", "harmless", "statements")  # the fields of `Tables` that are trained on
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,15 @@ class Sources:
 
     queries: QueryTable
     benign: QueryTable
+    statements: QueryTable
     measured: QueryTable
     translator: Translator | None
 
     def marks(self) -> dict[str, Any]:
         """All that the stage's files depend on besides what was asked for."""
-        tables = {table.name: table.fingerprint() for table in (self.queries, self.benign, self.measured)}
-        return {"tables": tables, "translator": None if self.translator is None else dict(self.translator.identity())}
+        tables = (self.queries, self.benign, self.statements, self.measured)
+        marks = {table.name: table.fingerprint() for table in tables}
+        return {"tables": marks, "translator": None if self.translator is None else dict(self.translator.identity())}
 
 
 def read_sources(wanted: Wanted) -> Sources:
@@ -73,6 +76,7 @@ def read_sources(wanted: Wanted) -> Sources:
     specs: list[tuple[str, Label]] = [
         (wanted.queries, "harmful"),
         (wanted.benign, "benign"),
+        (STATEMENTS, "benign"),
         (BENIGN_HELDOUT, "benign"),
     ]
     tables = [require_table(TableSpec(path, label=label), SOURCE, None) for path, label in specs]
@@ -90,8 +94,8 @@ def read_sources(wanted: Wanted) -> Sources:
         translator = translators.from_spec(wanted.translator, Translator, settings=settings)
         for code in dict.fromkeys(code for codes in lacks.values() for code in codes):
             translator.check(SOURCE, code)
-    queries, benign, measured = tables
-    return Sources(queries, benign, measured, translator)
+    queries, benign, statements, measured = tables
+    return Sources(queries, benign, statements, measured, translator)
 
 
 def _check_languages(languages: Sequence[str]) -> None:
@@ -128,12 +132,13 @@ class Tables:
     """What the stage has made, for the recipe and for a person.
 
     Fields:
-        train, harmless: tables to train on. tasks: to measure with.
+        train, harmless, statements: tables to train on. tasks: to measure with.
         said: lines for a person.
     """
 
     train: str
     harmless: str
+    statements: str
     tasks: list[str]
     said: list[str]
 
@@ -155,15 +160,18 @@ def make_tables(wanted: Wanted, sources: Sources, folder: Path, announce: Announ
         return require_table(TableSpec(str(place)), SOURCE, None)
 
     queries, benign = whole(sources.queries, "queries"), whole(sources.benign, "benign")
+    statements = whole(sources.statements, "statements")
     measured = whole(sources.measured, "benign_heldout")
     kept, held_out = split(queries.rows, wanted.holdout)
     _check_counts(kept, held_out, languages, wanted)
     write_rows(folder / TRAIN, queries, kept, languages)
     write_rows(folder / HELD_OUT, queries, held_out, languages)
     write_rows(folder / HARMLESS, benign, by_chance(benign.rows), languages)
+    write_rows(folder / TOLD, statements, by_chance(statements.rows), languages)
     tasks = [f"table:harmful:{folder / HELD_OUT}"]
     tasks.append(BENIGN_HELDOUT if measured is sources.measured else f"table:benign:{measured.name}")
-    return Tables(str(folder / TRAIN), str(folder / HARMLESS), tasks, _said(wanted, sources, kept, held_out, benign))
+    train, harmless, told = (str(folder / name) for name in (TRAIN, HARMLESS, TOLD))
+    return Tables(train, harmless, told, tasks, _said(wanted, sources, kept, held_out, benign))
 
 
 def by_chance(rows: Sequence[Row]) -> list[Row]:
@@ -218,7 +226,8 @@ def _said(
     lines = [
         f"{wanted.queries}: {harmful} harmful rows to train on, {len(held_out)} others to measure with (--holdout), "
         f"{len(kept) - harmful} rows of other labels to train on. {wanted.benign}: {len(benign.rows)} harmless rows to "
-        f"train on (--benign). Over-refusal is measured on {BENIGN_HELDOUT}."
+        f"train on (--benign), and {len(sources.statements.rows)} statements. Over-refusal is measured on "
+        f"{BENIGN_HELDOUT}."
     ]
     if harmful + len(held_out) < FEW:
         lines.append(

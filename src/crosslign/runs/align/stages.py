@@ -19,7 +19,7 @@ from crosslign.models import ModelSource
 from crosslign.ownership import check_no_link, check_output_folder, read_mark
 from crosslign.runs.align import plan, text
 from crosslign.runs.align.kept import RECORD, STAGES, Kept, Made
-from crosslign.runs.align.queries import HELD_OUT, SOURCE, Tables, Wanted, make_tables, read_sources
+from crosslign.runs.align.queries import HELD_OUT, SOURCE, TRAINED, Tables, Wanted, make_tables, read_sources
 from crosslign.runs.config import CheckpointEvaluationConfig, JudgeConfig, RunConfig
 from crosslign.runs.evaluate import EvaluationRequest, evaluate
 from crosslign.runs.folder import RunFolder
@@ -188,7 +188,7 @@ class _Alignment:
 
         def make() -> Made:
             made = make_tables(wanted, sources, folder, self.announce)
-            return {"train": made.train, "harmless": made.harmless, "tasks": made.tasks}, made.said
+            return {name: getattr(made, name) for name in (*TRAINED, "tasks")}, made.said
 
         decided = self.kept.stage("queries", inputs, make)
         if decided is None:
@@ -196,11 +196,13 @@ class _Alignment:
             if before is None or not before.finished:
                 raise CrosslignError(f"--skip queries: {folder} holds no tables of an earlier call. Leave it out.")
             decided = before.decided
-        files = [Path(decided["train"]), Path(decided["harmless"]), folder / HELD_OUT]
+        # An earlier version made no statements.
+        train, harmless, statements = (decided.get(name, name) for name in TRAINED)
+        files = [Path(train), Path(harmless), Path(statements), folder / HELD_OUT]
         if missing := [str(file) for file in files if not file.is_file()]:
             raise CrosslignError(f"{missing[0]}: is gone. Use --overwrite to make the tables anew.")
         self.kept.tables = digest([file_sha256(file) for file in files])
-        return Tables(decided["train"], decided["harmless"], list(decided["tasks"]), [])
+        return Tables(train, harmless, statements, list(decided["tasks"]), [])
 
     def _evaluate(self, config: RunConfig, out: str, source: ModelSource, adapter: str | None) -> Mapping[str, Any]:
         section = config.evaluation
