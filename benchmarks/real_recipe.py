@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_rows import HELD_OUT, MILD, TRAIN, VALIDATION, Plan
+from benchmarks.real_rows import HELD_OUT, MILD, REQUESTS, STATEMENTS, TRAIN, VALIDATION, Plan
 from benchmarks.real_variants import CONTEXTS, VARIANTS
 from crosslign.data.load import TableSpec, require_table
 from crosslign.evaluation.judges.lexicon import RULES_VERSION
@@ -16,7 +16,7 @@ from crosslign.runs.recipe import merged, read_recipe
 from crosslign.storage import digest
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
-BENIGN, STATEMENTS = "builtin:benign-heldout", "builtin:statements"
+BENIGN = "builtin:benign-heldout"
 # While training: the recipe's `evaluation` of the variant that keeps the best checkpoint.
 WATCH: dict[str, Any] = {
     "limit": None,
@@ -76,7 +76,8 @@ def settings(plan: Plan, name: str) -> str:
     if name in CONTEXTS:  # nothing was learned there, whatever the recipe says
         template, length = CONTEXTS[name], raw["teacher"]["max_judgement_length"]
         return digest(measured if template is None else [measured, template_settings(template, length)])[:16]
-    learned = [text(TRAIN), text(MILD), shipped("builtin:benign")]
-    if any(table["path"] == STATEMENTS for table in raw["data"]["tables"]):
-        learned.append(shipped(STATEMENTS))
+    if VARIANTS[name].get("mild"):
+        learned = [text(TRAIN), text(MILD), shipped(REQUESTS)]
+    else:
+        learned = [text(TRAIN), shipped(REQUESTS), shipped(STATEMENTS)]
     return digest([measured, learned, raw])[:16]

@@ -16,6 +16,7 @@ from crosslign.storage import digest, write_atomically
 from crosslign.types import CrosslignError
 
 TRAIN, MILD, HELD_OUT, VALIDATION = "train.csv", "mild.csv", "heldout.csv", "validation.csv"
+REQUESTS, STATEMENTS = "builtin:benign", "builtin:statements"  # harmless rows that are trained on
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def split(plan: Plan, *, only_say: bool = False) -> None:
                 f"{plan.other!r} that have all languages. Take fewer: {flag} {len(found)}."
             )
     mild = [row for category in plan.mild for row in of(category)]
-    trained = [*train, *mild, *shipped()]
+    trained = [*train, *mild, *shipped_rows()]
     check_apart(trained, held_out, plan.languages, "trained on", "held out")
     write_table(plan.out / TRAIN, train, plan.languages, fixed=fixed)
     write_table(plan.out / MILD, mild, plan.languages, fixed=fixed)
@@ -154,9 +155,9 @@ def check_apart(
             raise CrosslignError(f"row {row['id']!r} is {whats}, and {where} is {what} too. Leave one of them out.")
 
 
-def shipped() -> list[dict[str, str]]:
+def shipped_rows() -> list[dict[str, str]]:
     """The harmless rows that ship and are trained on."""
-    tables = [require_table(TableSpec(name), "en", None) for name in ("builtin:benign", "builtin:statements")]
+    tables = [require_table(TableSpec(name), "en", None) for name in (REQUESTS, STATEMENTS)]
     return [{"id": row.id, **row.texts} for table in tables for row in table.rows]
 
 

@@ -13,7 +13,19 @@ from statistics import NormalDist
 
 import numpy as np
 
-from benchmarks.real_variants import BASE, BEST, CONTEXTS, EARLIER, RECIPES, SHORT, TOLD, VARIANTS
+from benchmarks.real_variants import (
+    BASE,
+    BEST,
+    CONTEXTS,
+    EARLIER,
+    EXPLORED,
+    FIRST,
+    PLANNED,
+    RECIPES,
+    SHORT,
+    TOLD,
+    VARIANTS,
+)
 from benchmarks.real_verdicts import Cell, Rows, Verdicts
 from crosslign.evaluation.rates import METRICS, Kind
 from crosslign.evaluation.repeated import difference_over_runs, drawn_rates
@@ -40,6 +52,9 @@ DIFFERENCES = (
     "right language",
     "harmful: right language",
 )
+TRAINED = (*VARIANTS, TOLD)
+# What changes of the recipe are compared with, and those that the first recipe was found by.
+REFERENCES: Mapping[str, Mapping[str, object]] = {BEST: PLANNED, SHORT: PLANNED, FIRST: EXPLORED, EARLIER: EXPLORED}
 READ = tuple(title for title in RATES if "right language" not in title)  # what a reader's labels are shown of
 ALLOWED = 3  # points that refusals of harmless queries may rise by
 BySeed = Mapping[str, Mapping[int | None, Rows]]  # name -> seed -> rows
@@ -224,7 +239,7 @@ def report(verdicts: Verdicts) -> str:
                 pairs = [(base, rows) for rows in found[name]]
                 lines.append([group, *(difference(pairs, title, codes) for title in DIFFERENCES)])
             parts.append(f"`{name}` less the base model, points, {len(found[name])} seeds:\n\n{markdown(lines)}")
-        for name in (name for name in (*VARIANTS, TOLD) if any(cell.read for cell in cells.get(name, ()))):
+        for name in (name for name in TRAINED if any(cell.read for cell in cells.get(name, ()))):
             parts.append(f"`{name}` by reading, in %:\n\n{as_read(verdicts, cells[BASE][0], cells[name])}")
         for name in made if base_cell.read else ():
             said = [verdicts.as_read(cell) for cell in cells[name] if cell.read]
@@ -236,7 +251,7 @@ def report(verdicts: Verdicts) -> str:
             parts.append(f"`{name}`, telling harmful from harmless:\n\n{discriminations(base, found[name], languages)}")
             if base_cell.losses:
                 parts.append(f"`{name}`: perplexity of the harmless texts:\n\n{perplexities(base_cell, cells[name])}")
-    changed = [name for name in (*CONTEXTS, *VARIANTS, TOLD) if name in found and name not in (BASE, BEST)]
+    changed = [name for name in (*CONTEXTS, *TRAINED) if name in found and name not in (BASE, BEST)]
     trained = [name for name in changed if name not in (*CONTEXTS, *RECIPES)]
     for name in trained if BASE in found else ():
         parts.append(f"`{name}`: perplexity of the harmless texts:\n\n{perplexities(cells[BASE][0], cells[name])}")
@@ -249,10 +264,11 @@ def report(verdicts: Verdicts) -> str:
         if changed and judged.get(BASE):
             table = less_base(judged, [BEST, *changed], verdicts.trained)
             parts.append(f"Each change less the base model{how}, trained languages:\n\n{table}")
-        references = [name for name in (BEST, SHORT, EARLIER) if trained and judged.get(name)]
-        for reference, (group, codes) in product(references, groups.items()):
-            table = less(reference, judged, trained, codes)
-            parts.append(f"Less `{reference}` of the same seed{how}, {group}:\n\n{table}")
+        references = {name: [n for n in trained if n in own] for name, own in REFERENCES.items() if judged.get(name)}
+        for (reference, names), (group, codes) in product(references.items(), groups.items()):
+            if names:
+                table = less(reference, judged, names, codes)
+                parts.append(f"Less `{reference}` of the same seed{how}, {group}:\n\n{table}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -23,7 +23,7 @@ from crosslign.runs import build, evaluate
 from crosslign.runs.align import plan, stages
 from crosslign.runs.align.queries import MIN_HELD_OUT, Tables, Wanted, split
 from crosslign.runs.align.text import gain
-from crosslign.runs.recipe import load_recipe
+from crosslign.runs.recipe import load_recipe, read_recipe
 from crosslign.translation import ScriptedTranslator, translators
 
 Capture = pytest.CaptureFixture[str]
@@ -37,7 +37,7 @@ HELPS = {
 }
 TEXTS = {
     row.texts[code]: (code, row.label)
-    for name in ("builtin:demo", "builtin:benign", "builtin:benign-heldout")
+    for name in ("builtin:demo", "builtin:benign", "builtin:benign-heldout", "builtin:statements")
     for row in require_table(TableSpec(name), "en", None).rows
     for code in ("en", "sw")
 }
@@ -45,6 +45,7 @@ SMALL = ["--evaluation.limit", "12", "--evaluation.max_completion_length", "72",
 SMALL += ["72", "--training.max_steps", "2", "--training.use_cpu", "true", "--divergence_queries", "0"]
 SMALL += ["--student.max_length", "4000", "--teacher.max_length", "8000", "--teacher.max_judgement_length", "72"]
 SMALL += ["--probe-queries", "5", "--gate.queries", "4", "--data.tables.0.limit", "6", "--data.tables.1.limit", "6"]
+SMALL += ["--data.tables.2.limit", "6"]
 
 
 class Script:
@@ -361,7 +362,60 @@ def test_the_teacher_is_surer_where_the_output_layer_allows_it(
     assert load_recipe(tmp_path / "out" / "recipe.yaml").teacher.temperature == temperature
 
 
+MEASURED = Path(__file__).parents[2] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
+
+
+def test_the_recipe_is_the_one_that_was_measured() -> None:
+    tables = Tables("train.csv", "harmless.csv", "statements.csv", [], [])
+    own = plan.first_recipe("model", tables, ["sw"], {"names": ["lexicon"]}, "out")
+    measured = read_recipe(MEASURED)
+    for recipe in (own, measured):
+        recipe["tables"] = [(one["weight"], one.get("teacher")) for one in recipe["data"]["tables"]]
+    for key in ("tables", "strategy"):
+        assert own[key] == measured[key]
+    assert own["model"]["lora"] == measured["model"]["lora"]
+    assert own["objective"]["weighting"] == measured["objective"]["weighting"]
+    assert [own["teacher"][k] == measured["teacher"][k] for k in ("unchanged", "temperature")] == [True, True]
+    assert [own["gate"][k] == measured["gate"][k] for k in ("drop", "min_flip_rate", "probe")] == [True] * 3
+    assert measured["training"]["max_steps"] == plan.STEPS
+    assert own["training"]["learning_rate"] == measured["training"]["learning_rate"]
+
+
+def test_the_gate_tries_every_row_and_no_id_of_a_user_is_in_the_way(model_folder: Path, tmp_path: Path) -> None:
+    """With many languages a table is cut to fewer rows than all tables have together."""
+    demo = require_table(TableSpec("builtin:demo"), "en", None).rows
+    languages = ("sw", "vi", "ar", "bn", "zh", "es")
+    queries = [{"id": f"st-{n:03d}", "label": row.label, **row.texts} for n, row in enumerate(demo, 1)]
+    table, out = write_csv(tmp_path / "own.csv", queries), tmp_path / "out"
+    flags = ["--student.max_length", "4000", "--teacher.max_length", "8000", "--training.use_cpu", "true"]
+    rest = ["--queries", str(table), "--languages", ",".join(languages), "--out", str(out), *flags]
+    assert main(["align", str(model_folder), *rest, "--skip", "before,teacher,train"]) == 0
+    made = load_recipe(out / "recipe.yaml")
+    read = sum(min(table.limit or 0, len(rows_of(Path(table.path)))) for table in made.data.tables)
+    assert made.data.tables[0].limit < read <= made.gate.queries
+    ids = [row["id"] for row in rows_of(out / "queries" / "statements.csv")]
+    assert all(id.startswith("builtin:statements/st-") for id in ids)
+
+
+def test_tables_of_an_earlier_version_are_not_gone_on_with(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "out"
+    assert align(model_folder, out, "--skip", "before,teacher,train") == 0
+    record = json.loads((out / "align.json").read_text())
+    del record["stages"]["queries"]["decided"]["statements"]
+    (out / "align.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    assert align(model_folder, out, "--skip", "queries,before,teacher,train") == 1
+    assert "holds no tables of an earlier call. Leave it out" in capsys.readouterr().err
+
+
 # Translation
+
+
+def test_a_language_that_no_table_has_needs_a_translator(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert align(model_folder, tmp_path / "out", "--languages", "fil") == 1
+    error = capsys.readouterr().err
+    assert "builtin:statements lacks fil" in error
+    assert "those that ship need a translator" in error
 
 
 @pytest.fixture

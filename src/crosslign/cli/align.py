@@ -35,7 +35,7 @@ def add_commands(commands: Any) -> None:
     align.add_argument("model", metavar="MODEL", help="hub id, folder or .gguf file")
     align.add_argument("--languages", required=True, type=comma_list, metavar="sw,jv,...", help="to align in")
     align.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of all that is made")
-    align.add_argument("--hours", type=float, metavar="N", help="time to train and evaluate in (default: 240 steps)")
+    align.add_argument("--hours", type=float, metavar="N", help="time to train and evaluate in (default: 160 steps)")
     align.add_argument("--skip", type=comma_list, action="extend", default=[], metavar="STAGE,...", help="leave it out")
     align.add_argument("--overwrite", action="store_true", help="make stages anew that had other settings")
     group = align.add_argument_group("queries")

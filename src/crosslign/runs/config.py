@@ -157,7 +157,8 @@ class TeacherConfig(Section):
 
 class TableConfig(Section):
     path: str
-    """CSV, TSV, JSONL, Parquet or Excel file, hub dataset id, or builtin:NAME (demo, benign, benign-heldout)."""
+    """CSV, TSV, JSONL, Parquet or Excel file, hub dataset id, or builtin:NAME (demo, benign,
+    benign-heldout, statements)."""
     columns: dict[str, str] = {}
     """Columns with other names: {en: prompt, id: row_id, label: kind}."""
     label: Label = "unlabelled"

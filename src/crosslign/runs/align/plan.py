@@ -152,7 +152,7 @@ def length_of(steps: int, evaluations: int = EVALUATIONS) -> Length:
 
 
 def length_section(length: Length, languages: int) -> dict[str, Any]:
-    """What a recipe says of a length. No more rows are read than so many steps can use, so that the gate tries all."""
+    """What a recipe says of a length. No more rows of a table are read than so many steps can use."""
     rows = max(math.ceil(length.steps * BATCH / languages), 2 * BATCH)
     training = {"max_steps": length.steps, "warmup_steps": length.steps // 10, "save_steps": length.every}
     return {"training": training, "evaluation": {"every_steps": length.every}, "rows": rows}

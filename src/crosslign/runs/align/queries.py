@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ def read_sources(wanted: Wanted) -> Sources:
             names = "; ".join(f"{name} lacks {', '.join(codes)}" for name, codes in lacks.items())
             raise CrosslignError(
                 f"--translator: {names}, and no translator is named. Name one, for example --translator seq2seq (see "
-                "crosslign translate --help), or give tables with these columns (--queries, --benign)."
+                "crosslign translate --help). The tables of --queries and --benign may have these columns; those that "
+                "ship need a translator."
             )
         settings = TranslatorSettings(url=wanted.translator_url)
         translator = translators.from_spec(wanted.translator, Translator, settings=settings)
@@ -167,11 +168,14 @@ def make_tables(wanted: Wanted, sources: Sources, folder: Path, announce: Announ
     write_rows(folder / TRAIN, queries, kept, languages)
     write_rows(folder / HELD_OUT, queries, held_out, languages)
     write_rows(folder / HARMLESS, benign, by_chance(benign.rows), languages)
-    write_rows(folder / TOLD, statements, by_chance(statements.rows), languages)
+    # No id of a user's table may be one of these.
+    own = [replace(row, id=f"{STATEMENTS}/{row.id}") for row in by_chance(statements.rows)]
+    write_rows(folder / TOLD, statements, own, languages)
     tasks = [f"table:harmful:{folder / HELD_OUT}"]
     tasks.append(BENIGN_HELDOUT if measured is sources.measured else f"table:benign:{measured.name}")
     train, harmless, told = (str(folder / name) for name in (TRAIN, HARMLESS, TOLD))
-    return Tables(train, harmless, told, tasks, _said(wanted, sources, kept, held_out, benign))
+    said = _said(wanted, sources, kept, held_out, (len(benign.rows), len(statements.rows)))
+    return Tables(train, harmless, told, tasks, said)
 
 
 def by_chance(rows: Sequence[Row]) -> list[Row]:
@@ -220,13 +224,13 @@ def write_rows(path: Path, table: QueryTable, rows: Sequence[Row], languages: Se
 
 
 def _said(
-    wanted: Wanted, sources: Sources, kept: Sequence[Row], held_out: Sequence[Row], benign: QueryTable
+    wanted: Wanted, sources: Sources, kept: Sequence[Row], held_out: Sequence[Row], harmless: tuple[int, int]
 ) -> list[str]:
     harmful = sum(row.label == "harmful" for row in kept)
     lines = [
         f"{wanted.queries}: {harmful} harmful rows to train on, {len(held_out)} others to measure with (--holdout), "
-        f"{len(kept) - harmful} rows of other labels to train on. {wanted.benign}: {len(benign.rows)} harmless rows to "
-        f"train on (--benign), and {len(sources.statements.rows)} statements. Over-refusal is measured on "
+        f"{len(kept) - harmful} rows of other labels to train on. {wanted.benign}: {harmless[0]} harmless rows to "
+        f"train on (--benign), and {harmless[1]} statements. Over-refusal is measured on "
         f"{BENIGN_HELDOUT}."
     ]
     if harmful + len(held_out) < FEW:

@@ -193,11 +193,10 @@ class _Alignment:
         decided = self.kept.stage("queries", inputs, make)
         if decided is None:
             before = self.kept.stages.get("queries")
-            if before is None or not before.finished:
+            if before is None or not before.finished or not before.decided.keys() >= {*TRAINED}:  # an earlier version's
                 raise CrosslignError(f"--skip queries: {folder} holds no tables of an earlier call. Leave it out.")
             decided = before.decided
-        # An earlier version made no statements.
-        train, harmless, statements = (decided.get(name, name) for name in TRAINED)
+        train, harmless, statements = (decided[name] for name in TRAINED)
         files = [Path(train), Path(harmless), Path(statements), folder / HELD_OUT]
         if missing := [str(file) for file in files if not file.is_file()]:
             raise CrosslignError(f"{missing[0]}: is gone. Use --overwrite to make the tables anew.")
@@ -291,7 +290,7 @@ class _Alignment:
             section = plan.length_section(length, len(languages) + 1)
             rows = section.pop("rows")
             tables = [{**table, "limit": rows} for table in self.raw["data"]["tables"]]
-            self.raw = merged(merged(self.raw, section), {"data": {"tables": tables}, "gate": {"queries": rows}})
+            self.raw = merged(merged(self.raw, section), {"data": {"tables": tables}})
             write_atomically(self.out / RECIPE, dump(self._config()))
             return {"raw": self.raw}, [said, why, text.recipe(self._config(), self.out / RECIPE)]
 

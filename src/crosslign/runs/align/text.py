@@ -64,10 +64,12 @@ def recipe(config: RunConfig, place: Path) -> str:
     drop = ", ".join(config.gate.drop) if config.gate is not None else ""
     dropped = f"rows whose teacher is {drop} are dropped" if drop else "no row is dropped"
     unchanged = ", ".join(config.teacher.unchanged) or "nothing"
-    teacher = f"template {config.teacher.template}, temperature {config.teacher.temperature:g}"
+    own = ", but for statements, whose teacher is told that they are harmless"
+    told = own if any(table.teacher is not None for table in config.data.tables) else ""
+    teacher = f"template {config.teacher.template}, temperature {config.teacher.temperature:g} of harmful queries"
     return (
         f"Recipe: {config.strategy.name}, {teacher}, {' '.join(config.data.languages or ())}; "
-        f"{dropped}; unchanged: {unchanged}. It stands in {place}; every key is a flag."
+        f"{dropped}; unchanged: {unchanged}{told}. It stands in {place}; every key is a flag."
     )
 
 
