@@ -19,7 +19,7 @@ LANGUAGES = ("en", "zh", "es", "ar", "hi", "bn", "vi", "th", "ind", "sw", "jv", 
 SCRIPTS = {"zh": "CJK", "ar": "ARABIC", "hi": "DEVANAGARI", "bn": "BENGALI", "th": "THAI", "ru": "CYRILLIC"}
 PLACEHOLDER = re.compile(r"[{}<>\[\]]|\b(TODO|XXX|lorem)\b|\.\.\.|…|\ufffd")
 STATEMENTS = "builtin:statements"
-ROWS = {"builtin:benign": 174, "builtin:benign-heldout": 96, STATEMENTS: 128}
+ROWS = {"builtin:benign": 174, "builtin:benign-heldout": 96, STATEMENTS: 256}
 TABLES: dict[str, QueryTable] = {name: require_table(TableSpec(name), "en", None) for name in ROWS}
 EVERY_ROW = [row for table in TABLES.values() for row in table.rows]
 
@@ -47,6 +47,7 @@ def test_a_table_is_complete_and_benign_and_a_third_of_the_requests_looks_harmfu
 def test_the_tables_share_no_row_and_no_text_and_no_language_repeats_one() -> None:
     ids = [row.id for row in EVERY_ROW]
     assert sorted(id for id in ids if id.startswith("benign")) == [f"benign-{number:03d}" for number in range(1, 271)]
+    assert sorted(id for id in ids if id.startswith("statement")) == [f"statement-{n:03d}" for n in range(1, 257)]
     assert len(set(ids)) == len(ids)
     texts = Counter(plain(text) for row in EVERY_ROW for text in row.texts.values())
     assert [text for text, times in texts.items() if times > 1] == []

@@ -385,7 +385,7 @@ def test_the_gate_tries_every_row_and_no_id_of_a_user_is_in_the_way(model_folder
     """With many languages a table is cut to fewer rows than all tables have together."""
     demo = require_table(TableSpec("builtin:demo"), "en", None).rows
     languages = ("sw", "vi", "ar", "bn", "zh", "es")
-    queries = [{"id": f"st-{n:03d}", "label": row.label, **row.texts} for n, row in enumerate(demo, 1)]
+    queries = [{"id": f"statement-{n:03d}", "label": row.label, **row.texts} for n, row in enumerate(demo, 1)]
     table, out = write_csv(tmp_path / "own.csv", queries), tmp_path / "out"
     flags = ["--student.max_length", "4000", "--teacher.max_length", "8000", "--training.use_cpu", "true"]
     rest = ["--queries", str(table), "--languages", ",".join(languages), "--out", str(out), *flags]
@@ -394,7 +394,7 @@ def test_the_gate_tries_every_row_and_no_id_of_a_user_is_in_the_way(model_folder
     read = sum(min(table.limit or 0, len(rows_of(Path(table.path)))) for table in made.data.tables)
     assert made.data.tables[0].limit < read <= made.gate.queries
     ids = [row["id"] for row in rows_of(out / "queries" / "statements.csv")]
-    assert all(id.startswith("builtin:statements/st-") for id in ids)
+    assert all(id.startswith("builtin:statements/statement-") for id in ids)
 
 
 def test_tables_of_an_earlier_version_are_not_gone_on_with(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
