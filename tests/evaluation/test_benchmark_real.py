@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from benchmarks import real, real_rows, real_tables
-from benchmarks.real_variants import BASE, BEST, CONTEXTS, EXPLORED, FIRST, PLANNED, VARIANTS
+from benchmarks.real_variants import BASE, BEST, CONTEXTS, EXPLORED, FIRST, PLANNED, TOLD, VARIANTS
 from benchmarks.real_verdicts import Cell, Verdicts
 from conftest import write_csv
 from evaluations import Table, task
@@ -567,6 +567,24 @@ def test_a_change_is_paired_with_the_best_of_its_own_seed(tmp_path: Path) -> Non
     assert [line.split("|")[2].strip() for line in lines] == ["1"] * 3
     assert "+0.0 [" in lines[0]  # less the base model
     assert "+100.0 [" in lines[1]  # less the best of seed 1
+
+
+def test_how_the_first_recipe_was_found_is_compared_with_it_and_a_recipe_of_older_code_is_shown(tmp_path: Path) -> None:
+    def cell(name: str, seed: int | None) -> Cell:
+        letters = {"harmful": {"sw": "u"}, "benign": {"sw": "r"}}
+        return Cell(name, seed, "x", letters, {"harmful": {"sw": "="}, "benign": {"sw": "="}}, read=letters)
+
+    kept = Verdicts(tmp_path / "v", {kind: [["a", ""]] for kind in ("harmful", "benign")}, ["sw"])
+    kept.cells = [cell(BASE, None), *(cell(name, 0) for name in (BEST, FIRST, "harmful rows 10 %", "20 steps", TOLD))]
+    said = real_tables.report(kept)
+    for reference, inside, outside in (
+        (BEST, "20 steps", "harmful rows 10 %"),
+        (FIRST, "harmful rows 10 %", "20 steps"),
+    ):
+        table = said.split(f"Less `{reference}` of the same seed, English:\n\n")[1].split("\n\n")[0]
+        assert f"| {inside} |" in table
+        assert f"| {outside} |" not in table
+    assert f"`{TOLD}` by reading" in said
 
 
 def test_refusals_of_harmless_queries_are_counted_by_category(tmp_path: Path) -> None:
