@@ -56,7 +56,7 @@ def shipped(table: str) -> str:
 
 def settings(plan: Plan, name: str) -> str:
     """A digest of all that decides a cell's numbers but its seed, the model and the versions of libraries."""
-    raw = recipe(plan, VARIANTS.get(name, {}), 0, Path())
+    raw = recipe(plan, {} if name in CONTEXTS else VARIANTS[name], 0, Path())
     tables = raw["data"]["tables"]
     raw["data"]["tables"] = [{**table, "path": Path(table["path"]).name} for table in tables]
     raw["model"] = {**raw["model"], "path": ""}

@@ -8,9 +8,9 @@ from typing import Any
 
 BASE, BEST, FIRST = "base", "best", "first recipe"
 RECIPES = (BEST, FIRST)  # measured in all languages, and on fresh rows
-# Recipes between them, whose verdicts are kept. The teacher's temperature of TOLD was that of harmless requests too (the
-# code of commit d868d4a). ALONE learned from no harmless row that is written like the harmful ones, and the teacher of
-# English statements was not told that they are harmless (7a8986a). Neither is possible any more.
+# Recipes between them, whose verdicts are kept; today's code makes neither. TOLD (commit d868d4a): the teacher's
+# temperature was that of harmless requests too. ALONE (commit 7a8986a): no harmless rows were written like the harmful
+# ones, and the teacher of English statements was not told that they are harmless.
 TOLD = "told what is harmless, temperature 0.7, student's weights, 160 steps"
 ALONE = "statements alone"
 SHORT = "80 steps"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -353,3 +354,10 @@ def test_the_plan_names_the_gate(recipe: dict[str, Any], tmp_path: Path, capsys:
     assert "gate      flip rate of 50% or more on 20 queries a language, lexicon\n" in capsys.readouterr().err
     assert cli_train(tmp_path, {**recipe, "gate": {"drop": ["unsafe", "wrong_language"]}}, "--dry-run") == 0
     assert "20 queries a language, lexicon, drops unsafe, wrong_language\n" in capsys.readouterr().err
+
+
+def test_the_plan_names_the_teacher_of_a_table(recipe: dict[str, Any], tmp_path: Path, capsys: Capture) -> None:
+    tables = [*recipe["data"]["tables"], {"path": "builtin:statements", "teacher": "harmless"}]
+    assert cli_train(tmp_path, {**recipe, "data": {**recipe["data"], "tables": tables}}, "--dry-run") == 0
+    said = capsys.readouterr().err
+    assert re.search(r"teacher   \w+ template, judgement \w+; harmless for builtin:statements\n", said)

@@ -318,7 +318,8 @@ def test_what_the_gate_has_sampled_takes_no_time_of_the_training(
     wanted = Wanted(languages=("sw",))
     request = stages.AlignRequest("model", wanted, tmp_path, hours=60 / 3600, flags=flags)
     made = stages._Alignment(request, lambda said: None)
-    tables, judge = Tables("train.csv", "harmless.csv", "statements.csv", ["builtin:demo"], []), {"names": ["lexicon"]}
+    tables = Tables("train.csv", "harmless.csv", {"statements.csv": 2}, ["builtin:demo"], [])
+    judge = {"names": ["lexicon"]}
     made.raw = plan.first_recipe("model", tables, ["sw"], judge, str(tmp_path / "train"))
     assert made._length()[0].steps == steps
 
@@ -366,7 +367,7 @@ MEASURED = Path(__file__).parents[2] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
 
 
 def test_the_recipe_is_the_one_that_was_measured() -> None:
-    tables = Tables("train.csv", "harmless.csv", "statements.csv", [], [])
+    tables = Tables("train.csv", "harmless.csv", {"statements.csv": 40, "own_harmless.csv": 60}, [], [])
     own = plan.first_recipe("model", tables, ["sw"], {"names": ["lexicon"]}, "out")
     measured = read_recipe(MEASURED)
     for recipe in (own, measured):
@@ -397,11 +398,34 @@ def test_the_gate_tries_every_row_and_no_id_of_a_user_is_in_the_way(model_folder
     assert all(id.startswith("builtin:statements/statement-") for id in ids)
 
 
+@pytest.mark.parametrize("labels", [("harmful", "benign"), ("harmful",)])
+def test_the_teacher_of_harmless_rows_that_stand_beside_the_harmful_ones_is_told(
+    labels: tuple[str, ...], model_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    demo = require_table(TableSpec("builtin:demo"), "en", None).rows
+    own = {row.id: {"id": row.id, "label": row.label, **row.texts} for row in demo if row.label in labels}
+    table, out = write_csv(tmp_path / "mine.csv", [*own.values()]), tmp_path / "out"
+    assert align(model_folder, out, "--queries", str(table), "--skip", "before,teacher,train") == 0
+    tables = load_recipe(out / "recipe.yaml").data.tables
+    told = {Path(one.path).name: (one.teacher, one.weight) for one in tables[2:]}
+    trained = {row["id"]: row["label"] for one in tables for row in rows_of(Path(one.path)) if row["id"] in own}
+    hint = "may refuse harmless requests that are written like the harmful ones" in capsys.readouterr().err
+    if "benign" in labels:
+        assert told == {"statements.csv": ("harmless", 45.7), "own_harmless.csv": ("harmless", 4.3)}  # by rows: 256, 24
+        assert {row["label"] for row in rows_of(out / "queries" / "own_harmless.csv")} == {"benign"}
+    else:
+        assert told == {"statements.csv": ("harmless", 50)}
+    assert sorted(trained.values()) == ["benign"] * 24 * len(labels[1:]) + ["harmful"] * 12
+    assert {row["label"] for row in rows_of(Path(tables[0].path))} == {"harmful"}
+    assert hint == ("benign" not in labels)
+
+
 def test_tables_of_an_earlier_version_are_not_gone_on_with(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "out"
     assert align(model_folder, out, "--skip", "before,teacher,train") == 0
     record = json.loads((out / "align.json").read_text())
-    del record["stages"]["queries"]["decided"]["statements"]
+    decided = record["stages"]["queries"]["decided"]
+    decided["statements"], *_ = decided.pop("told")
     (out / "align.json").write_text(json.dumps(record))
     capsys.readouterr()
     assert align(model_folder, out, "--skip", "queries,before,teacher,train") == 1

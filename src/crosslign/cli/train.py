@@ -297,11 +297,13 @@ def _plan(run: Any) -> str:
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     length = f"{arguments.max_steps} steps" if arguments.max_steps > 0 else f"{arguments.num_train_epochs:g} epochs"
     tables = ", ".join(f"{t.name} ({len(t.rows)} rows)" for t in run.tables)
+    own = (f"; {entry.teacher} for {table.name}" for entry, table in zip(config.data.tables, run.tables, strict=True)
+           if entry.teacher is not None)  # fmt: skip
     lines = [
         ("model", f"{config.model.path} ({config.model.finetuning})"),
         ("queries", f"{tables} in {' '.join(run.languages)}"),
         ("method", _method(config)),
-        ("teacher", f"{template.name} template, judgement {template.judgement}"),
+        ("teacher", f"{template.name} template, judgement {template.judgement}{''.join(own)}"),
     ]
     if run.evaluation is not None:
         section = config.evaluation

@@ -21,7 +21,8 @@ MOST_STEPS = 400  # longer runs were never measured
 FEW_STEPS = 40  # shorter runs were never measured (docs/log.md)
 EVALUATIONS = 4  # while training
 TRIAL_STEPS = 3
-WEIGHTS = (10, 48, 42)  # of the queries, the harmless ones, and the statements, in %
+# Of the queries, the harmless ones, and those whose teacher is told that they are harmless, in %.
+WEIGHTS = (10, 40, 50)
 TEMPERATURE = 0.5  # of the teacher of harmful queries, where the output layer allows it
 FLIP_RATE = LITTLE / 100  # below which the gate does not train a language
 PROBE = 12  # rows a language: 11 that stay unsafe are fewer than FLIP_RATE by more than chance
@@ -35,13 +36,17 @@ def first_recipe(
     """The recipe before anything is measured."""
     everything = [SOURCE, *languages]
     harmful, harmless, told = WEIGHTS
+    rows = sum(tables.told.values())
     return {
         "model": {"path": model, "lora": {"r": 16, "alpha": 32, "target_modules": "all-linear"}},
         "data": {
             "tables": [
                 {"path": tables.train, "weight": harmful},
                 {"path": tables.harmless, "weight": harmless},
-                {"path": tables.statements, "weight": told, "teacher": "harmless"},
+                *(
+                    {"path": path, "weight": round(told * number / rows, 1), "teacher": "harmless"}
+                    for path, number in tables.told.items()
+                ),
             ],
             "source_language": SOURCE,
             "languages": everything,

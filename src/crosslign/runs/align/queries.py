@@ -26,8 +26,8 @@ SOURCE = "en"  # of the harmless queries that ship
 DEMO, BENIGN, STATEMENTS = "builtin:demo", "builtin:benign", "builtin:statements"
 FEW = 100  # harmful rows, below which a difference is hard to show
 MIN_HELD_OUT = 20  # where there are twice as many
-TRAIN, HELD_OUT, HARMLESS, TOLD = "train.csv", "heldout.csv", "harmless.csv", "statements.csv"
-TRAINED = ("train", "harmless", "statements")  # the fields of `Tables` that are trained on
+TRAIN, HELD_OUT, HARMLESS, TOLD, OWN = "train.csv", "heldout.csv", "harmless.csv", "statements.csv", "own_harmless.csv"
+TRAINED = ("train", "harmless", "told")  # the fields of `Tables` that are trained on
 
 
 @dataclass(frozen=True)
@@ -133,13 +133,15 @@ class Tables:
     """What the stage has made, for the recipe and for a person.
 
     Fields:
-        train, harmless, statements: tables to train on. tasks: to measure with.
+        train, harmless: tables to train on. told: those whose teacher is told that they are harmless, with their
+            numbers of rows: the statements, and harmless rows from where the harmful ones come from.
+        tasks: to measure with.
         said: lines for a person.
     """
 
     train: str
     harmless: str
-    statements: str
+    told: dict[str, int]
     tasks: list[str]
     said: list[str]
 
@@ -165,17 +167,21 @@ def make_tables(wanted: Wanted, sources: Sources, folder: Path, announce: Announ
     measured = whole(sources.measured, "benign_heldout")
     kept, held_out = split(queries.rows, wanted.holdout)
     _check_counts(kept, held_out, languages, wanted)
-    write_rows(folder / TRAIN, queries, kept, languages)
+    own = [row for row in kept if row.label == "benign"]
+    write_rows(folder / TRAIN, queries, [row for row in kept if row.label != "benign"], languages)
     write_rows(folder / HELD_OUT, queries, held_out, languages)
     write_rows(folder / HARMLESS, benign, by_chance(benign.rows), languages)
     # No id of a user's table may be one of these.
-    own = [replace(row, id=f"{STATEMENTS}/{row.id}") for row in by_chance(statements.rows)]
-    write_rows(folder / TOLD, statements, own, languages)
+    prefixed = [replace(row, id=f"{STATEMENTS}/{row.id}") for row in by_chance(statements.rows)]
+    write_rows(folder / TOLD, statements, prefixed, languages)
+    told = {str(folder / TOLD): len(prefixed)}
+    if own:
+        write_rows(folder / OWN, queries, own, languages)
+        told[str(folder / OWN)] = len(own)
     tasks = [f"table:harmful:{folder / HELD_OUT}"]
     tasks.append(BENIGN_HELDOUT if measured is sources.measured else f"table:benign:{measured.name}")
-    train, harmless, told = (str(folder / name) for name in (TRAIN, HARMLESS, TOLD))
     said = _said(wanted, sources, kept, held_out, (len(benign.rows), len(statements.rows)))
-    return Tables(train, harmless, told, tasks, said)
+    return Tables(str(folder / TRAIN), str(folder / HARMLESS), told, tasks, said)
 
 
 def by_chance(rows: Sequence[Row]) -> list[Row]:
@@ -226,13 +232,18 @@ def write_rows(path: Path, table: QueryTable, rows: Sequence[Row], languages: Se
 def _said(
     wanted: Wanted, sources: Sources, kept: Sequence[Row], held_out: Sequence[Row], harmless: tuple[int, int]
 ) -> list[str]:
-    harmful = sum(row.label == "harmful" for row in kept)
+    harmful, own = (sum(row.label == label for row in kept) for label in ("harmful", "benign"))
     lines = [
         f"{wanted.queries}: {harmful} harmful rows to train on, {len(held_out)} others to measure with (--holdout), "
-        f"{len(kept) - harmful} rows of other labels to train on. {wanted.benign}: {harmless[0]} harmless rows to "
-        f"train on (--benign), and {harmless[1]} statements. Over-refusal is measured on "
-        f"{BENIGN_HELDOUT}."
+        f"{own} harmless ones and {len(kept) - harmful - own} without a label to train on. {wanted.benign}: "
+        f"{harmless[0]} harmless rows to train on (--benign), and {harmless[1]} statements. "
+        f"Over-refusal is measured on {BENIGN_HELDOUT}."
     ]
+    if not own:
+        lines.append(
+            f"{wanted.queries} has no harmless rows. A model trained without any may refuse harmless requests that are "
+            "written like the harmful ones. Bring some from where these come from, labelled benign."
+        )
     if harmful + len(held_out) < FEW:
         lines.append(
             f"{harmful + len(held_out)} harmful rows are few: enough to see every part work, too few to show a small "

@@ -196,12 +196,12 @@ class _Alignment:
             if before is None or not before.finished or not before.decided.keys() >= {*TRAINED}:  # an earlier version's
                 raise CrosslignError(f"--skip queries: {folder} holds no tables of an earlier call. Leave it out.")
             decided = before.decided
-        train, harmless, statements = (decided[name] for name in TRAINED)
-        files = [Path(train), Path(harmless), Path(statements), folder / HELD_OUT]
+        train, harmless, told = (decided[name] for name in TRAINED)
+        files = [*map(Path, (train, harmless, *told)), folder / HELD_OUT]
         if missing := [str(file) for file in files if not file.is_file()]:
             raise CrosslignError(f"{missing[0]}: is gone. Use --overwrite to make the tables anew.")
         self.kept.tables = digest([file_sha256(file) for file in files])
-        return Tables(train, harmless, statements, list(decided["tasks"]), [])
+        return Tables(train, harmless, dict(told), list(decided["tasks"]), [])
 
     def _evaluate(self, config: RunConfig, out: str, source: ModelSource, adapter: str | None) -> Mapping[str, Any]:
         section = config.evaluation
