@@ -14,17 +14,16 @@ from statistics import NormalDist
 import numpy as np
 
 from benchmarks.real_variants import (
-    ALONE,
     BASE,
     BEST,
     CONTEXTS,
     EARLIER,
     EXPLORED,
     FIRST,
+    OLDER,
     PLANNED,
     RECIPES,
     SHORT,
-    TOLD,
     VARIANTS,
 )
 from benchmarks.real_verdicts import Cell, Rows, Verdicts
@@ -53,7 +52,7 @@ DIFFERENCES = (
     "right language",
     "harmful: right language",
 )
-TRAINED = (*VARIANTS, TOLD, ALONE)
+TRAINED = (*VARIANTS, *OLDER)
 # What changes of the recipe are compared with, and those that the first recipe was found by.
 REFERENCES: Mapping[str, Mapping[str, object]] = {BEST: PLANNED, SHORT: PLANNED, FIRST: EXPLORED, EARLIER: EXPLORED}
 READ = tuple(title for title in RATES if "right language" not in title)  # what a reader's labels are shown of

@@ -8,11 +8,12 @@ from typing import Any
 
 BASE, BEST, FIRST = "base", "best", "first recipe"
 RECIPES = (BEST, FIRST)  # measured in all languages, and on fresh rows
-# Recipes between them, whose verdicts are kept; today's code makes neither. TOLD (commit d868d4a): the teacher's
-# temperature was that of harmless requests too. ALONE (commit 7a8986a): no harmless rows were written like the harmful
-# ones, and the teacher of English statements was not told that they are harmless.
+# Recipes that today's code does not make, and whose verdicts are kept. TOLD (commit d868d4a): the teacher's temperature
+# was that of harmless requests too. IN_ENGLISH (commit f445c4d): 40 % of the weight on builtin:benign, 20 on the
+# statements, 30 on the harmful table's mild rows; the teacher of the last two was told in English too.
 TOLD = "told what is harmless, temperature 0.7, student's weights, 160 steps"
-ALONE = "statements alone"
+IN_ENGLISH = "statements and mild rows, told in English too"
+OLDER = (TOLD, IN_ENGLISH)
 SHORT = "80 steps"
 EARLIER = "plain teacher, harmful rows 10 %, 80 steps"  # before the first: some changes are one change of it
 
@@ -26,19 +27,18 @@ def tokens(number: int) -> dict[str, Any]:
 
 
 def harmless(percent: float) -> dict[str, Any]:
-    """The share of the weight on harmless rows, of all tables in the recipe's proportion."""
-    part = 10 * percent / (100 - percent) / 90  # the harmful rows' weight is 10
-    return {name: {"weight": part * weight} for name, weight in (("benign", 40), ("told", 20), ("mild", 30))}
+    """The share of the weight on harmless rows, of both tables in the recipe's proportion."""
+    weight = 10 * percent / (100 - percent)  # the harmful rows' is 10
+    return {"benign": {"weight": weight * 48 / 90}, "told": {"weight": weight * 42 / 90}}
 
 
-def first(weight: float = 130, **changes: Any) -> dict[str, Any]:
-    """The first recipe, with changes: no statements, and no teacher that is told anything. `weight` is that of harmless
-    rows, where the harmful ones' is 10."""
+def first(**changes: Any) -> dict[str, Any]:
+    """The first recipe, with changes: no statements, the milder rows of the harmful table in their place."""
     return {
         "objective": {"weighting": "dpsw"},
-        "benign": {"weight": weight / 2},
+        "benign": {"weight": 130},
         "told": {"weight": 0},
-        "mild": {"weight": weight / 2, "teacher": None},
+        "mild": True,
         **steps(240),
         **changes,
     }
@@ -48,14 +48,15 @@ def pairs(method: str, benign: float) -> dict[str, Any]:
     """The first recipe with a method that learns from pairs of answers, at a tenth of the rate; `benign` is the weight
     of harmless rows."""
     training = {"learning_rate": 3e-5, "max_steps": 80}
-    return first(benign, method={"name": method}, training=training)
+    return first(method={"name": method}, benign={"weight": benign}, training=training)
 
 
 PLAIN: dict[str, Any] = {"teacher": {"temperature": 1}}  # a teacher that is as sure as it is
 
 
-# Changes to the recipe. `benign` is about builtin:benign, `told` about the statements, `mild` about the harmful table's
-# harmless rows. `checkpoint` is measured in place of the last: the run evaluates while it trains.
+# Changes to the recipe. `benign` is about builtin:benign, `told` about the statements; with `mild`, the table's mild
+# rows take half of the weight of builtin:benign. `checkpoint` is measured in place of the last: the run evaluates while
+# it trains.
 ONE_THING: dict[str, dict[str, Any]] = {
     "on-policy": {"strategy": {"name": "on_policy"}},
     "mixed": {"strategy": {"name": "mixed"}},
@@ -64,9 +65,8 @@ ONE_THING: dict[str, dict[str, Any]] = {
     "harmless rows 20 %": harmless(20),
     "harmless rows 43 %": harmless(43),
     "no look-alikes": {"benign": {"where": {"category": ["everyday"]}}},
-    "no statements": {"mild": {"weight": 50}, "told": {"weight": 0}},
-    "no rows written like the harmful ones": {"mild": {"weight": 0}, "told": {"weight": 50}},
-    "a teacher that is told nothing": {"told": {"teacher": None}, "mild": {"teacher": None}},
+    "no statements": {"benign": {"weight": 90}, "told": {"weight": 0}},
+    "statements whose teacher is not told": {"told": {"teacher": None}},
     "LoRA on q and v": {"model": {"lora": {"target_modules": ["q_proj", "v_proj"]}}},
     "DPSW": {"objective": {"weighting": "dpsw"}},
     "uniform weights": {"objective": {"weighting": "uniform"}},
@@ -88,26 +88,26 @@ PLANNED: dict[str, dict[str, Any]] = {
 }
 # How the recipes were found, from the first one; some with one seed.
 EXPLORED: dict[str, dict[str, Any]] = {
-    EARLIER: first(**PLAIN, weight=90, **steps(80)),
+    EARLIER: first(**PLAIN, benign={"weight": 90}, **steps(80)),
     "plain teacher, uniform weights, harmful rows 10 %, 80 steps": first(
-        **PLAIN, objective={"weighting": "uniform"}, weight=90, **steps(80)
+        **PLAIN, objective={"weighting": "uniform"}, benign={"weight": 90}, **steps(80)
     ),
-    "plain teacher, harmful rows 10 %, 120 steps": first(**PLAIN, weight=90, **steps(120)),
+    "plain teacher, harmful rows 10 %, 120 steps": first(**PLAIN, benign={"weight": 90}, **steps(120)),
     "plain teacher, forward KL, uniform weights, harmful rows 20 %, 120 steps": first(
         **PLAIN,
         objective={"divergence": "forward_kl", "weighting": "uniform"},
-        weight=40,
+        benign={"weight": 40},
         **steps(120),
     ),
-    "harmful rows 10 %, 80 steps": first(weight=90, **steps(80)),
-    "harmful rows 10 %, 120 steps": first(weight=90, **steps(120)),
-    "harmful rows 6 %, 120 steps": first(weight=160, **steps(120)),
-    "harmful rows 10 %": first(weight=90),
+    "harmful rows 10 %, 80 steps": first(benign={"weight": 90}, **steps(80)),
+    "harmful rows 10 %, 120 steps": first(benign={"weight": 90}, **steps(120)),
+    "harmful rows 6 %, 120 steps": first(benign={"weight": 160}, **steps(120)),
+    "harmful rows 10 %": first(benign={"weight": 90}),
     "first recipe, on-policy, 80 steps": first(strategy={"name": "on_policy"}, **steps(80)),
-    "SFT, harmful rows 10 %, 80 steps": first(method={"name": "sft"}, weight=90, **steps(80)),
-    "SFT, harmful rows 25 %, 80 steps": first(method={"name": "sft"}, weight=30, **steps(80)),
-    "SFT, harmful rows 20 %, 120 steps": first(method={"name": "sft"}, weight=40, **steps(120)),
-    "SFT, harmful rows 25 %, 120 steps": first(method={"name": "sft"}, weight=30, **steps(120)),
+    "SFT, harmful rows 10 %, 80 steps": first(method={"name": "sft"}, benign={"weight": 90}, **steps(80)),
+    "SFT, harmful rows 25 %, 80 steps": first(method={"name": "sft"}, benign={"weight": 30}, **steps(80)),
+    "SFT, harmful rows 20 %, 120 steps": first(method={"name": "sft"}, benign={"weight": 40}, **steps(120)),
+    "SFT, harmful rows 25 %, 120 steps": first(method={"name": "sft"}, benign={"weight": 30}, **steps(120)),
     "DPO, rate 3e-5, harmful rows 25 %, 80 steps": pairs("dpo", 30),
     "DPO, rate 3e-5, harmful rows 50 %, 80 steps": pairs("dpo", 10),
     "MPO, rate 3e-5, harmful rows 50 %, 80 steps": pairs("mpo", 10),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from benchmarks import real, real_rows, real_tables
-from benchmarks.real_variants import ALONE, BASE, BEST, CONTEXTS, EXPLORED, FIRST, PLANNED, TOLD, VARIANTS
+from benchmarks.real_variants import BASE, BEST, CONTEXTS, EXPLORED, FIRST, OLDER, PLANNED, VARIANTS
 from benchmarks.real_verdicts import Cell, Verdicts
 from conftest import write_csv
 from evaluations import Table, task
@@ -395,20 +395,16 @@ def tables_of(made: real_rows.Plan, name: str) -> dict[str, tuple[float, str | N
 def test_which_rows_are_trained_on_and_who_is_told_that_a_request_is_harmless(tmp_path: Path) -> None:
     made = plan(tmp_path, table())
     real_rows.split(made)
-    shipped = {real_rows.TRAIN: (10, None), "builtin:benign": (40, None), "builtin:statements": (20, "harmless")}
-    assert tables_of(made, BEST) == {**shipped, real_rows.MILD: (30, "harmless")}
-    assert tables_of(replace(made, mild=()), BEST) == shipped
+    told = {"builtin:statements": (42, "harmless")}
+    assert tables_of(made, BEST) == {real_rows.TRAIN: (10, None), "builtin:benign": (48, None), **told}
     assert tables_of(made, FIRST) == {
         real_rows.TRAIN: (10, None),
         "builtin:benign": (65, None),
         real_rows.MILD: (65, None),
     }
-    assert tables_of(made, "no rows written like the harmful ones, 80 steps") == {
-        **shipped,
-        "builtin:statements": (50, "harmless"),
-    }
-    untold = tables_of(made, "a teacher that is told nothing, 80 steps")
-    assert [untold[name] for name in ("builtin:statements", real_rows.MILD)] == [(20, None), (30, None)]
+    assert tables_of(replace(made, mild=()), FIRST) == {real_rows.TRAIN: (10, None), "builtin:benign": (130, None)}
+    assert tables_of(made, "no statements, 80 steps") == {real_rows.TRAIN: (10, None), "builtin:benign": (90, None)}
+    assert tables_of(made, "statements whose teacher is not told, 80 steps")["builtin:statements"] == (42, None)
 
 
 @pytest.mark.parametrize("percent", [0, 20, 43])
@@ -418,7 +414,7 @@ def test_the_share_of_harmless_rows(tmp_path: Path, percent: int) -> None:
     name = f"harmless rows {percent} %" if percent else "no harmless rows"
     weights = {name: weight for name, (weight, _) in tables_of(made, f"{name}, 80 steps").items()}
     assert 100 * (1 - weights[real_rows.TRAIN] / sum(weights.values())) == pytest.approx(percent)
-    assert len(weights) == (4 if percent else 1)
+    assert len(weights) == (3 if percent else 1)
 
 
 @pytest.mark.parametrize(("file", "name"), [("a_fresh2.csv", "fresh2"), ("fresh.csv", "fresh"), ("train.csv", "fresh")])
@@ -441,8 +437,7 @@ def test_what_decides_a_cells_numbers_decides_whether_it_is_made_again(tmp_path:
         name: real.settings(replace(made, out=made.out, model="elsewhere", batch=9), name) for name in marks
     }
     # The model itself has not learned from any of them, in no context.
-    mild = {name for name in VARIANTS if real_rows.MILD in tables_of(made, name)}
-    assert mild != {*VARIANTS}
+    mild = {name for name in VARIANTS if VARIANTS[name].get("mild")}
     for part, learned in ((real_rows.TRAIN, {*VARIANTS}), (real_rows.MILD, mild)):
         file = made.out / part
         text = file.read_text()
@@ -580,10 +575,8 @@ def test_how_the_first_recipe_was_found_is_compared_with_it_and_a_recipe_of_olde
         return Cell(name, seed, "x", letters, {"harmful": {"sw": "="}, "benign": {"sw": "="}}, read=letters)
 
     kept = Verdicts(tmp_path / "v", {kind: [["a", ""]] for kind in ("harmful", "benign")}, ["sw"])
-    kept.cells = [
-        cell(BASE, None),
-        *(cell(name, 0) for name in (BEST, FIRST, "harmful rows 10 %", "20 steps", TOLD, ALONE)),
-    ]
+    names = (BEST, FIRST, "harmful rows 10 %", "20 steps", *OLDER)
+    kept.cells = [cell(BASE, None), *(cell(name, 0) for name in names)]
     said = real_tables.report(kept)
     for reference, inside, outside in (
         (BEST, "20 steps", "harmful rows 10 %"),
@@ -592,7 +585,7 @@ def test_how_the_first_recipe_was_found_is_compared_with_it_and_a_recipe_of_olde
         table = said.split(f"Less `{reference}` of the same seed, English:\n\n")[1].split("\n\n")[0]
         assert f"| {inside} |" in table
         assert f"| {outside} |" not in table
-    assert all(f"`{name}` by reading" in said for name in (TOLD, ALONE))
+    assert all(f"`{name}` by reading" in said for name in OLDER)
 
 
 def test_refusals_of_harmless_queries_are_counted_by_category(tmp_path: Path) -> None:
