@@ -468,11 +468,12 @@ def test_a_language_that_the_table_lacks_is_translated(
         lambda: ScriptedTranslator(lambda text, *_: text if text == bad else known[text]),
     )
     assert align(model_folder, out, *rest, "--translator", "people") == 0, capsys.readouterr().err
-    found = rows_of(out / "queries" / "train.csv") + rows_of(out / "queries" / "heldout.csv")
-    assert {row["en"]: row["sw"] for row in found} == {**known, bad: ""}
-    side = json.loads((out / "queries" / "train.csv.provenance.json").read_text())
-    assert side["languages"]["sw"]["translator"]["kind"] == "scripted"
-    assert not require_table(TableSpec(str(out / "queries" / "train.csv")), "en", None).provenance["edited_since"]
+    made = [out / "queries" / name for name in ("train.csv", "own_harmless.csv", "heldout.csv")]
+    assert {row["en"]: row["sw"] for path in made for row in rows_of(path)} == {**known, bad: ""}
+    for path in made:
+        side = json.loads(path.with_name(f"{path.name}.provenance.json").read_text())
+        assert side["languages"]["sw"]["translator"]["kind"] == "scripted"
+        assert not require_table(TableSpec(str(path)), "en", None).provenance["edited_since"]
 
 
 # Bad input
