@@ -431,6 +431,8 @@ def test_what_decides_a_cells_numbers_decides_whether_it_is_made_again(tmp_path:
     real_rows.split(made)
     marks = {name: real.settings(made, name) for name in (*VARIANTS, *CONTEXTS)}
     assert len(set(marks.values())) == len(marks)
+    with pytest.raises(KeyError):  # today's code does not make it, and a mark of the shipped recipe would be wrong
+        real.settings(made, OLDER[0])
     more = replace(made, watched=("zh",))  # only the base and the best are measured in them
     assert [name for name in marks if real.settings(more, name) != marks[name]] == [BEST, FIRST, BASE]
     assert marks == {
