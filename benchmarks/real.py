@@ -7,8 +7,9 @@
 The first table has the columns `id`, `category` and a language each, all of its rows being harmful (XSafety's, for
 example); another one may add languages to it (`id` and a language each). Of one category a part is trained on; the rest
 of it and a part of another are held out. Harmless queries are those that ship with the package: `builtin:benign` and
-`builtin:statements` are trained on, `builtin:benign-heldout` is not. The table's mild categories, written like the
-harmful ones, are trained on by `first recipe` and its changes alone.
+`builtin:statements` are trained on, `builtin:benign-heldout` is not. So are the table's mild categories, harmless rows
+that are written like the harmful ones. `--more` names further tables to train on (`id`, `label`, and what the others
+lack): harmful rows of other kinds, and harmless ones. Such tables were fresh once.
 
 `--plan` says what would be made, and in how many hours. Everything lies in one folder, a folder a cell (a change and a
 seed), and is made by `crosslign train` and `crosslign eval`. An interrupted call goes on where it stopped; several
@@ -219,8 +220,9 @@ def main() -> int:
         "--mild",
         nargs="*",
         default=["mental_health", "ethics_and_morality"],
-        help="categories of harmless rows, which `first recipe` and its changes train on as such",
+        help="categories of harmless rows, which are trained on as such",
     )
+    parser.add_argument("--more", nargs="*", type=Path, default=[], help="CSV: id, label and languages; trained on too")
     parser.add_argument("--validation", type=Path, help="CSV: id and a language each; rows to choose a checkpoint by")
     parser.add_argument("--fresh", type=Path, help="CSV: id, label and languages; rows that nothing was chosen by")
     parser.add_argument("--rows", type=int, default=110, help="rows to train on")
@@ -235,7 +237,7 @@ def main() -> int:
     only, seeds, plan_only = (arguments.pop(name) for name in ("only", "seeds", "plan"))
     if unknown := set(only) - {*VARIANTS, *CONTEXTS}:
         parser.error(f"unknown cells: {', '.join(sorted(unknown))}")
-    arguments |= {name: tuple(arguments[name]) for name in ("trained", "watched", "mild")}
+    arguments |= {name: tuple(arguments[name]) for name in ("trained", "watched", "mild", "more")}
     out = arguments["out"].absolute()
     plan = Plan(**{**arguments, "out": out, "verdicts": (arguments["verdicts"] or out / "verdicts.jsonl").absolute()})
     try:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_rows import HELD_OUT, MILD, REQUESTS, STATEMENTS, TRAIN, VALIDATION, Plan
+from benchmarks.real_rows import HARMFUL, HARMLESS, HELD_OUT, MILD, TRAIN, VALIDATION, Plan
 from benchmarks.real_variants import CONTEXTS, VARIANTS
 from crosslign.data.load import TableSpec, require_table
 from crosslign.evaluation.judges.lexicon import RULES_VERSION
@@ -17,6 +17,7 @@ from crosslign.storage import digest
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
 BENIGN = "builtin:benign-heldout"
+OWN = ("harmful", "benign", "told", "mild", "more", "checkpoint")  # keys of a variant that are not the recipe's
 # While training: the recipe's `evaluation` of the variant that keeps the best checkpoint.
 WATCH: dict[str, Any] = {
     "limit": None,
@@ -29,15 +30,16 @@ WATCH: dict[str, Any] = {
 
 def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> dict[str, Any]:
     """The shipped recipe with the plan's model, tables and languages, and a variant's changes."""
-    own = ("benign", "told", "mild", "checkpoint")
-    raw = merged(read_recipe(RECIPE), {key: value for key, value in changes.items() if key not in own})
-    harmful, benign, told = raw["data"]["tables"]
-    benign, told = {**benign, **changes.get("benign", {})}, {**told, **changes.get("told", {})}
-    requests = [benign]
-    if changes.get("mild") and plan.mild:  # they share the weight
-        half = {**benign, "weight": benign["weight"] / 2}
-        requests = [half, {**half, "path": str(plan.out / MILD)}]
-    tables = [{**harmful, "path": str(plan.out / TRAIN)}, *(one for one in (*requests, told) if one["weight"])]
+    raw = merged(read_recipe(RECIPE), {key: value for key, value in changes.items() if key not in OWN})
+    harmful, benign, told, mild = raw["data"]["tables"]
+    own = {"benign": benign, "told": told}
+    more = changes.get("more", True)
+    if plan.mild or (more and plan.more):
+        own["mild"] = {**mild, "path": str(plan.out / (HARMLESS if more else MILD))}
+    harmless = ({**table, **changes.get(name, {})} for name, table in own.items())
+    path = str(plan.out / (HARMFUL if more else TRAIN))
+    harmful = {**harmful, **changes.get("harmful", {}), "path": path}
+    tables = [harmful, *(table for table in harmless if table["weight"])]
     if "checkpoint" in changes:
         tasks = [f"table:{plan.out / VALIDATION}"]
         raw["evaluation"] = {**WATCH, "tasks": tasks, "languages": ["en", *plan.trained]}
@@ -60,7 +62,8 @@ def shipped(table: str) -> str:
 def settings(plan: Plan, name: str) -> str:
     """A digest of all that decides a cell's numbers but its seed, the model and the versions of libraries."""
     raw = recipe(plan, {} if name in CONTEXTS else VARIANTS[name], 0, Path())
-    raw["data"]["tables"] = [{**table, "path": Path(table["path"]).name} for table in raw["data"]["tables"]]
+    tables = raw["data"]["tables"]
+    raw["data"]["tables"] = [{**table, "path": Path(table["path"]).name} for table in tables]
     raw["model"] = {**raw["model"], "path": ""}
     raw = {key: value for key, value in raw.items() if key not in ("output_dir", "cache_dir")}
     raw["gate"] = {key: value for key, value in raw["gate"].items() if key != "probe"}  # all rows are tried after it
@@ -76,8 +79,6 @@ def settings(plan: Plan, name: str) -> str:
     if name in CONTEXTS:  # nothing was learned there, whatever the recipe says
         template, length = CONTEXTS[name], raw["teacher"]["max_judgement_length"]
         return digest(measured if template is None else [measured, template_settings(template, length)])[:16]
-    if VARIANTS[name].get("mild"):
-        learned = [text(TRAIN), text(MILD), shipped(REQUESTS)]
-    else:
-        learned = [text(TRAIN), shipped(REQUESTS), shipped(STATEMENTS)]
+    paths = [table["path"] for table in tables]
+    learned = [shipped(path) if path.startswith("builtin:") else text(path) for path in paths]
     return digest([measured, learned, raw])[:16]

@@ -16,6 +16,7 @@ from crosslign.storage import digest, write_atomically
 from crosslign.types import CrosslignError
 
 TRAIN, MILD, HELD_OUT, VALIDATION = "train.csv", "mild.csv", "heldout.csv", "validation.csv"
+HARMFUL, HARMLESS = "harmful.csv", "harmless.csv"  # TRAIN and MILD with the rows of further tables
 REQUESTS, STATEMENTS = "builtin:benign", "builtin:statements"  # harmless rows that are trained on
 
 
@@ -31,6 +32,7 @@ class Plan:
     category: str
     other: str
     mild: tuple[str, ...]
+    more: tuple[Path, ...]
     validation: Path | None
     fresh: Path | None
     rows: int
@@ -67,7 +69,8 @@ class Plan:
 
 def split(plan: Plan, *, only_say: bool = False) -> None:
     """Write the rows to train on, those held out, those to choose a checkpoint by, and the fresh ones; which is which
-    depends on ids alone.
+    depends on ids alone. Of the further tables to train on (`plan.more`), rows of the category that is only held out
+    are left out.
 
     Raises CrosslignError if a row or a text, in any language, would be in two of them, for too few rows, and where the
     folder holds other rows that a call may be working with: with `only_say`, or if there is a cell.
@@ -95,14 +98,17 @@ def split(plan: Plan, *, only_say: bool = False) -> None:
                 f"{plan.other!r} that have all languages. Take fewer: {flag} {len(found)}."
             )
     mild = [row for category in plan.mild for row in of(category)]
-    trained = [*train, *mild, *shipped_rows()]
+    known, watched, codes = {row["id"]: row for row in rows}, [], ("en", *plan.trained)
+    more = [row for path in plan.more for row in whole(path, plan, known, codes) if row["category"] != plan.other]
+    harmful, harmless = ([row for row in more if row["label"] == label] for label in ("harmful", "benign"))
+    trained = [*train, *mild, *more, *shipped_rows()]
     check_apart(trained, held_out, plan.languages, "trained on", "held out")
     write_table(plan.out / TRAIN, train, plan.languages, fixed=fixed)
     write_table(plan.out / MILD, mild, plan.languages, fixed=fixed)
     write_table(plan.out / HELD_OUT, held_out, plan.languages, fixed=fixed)
-    known, watched = {row["id"]: row for row in rows}, []
+    write_table(plan.out / HARMFUL, [*train, *harmful], codes, fixed=fixed)
+    write_table(plan.out / HARMLESS, [*mild, *harmless], codes, fixed=fixed)
     if plan.validation is not None:
-        codes = ("en", *plan.trained)
         watched = whole(plan.validation, plan, known, codes)
         check_apart(trained, watched, codes, "trained on", "chosen by")
         check_apart(watched, held_out, codes, "chosen by", "held out")
@@ -111,7 +117,7 @@ def split(plan: Plan, *, only_say: bool = False) -> None:
         fresh = whole(plan.fresh, plan, known, plan.languages)
         check_apart(trained, fresh, plan.languages, "trained on", "fresh")
         check_apart(held_out, fresh, plan.languages, "held out", "fresh")
-        check_apart(watched, fresh, ("en", *plan.trained), "chosen by", "fresh")
+        check_apart(watched, fresh, codes, "chosen by", "fresh")
         write_table(plan.fresh_rows, fresh, plan.languages, fixed=fixed)
 
 

@@ -8,12 +8,15 @@ from typing import Any
 
 BASE, BEST, FIRST = "base", "best", "first recipe"
 RECIPES = (BEST, FIRST)  # measured in all languages, and on fresh rows
-# Recipes that today's code does not make, and whose verdicts are kept. TOLD (commit d868d4a): the teacher's temperature
-# was that of harmless requests too. IN_ENGLISH (commit f445c4d): 40 % of the weight on builtin:benign, 20 on the
-# statements, 30 on the harmful table's mild rows; the teacher of the last two was told in English too.
+# Recipes between them, whose verdicts are kept; today's code makes none of them. TOLD (commit d868d4a): the teacher's
+# temperature was that of harmless requests too. ALONE (commit b5e4fdd): harmful rows of one kind with 10 % of the
+# weight, 48 % on builtin:benign, 42 on the statements, no harmless rows written like the harmful ones. IN_ENGLISH
+# (commit f445c4d): harmful rows of one kind; 10, 40, 20 and 30 %; the teacher of the last two was told in English
+# too.
 TOLD = "told what is harmless, temperature 0.7, student's weights, 160 steps"
+ALONE = "statements alone"
 IN_ENGLISH = "statements and mild rows, told in English too"
-OLDER = (TOLD, IN_ENGLISH)
+OLDER = (TOLD, ALONE, IN_ENGLISH)
 SHORT = "80 steps"
 EARLIER = "plain teacher, harmful rows 10 %, 80 steps"  # before the first: some changes are one change of it
 
@@ -27,18 +30,21 @@ def tokens(number: int) -> dict[str, Any]:
 
 
 def harmless(percent: float) -> dict[str, Any]:
-    """The share of the weight on harmless rows, of both tables in the recipe's proportion."""
-    weight = 10 * percent / (100 - percent)  # the harmful rows' is 10
-    return {"benign": {"weight": weight * 48 / 90}, "told": {"weight": weight * 42 / 90}}
+    """The share of the weight on harmless rows, of all tables in the recipe's proportion."""
+    part = 15 * percent / (100 - percent) / 85  # the harmful rows' weight is 15
+    return {name: {"weight": part * weight} for name, weight in (("benign", 40), ("told", 15), ("mild", 30))}
 
 
-def first(**changes: Any) -> dict[str, Any]:
-    """The first recipe, with changes: no statements, the milder rows of the harmful table in their place."""
+def first(weight: float = 130, **changes: Any) -> dict[str, Any]:
+    """The first recipe, with changes: harmful rows of one kind, no statements, and no teacher that is told anything.
+    `weight` is that of harmless rows, where the harmful ones' is 10."""
     return {
+        "more": False,
+        "harmful": {"weight": 10},
         "objective": {"weighting": "dpsw"},
-        "benign": {"weight": 130},
+        "benign": {"weight": weight / 2},
         "told": {"weight": 0},
-        "mild": True,
+        "mild": {"weight": weight / 2, "teacher": None},
         **steps(240),
         **changes,
     }
@@ -48,25 +54,27 @@ def pairs(method: str, benign: float) -> dict[str, Any]:
     """The first recipe with a method that learns from pairs of answers, at a tenth of the rate; `benign` is the weight
     of harmless rows."""
     training = {"learning_rate": 3e-5, "max_steps": 80}
-    return first(method={"name": method}, benign={"weight": benign}, training=training)
+    return first(benign, method={"name": method}, training=training)
 
 
 PLAIN: dict[str, Any] = {"teacher": {"temperature": 1}}  # a teacher that is as sure as it is
 
 
-# Changes to the recipe. `benign` is about builtin:benign, `told` about the statements; with `mild`, the table's mild
-# rows take half of the weight of builtin:benign. `checkpoint` is measured in place of the last: the run evaluates while
-# it trains.
+# Changes to the recipe. `benign` is about builtin:benign, `told` about the statements, `mild` about the harmless rows
+# that are written like the harmful ones; without `more`, rows are those of the first table alone. `checkpoint` is
+# measured in place of the last: the run evaluates while it trains.
 ONE_THING: dict[str, dict[str, Any]] = {
     "on-policy": {"strategy": {"name": "on_policy"}},
     "mixed": {"strategy": {"name": "mixed"}},
     "no row filter": {"gate": {"drop": []}},
+    "harmful rows of one kind": {"more": False},
     "no harmless rows": harmless(0),
     "harmless rows 20 %": harmless(20),
     "harmless rows 43 %": harmless(43),
     "no look-alikes": {"benign": {"where": {"category": ["everyday"]}}},
-    "no statements": {"benign": {"weight": 90}, "told": {"weight": 0}},
-    "statements whose teacher is not told": {"told": {"teacher": None}},
+    "no statements": {"mild": {"weight": 45}, "told": {"weight": 0}},
+    "no rows written like the harmful ones": {"mild": {"weight": 0}, "told": {"weight": 45}},
+    "a teacher that is told nothing": {"told": {"teacher": None}, "mild": {"teacher": None}},
     "LoRA on q and v": {"model": {"lora": {"target_modules": ["q_proj", "v_proj"]}}},
     "DPSW": {"objective": {"weighting": "dpsw"}},
     "uniform weights": {"objective": {"weighting": "uniform"}},
@@ -79,35 +87,37 @@ ONE_THING: dict[str, dict[str, Any]] = {
 # what these cells are compared with.
 PLANNED: dict[str, dict[str, Any]] = {
     BEST: {},
-    FIRST: first(),
     "best checkpoint": {"checkpoint": "best"},
     SHORT: steps(80),
     **{f"{name}, {SHORT}": {**changes, **steps(80)} for name, changes in ONE_THING.items()},
     "20 steps": steps(20),
     "40 steps": steps(40),
 }
-# How the recipes were found, from the first one; some with one seed.
+# How the recipes were found, from the first one; some with one seed. Until commit b5e4fdd, which made the kept
+# verdicts, the temperature was not that of English harmful queries, since they are left unchanged: MSD's cells with a
+# surer teacher would be made anew.
 EXPLORED: dict[str, dict[str, Any]] = {
-    EARLIER: first(**PLAIN, benign={"weight": 90}, **steps(80)),
+    FIRST: first(),
+    EARLIER: first(**PLAIN, weight=90, **steps(80)),
     "plain teacher, uniform weights, harmful rows 10 %, 80 steps": first(
-        **PLAIN, objective={"weighting": "uniform"}, benign={"weight": 90}, **steps(80)
+        **PLAIN, objective={"weighting": "uniform"}, weight=90, **steps(80)
     ),
-    "plain teacher, harmful rows 10 %, 120 steps": first(**PLAIN, benign={"weight": 90}, **steps(120)),
+    "plain teacher, harmful rows 10 %, 120 steps": first(**PLAIN, weight=90, **steps(120)),
     "plain teacher, forward KL, uniform weights, harmful rows 20 %, 120 steps": first(
         **PLAIN,
         objective={"divergence": "forward_kl", "weighting": "uniform"},
-        benign={"weight": 40},
+        weight=40,
         **steps(120),
     ),
-    "harmful rows 10 %, 80 steps": first(benign={"weight": 90}, **steps(80)),
-    "harmful rows 10 %, 120 steps": first(benign={"weight": 90}, **steps(120)),
-    "harmful rows 6 %, 120 steps": first(benign={"weight": 160}, **steps(120)),
-    "harmful rows 10 %": first(benign={"weight": 90}),
+    "harmful rows 10 %, 80 steps": first(weight=90, **steps(80)),
+    "harmful rows 10 %, 120 steps": first(weight=90, **steps(120)),
+    "harmful rows 6 %, 120 steps": first(weight=160, **steps(120)),
+    "harmful rows 10 %": first(weight=90),
     "first recipe, on-policy, 80 steps": first(strategy={"name": "on_policy"}, **steps(80)),
-    "SFT, harmful rows 10 %, 80 steps": first(method={"name": "sft"}, benign={"weight": 90}, **steps(80)),
-    "SFT, harmful rows 25 %, 80 steps": first(method={"name": "sft"}, benign={"weight": 30}, **steps(80)),
-    "SFT, harmful rows 20 %, 120 steps": first(method={"name": "sft"}, benign={"weight": 40}, **steps(120)),
-    "SFT, harmful rows 25 %, 120 steps": first(method={"name": "sft"}, benign={"weight": 30}, **steps(120)),
+    "SFT, harmful rows 10 %, 80 steps": first(method={"name": "sft"}, weight=90, **steps(80)),
+    "SFT, harmful rows 25 %, 80 steps": first(method={"name": "sft"}, weight=30, **steps(80)),
+    "SFT, harmful rows 20 %, 120 steps": first(method={"name": "sft"}, weight=40, **steps(120)),
+    "SFT, harmful rows 25 %, 120 steps": first(method={"name": "sft"}, weight=30, **steps(120)),
     "DPO, rate 3e-5, harmful rows 25 %, 80 steps": pairs("dpo", 30),
     "DPO, rate 3e-5, harmful rows 50 %, 80 steps": pairs("dpo", 10),
     "MPO, rate 3e-5, harmful rows 50 %, 80 steps": pairs("mpo", 10),

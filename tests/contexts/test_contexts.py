@@ -259,17 +259,18 @@ def test_the_teacher_sees_what_the_student_sees_where_nothing_is_to_change(
                 contexts.check(query)
 
 
-def test_a_query_with_a_template_of_its_own_gets_it_unless_it_is_in_the_source_language() -> None:
+def test_a_query_with_a_template_of_its_own_gets_it_in_every_language() -> None:
     mine = replace(QUERY, label="benign")
     english = replace(mine, language="en", text=mine.source_text)
     other = replace(mine, id="other")
     told = load_teacher_template("harmless")
     contexts = builder(teacher="dialogue", unchanged=["benign", "source"], own={mine: told, english: told})
-    assert [contexts.is_unchanged(query) for query in (mine, english, other)] == [False, True, True]
+    assert [contexts.is_unchanged(query) for query in (mine, english, other)] == [False, False, True]
     assert not contexts.needs_judgement(mine)
     system, user = contexts.teacher(mine).messages
     assert "message is harmless. Reply to it in Swahili" in system.content
     assert user.content == mine.text
+    assert "Reply to it in English" in contexts.teacher(english).messages[0].content
     assert contexts.check(mine) == len(contexts.teacher(mine).token_ids)
 
 

@@ -40,7 +40,7 @@ def test_the_divergence_is_that_from_the_teachers_divided_logits(recipe: dict[st
         for row, rollout in enumerate(rollouts):
             tokens = list(rollout.completion.token_ids)
             changed = rollout.query.language == "sw"
-            sharpened = changed and rollout.query.label != "benign"
+            sharpened = rollout.query.label != "benign"
             log_p, log_q = (
                 (
                     made.student(torch.tensor([[*context.token_ids, *tokens]])).logits[
@@ -57,9 +57,13 @@ def test_the_divergence_is_that_from_the_teachers_divided_logits(recipe: dict[st
             )
             wanted = (log_p.exp() * (log_p - log_q)).sum(-1)  # the adapter is new, so the student is the teacher too
             torch.testing.assert_close(result.divergence[row][mask[row]], wanted, rtol=1e-3, atol=1e-5)
-            assert (wanted.abs().max() > 1e-3) == changed
+            assert (wanted.abs().max() > 1e-3) == (changed or sharpened)
     assert {r.query.language for r in rollouts} == {"sw", "en"}
-    assert {r.query.label for r in rollouts if r.query.language == "sw"} >= {"harmful", "benign"}
+    assert {(r.query.language, r.query.label) for r in rollouts} >= {
+        ("sw", "harmful"),
+        ("sw", "benign"),
+        ("en", "harmful"),
+    }
 
 
 def test_it_is_one_unless_asked_for(recipe: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ def plan(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> real_rows.
         "category": "a",
         "other": "b",
         "mild": ("c",),
+        "more": (),
         "validation": None,
         "fresh": None,
         "rows": 6,
@@ -151,6 +152,30 @@ def test_fresh_rows_have_labels_of_their_own(tmp_path: Path) -> None:
     made = plan(tmp_path, [*table(), *KNOWN], fresh=write_csv(tmp_path / "new.csv", FRESH))
     real_rows.split(made)
     assert read(made.fresh_rows) == [{**KNOWN[n], **FRESH[n]} for n in range(2)]
+
+
+def test_further_rows_to_train_on(tmp_path: Path) -> None:
+    """Harmful ones go with the harmful rows, harmless ones with the mild; those of the category that is only held out
+    go nowhere."""
+    other = {"id": "d2", "label": "harmful", "category": "b", "en": "en d2", "ar": "ar d2", "hi": "hi d2"}
+    given = write_csv(tmp_path / "more.csv", FRESH)
+    once = write_csv(tmp_path / "once.csv", [other])
+    made = plan(tmp_path, [*table(), *KNOWN], more=(given, once))
+    real_rows.split(made)
+
+    def ids(part: str) -> list[str]:
+        return [row["id"] for row in read(made.out / part)]
+
+    assert ids(real_rows.HARMFUL) == [*ids(real_rows.TRAIN), "d0"]
+    assert ids(real_rows.HARMLESS) == [*ids(real_rows.MILD), "d1"]
+    assert {row["label"] for row in read(made.out / real_rows.HARMFUL)} == {"harmful"}
+    assert {row["label"] for row in read(made.out / real_rows.HARMLESS)} == {"benign"}
+    used = read(made.out / real_rows.HELD_OUT)[0]
+    for row, says in (({**FRESH[1], "ar": used["ar"]}, "held out"), (FRESH[0], "fresh")):
+        write_csv(given, [row])
+        fresh = write_csv(tmp_path / "new.csv", FRESH[:1])
+        with pytest.raises(CrosslignError, match=f"is {says}, and its text in (ar|en) is trained on too"):
+            real_rows.split(replace(made, fresh=fresh))
 
 
 def test_a_label_of_the_first_table_decides_for_no_further_table(tmp_path: Path) -> None:
@@ -395,16 +420,28 @@ def tables_of(made: real_rows.Plan, name: str) -> dict[str, tuple[float, str | N
 def test_which_rows_are_trained_on_and_who_is_told_that_a_request_is_harmless(tmp_path: Path) -> None:
     made = plan(tmp_path, table())
     real_rows.split(made)
-    told = {"builtin:statements": (42, "harmless")}
-    assert tables_of(made, BEST) == {real_rows.TRAIN: (10, None), "builtin:benign": (48, None), **told}
+    shipped = {real_rows.HARMFUL: (15, None), "builtin:benign": (40, None), "builtin:statements": (15, "harmless")}
+    assert tables_of(made, BEST) == {**shipped, real_rows.HARMLESS: (30, "harmless")}
+    assert tables_of(replace(made, mild=()), BEST) == shipped
+    more = replace(made, mild=(), more=(tmp_path / "more.csv",))
+    assert tables_of(more, BEST) == tables_of(made, BEST)
+    assert tables_of(made, "harmful rows of one kind, 80 steps") == {
+        real_rows.TRAIN: (15, None),
+        "builtin:benign": (40, None),
+        "builtin:statements": (15, "harmless"),
+        real_rows.MILD: (30, "harmless"),
+    }
     assert tables_of(made, FIRST) == {
         real_rows.TRAIN: (10, None),
         "builtin:benign": (65, None),
         real_rows.MILD: (65, None),
     }
-    assert tables_of(replace(made, mild=()), FIRST) == {real_rows.TRAIN: (10, None), "builtin:benign": (130, None)}
-    assert tables_of(made, "no statements, 80 steps") == {real_rows.TRAIN: (10, None), "builtin:benign": (90, None)}
-    assert tables_of(made, "statements whose teacher is not told, 80 steps")["builtin:statements"] == (42, None)
+    assert tables_of(made, "no rows written like the harmful ones, 80 steps") == {
+        **shipped,
+        "builtin:statements": (45, "harmless"),
+    }
+    untold = tables_of(made, "a teacher that is told nothing, 80 steps")
+    assert [untold[name] for name in ("builtin:statements", real_rows.HARMLESS)] == [(15, None), (30, None)]
 
 
 @pytest.mark.parametrize("percent", [0, 20, 43])
@@ -413,8 +450,8 @@ def test_the_share_of_harmless_rows(tmp_path: Path, percent: int) -> None:
     real_rows.split(made)
     name = f"harmless rows {percent} %" if percent else "no harmless rows"
     weights = {name: weight for name, (weight, _) in tables_of(made, f"{name}, 80 steps").items()}
-    assert 100 * (1 - weights[real_rows.TRAIN] / sum(weights.values())) == pytest.approx(percent)
-    assert len(weights) == (3 if percent else 1)
+    assert 100 * (1 - weights[real_rows.HARMFUL] / sum(weights.values())) == pytest.approx(percent)
+    assert len(weights) == (4 if percent else 1)
 
 
 @pytest.mark.parametrize(("file", "name"), [("a_fresh2.csv", "fresh2"), ("fresh.csv", "fresh"), ("train.csv", "fresh")])
@@ -439,8 +476,10 @@ def test_what_decides_a_cells_numbers_decides_whether_it_is_made_again(tmp_path:
         name: real.settings(replace(made, out=made.out, model="elsewhere", batch=9), name) for name in marks
     }
     # The model itself has not learned from any of them, in no context.
-    mild = {name for name in VARIANTS if VARIANTS[name].get("mild")}
-    for part, learned in ((real_rows.TRAIN, {*VARIANTS}), (real_rows.MILD, mild)):
+    for part in (real_rows.TRAIN, real_rows.MILD, real_rows.HARMFUL, real_rows.HARMLESS):
+        learned = {name for name in VARIANTS if part in tables_of(made, name)}
+        assert learned
+        assert learned != {*VARIANTS}
         file = made.out / part
         text = file.read_text()
         file.write_text(text.replace('"', "'"))
@@ -458,7 +497,8 @@ def test_rates_and_paired_differences_of_kept_verdicts(tmp_path: Path) -> None:
             super().complete(queries, lambda rows: on_rows([{**row, **refusal} for row in rows]))
 
     made = plan(tmp_path, table(), trained=("sw",), queries=[tmp_path / "queries.csv"])
-    for name in (real_rows.TRAIN, real_rows.MILD, real_rows.HELD_OUT, real_rows.VALIDATION):
+    parts = (real_rows.TRAIN, real_rows.MILD, real_rows.HARMFUL, real_rows.HARMLESS)
+    for name in (*parts, real_rows.HELD_OUT, real_rows.VALIDATION):
         (made.out / name).write_text("x")
     tasks = [task("harmful", "harmful"), task("benign", "benign")]
     run_folder = made.cell(BEST, 0) / "run"

@@ -367,7 +367,7 @@ MEASURED = Path(__file__).parents[2] / "recipes" / "qwen2.5_coder_0.5b_cpu.yaml"
 
 
 def test_the_recipe_is_the_one_that_was_measured() -> None:
-    tables = Tables("train.csv", "harmless.csv", {"statements.csv": 256}, [], [])
+    tables = Tables("train.csv", "harmless.csv", {"statements.csv": 1, "own_harmless.csv": 2}, [], [])
     own = plan.first_recipe("model", tables, ["sw"], {"names": ["lexicon"]}, "out")
     measured = read_recipe(MEASURED)
     for recipe in (own, measured):
@@ -411,10 +411,10 @@ def test_the_teacher_of_harmless_rows_that_stand_beside_the_harmful_ones_is_told
     trained = {row["id"]: row["label"] for one in tables for row in rows_of(Path(one.path)) if row["id"] in own}
     hint = "may refuse harmless requests that are written like the harmful ones" in capsys.readouterr().err
     if "benign" in labels:
-        assert told == {"statements.csv": ("harmless", 38.4), "own_harmless.csv": ("harmless", 3.6)}  # by rows: 256, 24
+        assert told == {"statements.csv": ("harmless", 41.1), "own_harmless.csv": ("harmless", 3.9)}  # by rows: 256, 24
         assert {row["label"] for row in rows_of(out / "queries" / "own_harmless.csv")} == {"benign"}
     else:
-        assert told == {"statements.csv": ("harmless", 42)}
+        assert told == {"statements.csv": ("harmless", 45)}
     assert sorted(trained.values()) == ["benign"] * 24 * len(labels[1:]) + ["harmful"] * 12
     assert {row["label"] for row in rows_of(Path(tables[0].path))} == {"harmful"}
     assert hint == ("benign" not in labels)

@@ -55,8 +55,8 @@ class ContextBuilder:
     `tokenizer` needs `apply_chat_template`. A context over its role's `max_length` raises ContextOverflow: nothing is
     cut. The judgement uses the teacher's limit and options. Of queries that are `unchanged` (benign ones, those in the
     source language, or both) the teacher sees what the student sees: there it teaches what the model does already
-    (self-distillation without privileged information). `own` has queries whose teacher has a template of its own; they
-    are no benign ones that are unchanged.
+    (self-distillation without privileged information). `own` has queries whose teacher has a template of its own; these
+    are never unchanged.
     """
 
     def __init__(
@@ -97,9 +97,8 @@ class ContextBuilder:
 
     def is_unchanged(self, query: Query) -> bool:
         """Whether the teacher sees what the student sees."""
-        is_source = query.language == query.source_language
-        is_benign = query.label == "benign" and query not in self.own
-        return ("benign" in self.unchanged and is_benign) or ("source" in self.unchanged and is_source)
+        kinds = {"benign": query.label == "benign", "source": query.language == query.source_language}
+        return query not in self.own and any(kinds[kind] for kind in self.unchanged)
 
     def needs_judgement(self, query: Query) -> bool:
         return self.template_of(query).judgement == "generated" and not self.is_unchanged(query)

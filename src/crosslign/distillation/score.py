@@ -6,9 +6,9 @@ For a completion y of a query x with its source-language version x* and the judg
     p_T(. | x, x*, C, y_<t)    the frozen teacher after the teacher context
     loss = (1 / N) sum_i (1 / L_i) sum_t  w~_it D(p_S, p_T)_it
 
-Where the teacher sees more than the student, its logits may be divided by a temperature of its own, which the paper
-does not have: the student's are not, so below 1 the student learns to be surer than the teacher is. Not of benign
-queries: to be surer of harmless answers is to be surer of all text (docs/log.md).
+The teacher's logits may be divided by a temperature of its own, which the paper does not have: the student's are not,
+so below 1 the student learns to be surer than the teacher is. Not of benign queries: to be surer of harmless answers is
+to be surer of all text (docs/log.md).
 
 Hidden states are computed at the completion's positions alone, and the objective projects them (`crosslign.objective`).
 
@@ -112,11 +112,10 @@ class Scorer:
             return self.objective(hidden, padded, self.split.head(student), teacher_head, mask, sequences), mask
 
     def _sharpened(self, hidden: Tensor, rollout: Rollout) -> Tensor:
-        """States whose logits are those of `hidden` by the teacher's temperature."""
+        """States whose logits are those of `hidden` by the teacher's temperature; of a benign query, `hidden`."""
         if self.teacher_temperature == 1 or rollout.query.label == "benign":
             return hidden
-        unchanged = rollout.student_context.token_ids == rollout.teacher_context.token_ids
-        return hidden if unchanged else hidden / self.teacher_temperature
+        return hidden / self.teacher_temperature
 
     def in_forward(
         self,

@@ -144,7 +144,7 @@ class TeacherConfig(Section):
     label), those in the source language."""
     temperature: float = Field(1.0, ge=0.01, le=100)
     """Divides the teacher's logits in the loss, and not the student's: below 1 it is surer of what it says. Not of
-    benign queries (by their label), nor of those that are left unchanged."""
+    benign queries (by their label)."""
     max_length: int = Field(2048, ge=8, le=MOST_TOKENS)
     """Longest teacher context in tokens; independent of the student's."""
     max_judgement_length: Length = 128

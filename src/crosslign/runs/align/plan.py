@@ -22,7 +22,7 @@ FEW_STEPS = 40  # shorter runs were never measured (docs/log.md)
 EVALUATIONS = 4  # while training
 TRIAL_STEPS = 3
 # Of the queries, the harmless ones, and those whose teacher is told that they are harmless, in %.
-WEIGHTS = (10, 48, 42)
+WEIGHTS = (15, 40, 45)
 TEMPERATURE = 0.5  # of the teacher of harmful queries, where the output layer allows it
 FLIP_RATE = LITTLE / 100  # below which the gate does not train a language
 PROBE = 12  # rows a language: 11 that stay unsafe are fewer than FLIP_RATE by more than chance

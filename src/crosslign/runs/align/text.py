@@ -65,7 +65,7 @@ def recipe(config: RunConfig, place: Path) -> str:
     dropped = f"rows whose teacher is {drop} are dropped" if drop else "no row is dropped"
     unchanged = ", ".join(config.teacher.unchanged) or "nothing"
     own = [Path(table.path).name for table in config.data.tables if table.teacher is not None]
-    told = f", but in other languages the teacher of {' and '.join(own)} is told that these are harmless" if own else ""
+    told = f", but the teacher of {' and '.join(own)} is told that these are harmless" if own else ""
     teacher = f"template {config.teacher.template}, temperature {config.teacher.temperature:g} of harmful queries"
     return (
         f"Recipe: {config.strategy.name}, {teacher}, {' '.join(config.data.languages or ())}; "
