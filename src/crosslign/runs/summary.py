@@ -84,7 +84,7 @@ def divergence_table(metrics: Sequence[dict[str, Any]], probe: dict[str, dict[st
         column = "divergence" if key == "all" else f"divergence/{key}"
         cells = ("-", "-", "")
         if key in before and key in after:
-            # Of queries that are left unchanged it is 0 before, up to rounding: no change can be said in percent.
+            # Of benign queries that are left unchanged it is 0 before, up to rounding: no change in percent.
             first, last = (max(0.0, round(probed[key], 3)) for probed in (before, after))
             change = f"{100 * (after[key] / before[key] - 1):+.0f} %" if first else ""
             cells = (f"{first:.3f}", f"{last:.3f}", change)
