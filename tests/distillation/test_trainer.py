@@ -226,7 +226,7 @@ def test_benign_queries_have_no_judgement_where_the_teacher_sees_what_the_studen
         assert same == (rollout.query.label == "benign")
 
 
-def test_a_tables_own_teacher_holds_for_its_queries_in_target_languages_alone(recipe: dict[str, Any]) -> None:
+def test_a_tables_own_teacher_holds_for_its_queries_in_every_language(recipe: dict[str, Any]) -> None:
     recipe["teacher"]["unchanged"] = ["benign", "source"]
     recipe["data"]["tables"].append({"path": "builtin:benign", "teacher": "harmless", "limit": 6, "weight": 3})
     trainer = trainer_of({**recipe, "data": {**recipe["data"], "languages": ["sw", "en"]}})
@@ -239,9 +239,9 @@ def test_a_tables_own_teacher_holds_for_its_queries_in_target_languages_alone(re
     }
     for rollout, own in zip(trainer.collector.collect(queries, step=0), told, strict=True):
         query, teacher = rollout.query, rollout.teacher_context
-        told_so = "message is harmless. Reply to it in Swahili" in teacher.messages[0].content
-        assert told_so == (own and query.language == "sw")
-        unchanged = query.language == "en" or (query.label == "benign" and not own)
+        language = {"sw": "Swahili", "en": "English"}[query.language]
+        assert (f"message is harmless. Reply to it in {language}" in teacher.messages[0].content) == own
+        unchanged = not own and (query.language == "en" or query.label == "benign")
         assert (teacher.token_ids == rollout.student_context.token_ids) == unchanged
 
 
