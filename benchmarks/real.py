@@ -20,7 +20,7 @@ The change `best checkpoint` chooses a checkpoint by rows that are neither train
 a table of them (`id` and a language each; their English and their category are the first table's).
 
 `--fresh` names a table of rows that nothing was chosen by (`id`, `label`, and what the others lack): the model itself
-and the recipes are measured on them too, into a file of verdicts of their own (`..._fresh.jsonl`; of another
+and all trained cells are measured on them too, into a file of verdicts of their own (`..._fresh.jsonl`; of another
 table of them, rows_fresh2.csv, `..._fresh2.jsonl`).
 
 The verdicts, without the replies, are kept in one file (`--verdicts`). A cell that it holds with the same settings is
@@ -46,7 +46,7 @@ import yaml
 from benchmarks.real_recipe import BENIGN, WATCH, recipe, settings
 from benchmarks.real_rows import HELD_OUT, Plan, rows_of, split
 from benchmarks.real_tables import report
-from benchmarks.real_variants import BASE, BEST, CONTEXTS, PLANNED, RECIPES, VARIANTS
+from benchmarks.real_variants import BASE, BEST, CONTEXTS, PLANNED, VARIANTS
 from benchmarks.real_verdicts import Cell, Verdicts, of_evaluation
 from benchmarks.summary import machine
 from crosslign.evaluation.folder import read_folder
@@ -98,6 +98,11 @@ def train(plan: Plan, name: str, seed: int) -> Path:
         path.write_text(yaml.safe_dump(recipe(plan, VARIANTS[name], seed, folder), sort_keys=False), encoding="utf-8")
         call("crosslign.cli", "train", str(path), "--resume" if list(run.glob("checkpoint-*")) else "--overwrite")
     return run
+
+
+def adapter_of(plan: Plan, name: str, seed: int) -> str:
+    """What is measured of a cell: its trained run, or a checkpoint of it."""
+    return str(train(plan, name, seed) / VARIANTS[name].get("checkpoint", ""))
 
 
 def is_finished(run: Path) -> bool:
@@ -246,7 +251,7 @@ def main() -> int:
         failed = make(plan, contexts, variants, seeds, plan_only)
         if not plan_only:
             if plan.fresh is not None:
-                runs = [(name, seed) for name in RECIPES if name in only for seed in seeds]
+                runs = [(name, seed) for name in variants for seed in seeds]
                 failed |= measure_fresh(plan, [run for run in runs if run not in failed])
             write_atomically(out / "real.md", report(Verdicts.read(plan.verdicts)))
             print(out / "real.md")
@@ -273,7 +278,7 @@ def make(
     missing = {
         (name, seed): mark for name, seed in cells if kept.find(name, seed, mark := settings(plan, name)) is None
     }
-    fresh = missing_fresh(plan, [(name, seed) for name in RECIPES if name in variants for seed in seeds])
+    fresh = missing_fresh(plan, [(name, seed) for name in variants for seed in seeds])
     print(f"{len(cells) - len(missing)} cells are there. To make: {hours(plan, [*missing], [*fresh])}", flush=True)
     check_all(plan, missing, plan.out / HELD_OUT)
     check_all(of_fresh(plan), fresh, plan.fresh_rows)
@@ -297,7 +302,7 @@ def make(
         check_made(plan, name, seed, mark)
         languages, tasks = plan.measured(name), [f"table:{plan.out / HELD_OUT}", BENIGN]
         evaluation, template = plan.evaluation(name, seed), CONTEXTS.get(name)
-        adapter = "" if seed is None else str(train(plan, name, seed) / VARIANTS[name].get("checkpoint", ""))
+        adapter = "" if seed is None else adapter_of(plan, name, seed)
         evaluate(plan, evaluation, tasks, languages, adapter, template)
         if template is None:
             measure_text(plan, evaluation, languages, adapter)
@@ -345,9 +350,9 @@ def measure_fresh(plan: Plan, runs: Sequence[Key]) -> set[Key]:
         adapter = ""
         if seed is not None:
             check_made(plan, name, seed, settings(plan, name))
-            adapter = str(train(plan, name, seed))
+            adapter = adapter_of(plan, name, seed)
         evaluation = own.evaluation(name, seed)
-        evaluate(own, evaluation, [f"table:{plan.fresh_rows}"], plan.languages, adapter)
+        evaluate(own, evaluation, [f"table:{plan.fresh_rows}"], plan.measured(name), adapter)
         keep(own, name, seed, mark, evaluation)
 
     failed = each(missing_fresh(plan, runs), one, "fresh rows: ")

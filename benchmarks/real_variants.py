@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 BASE, BEST, FIRST = "base", "best", "first recipe"
-RECIPES = (BEST, FIRST)  # measured in all languages, and on fresh rows
+RECIPES = (BEST, FIRST)  # measured in all languages
 # Recipes between them, whose verdicts are kept; today's code makes none of them. TOLD (commit d868d4a): the teacher's
 # temperature was that of harmless requests too. ALONE (commit b5e4fdd): harmful rows of one kind with 10 % of the
 # weight, 48 % on builtin:benign, 42 on the statements, no harmless rows written like the harmful ones. IN_ENGLISH

@@ -225,14 +225,16 @@ def test_a_row_that_ships_and_is_trained_on_is_not_measured(tmp_path: Path, name
         real_rows.split(made)
 
 
-def test_the_best_runs_are_measured_on_fresh_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = plan(tmp_path, [*table(), *KNOWN], fresh=write_csv(tmp_path / "new.csv", FRESH))
+def test_trained_cells_are_measured_on_fresh_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = write_csv(tmp_path / "new.csv", FRESH)
+    made = plan(tmp_path, [*table(), *KNOWN], trained=("ar",), watched=("hi",), fresh=fresh)
     real_rows.split(made)
-    for seed in (0, 1):
-        run_folder = made.cell(BEST, seed) / "run"
+    cells = [(BEST, 0), (BEST, 1), ("best checkpoint", 0)]
+    for name, seed in cells:
+        run_folder = made.cell(name, seed) / "run"
         run_folder.mkdir(parents=True)
         (run_folder / "run.json").write_text('{"status": "finished", "seconds": 60}')
-        made.cell(BEST, seed).with_suffix(real.SETTINGS).write_text(real.settings(made, BEST))
+        made.cell(name, seed).with_suffix(real.SETTINGS).write_text(real.settings(made, name))
     calls = []
 
     def call(module: str, *flags: str) -> None:
@@ -243,12 +245,13 @@ def test_the_best_runs_are_measured_on_fresh_rows_once(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(real, "call", call)
     for _ in range(2):
-        real.measure_fresh(made, [(BEST, 0), (BEST, 1)])
+        real.measure_fresh(made, cells)
     table_task = f"table:{made.fresh_rows}"
     runs = [None, *(str(made.cell(BEST, seed) / "run") for seed in (0, 1))]
-    assert calls == [(table_task, adapter, "en,ar,hi") for adapter in runs]
+    assert calls[:3] == [(table_task, adapter, "en,ar,hi") for adapter in runs]
+    assert calls[3:] == [(table_task, str(made.cell("best checkpoint", 0) / "run" / "best"), "en,ar")]
     kept = Verdicts.read(tmp_path / "verdicts_fresh.jsonl")
-    assert [(cell.name, cell.seed) for cell in kept.cells] == [(BASE, None), (BEST, 0), (BEST, 1)]
+    assert [(cell.name, cell.seed) for cell in kept.cells] == [(BASE, None), *cells]
     assert not made.verdicts.exists()
     assert "best, mean of 2" in real_tables.report(kept)
     write_csv(tmp_path / "new.csv", FRESH[:1])
@@ -267,13 +270,14 @@ def test_the_plan_changes_no_rows_and_counts_evaluations_on_fresh_ones(
     real_rows.split(made, only_say=True)  # nothing was there
     real.make(made, [BASE], [BEST, "20 steps"], [0], only_say=True)
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("0 cells are there. To make: 5 cells, about ")
+    assert said[0].startswith("0 cells are there. To make: 6 cells, about ")
     assert said[1:] == [
         "  base",
         "  best, seed 0",
         "  20 steps, seed 0",
         "  fresh rows: base",
         "  fresh rows: best, seed 0",
+        "  fresh rows: 20 steps, seed 0",
     ]
     before = {path: path.read_bytes() for path in made.out.iterdir()}
     with pytest.raises(CrosslignError, match=r"train\.csv: holds other rows"):
@@ -334,7 +338,7 @@ def test_a_cell_that_fails_stops_no_other_and_ends_the_call_with_1(
     said = capsys.readouterr()
     assert "20 steps, seed 0: failed: train has failed" in said.err
     assert "failed: 20 steps, seed 0, best, seed 0. The same command tries them again" in said.err
-    assert [what for _, what in begun].count("train") == 2  # and the failed best is not tried on the fresh rows
+    assert [what for _, what in begun].count("train") == 2  # and the failed cells are not tried on the fresh rows
     for name in ("verdicts", "verdicts_fresh"):
         assert [cell.name for cell in Verdicts.read(made.out / f"{name}.jsonl").cells] == [BASE]
     assert (made.out / "real.md").exists()
