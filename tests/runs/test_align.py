@@ -398,26 +398,29 @@ def test_the_gate_tries_every_row_and_no_id_of_a_user_is_in_the_way(model_folder
     assert all(id.startswith("builtin:statements/statement-") for id in ids)
 
 
-@pytest.mark.parametrize("labels", [("harmful", "benign"), ("harmful",)])
 def test_the_teacher_of_harmless_rows_that_stand_beside_the_harmful_ones_is_told(
-    labels: tuple[str, ...], model_folder: Path, tmp_path: Path, capsys: Capture
+    model_folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    demo = require_table(TableSpec("builtin:demo"), "en", None).rows
-    own = {row.id: {"id": row.id, "label": row.label, **row.texts} for row in demo if row.label in labels}
-    table, out = write_csv(tmp_path / "mine.csv", [*own.values()]), tmp_path / "out"
-    assert align(model_folder, out, "--queries", str(table), "--skip", "before,teacher,train") == 0
-    tables = load_recipe(out / "recipe.yaml").data.tables
-    told = {Path(one.path).name: (one.teacher, one.weight) for one in tables[2:]}
-    trained = {row["id"]: row["label"] for one in tables for row in rows_of(Path(one.path)) if row["id"] in own}
-    hint = "may refuse harmless requests that are written like the harmful ones" in capsys.readouterr().err
-    if "benign" in labels:
-        assert told == {"statements.csv": ("harmless", 41.1), "own_harmless.csv": ("harmless", 3.9)}  # by rows: 256, 24
-        assert {row["label"] for row in rows_of(out / "queries" / "own_harmless.csv")} == {"benign"}
-    else:
-        assert told == {"statements.csv": ("harmless", 45)}
-    assert sorted(trained.values()) == ["benign"] * 24 * len(labels[1:]) + ["harmful"] * 12
-    assert {row["label"] for row in rows_of(Path(tables[0].path))} == {"harmful"}
-    assert hint == ("benign" not in labels)
+    demo, out = require_table(TableSpec("builtin:demo"), "en", None).rows, tmp_path / "out"
+    for labels in (("harmful", "benign"), ("harmful",)):  # the second call leaves nothing of the first
+        own = {row.id: {"id": row.id, "label": row.label, **row.texts} for row in demo if row.label in labels}
+        table = write_csv(tmp_path / "mine.csv", [*own.values()])
+        flags = ["--queries", str(table), "--skip", "before,teacher,train", "--overwrite"]
+        assert align(model_folder, out, *flags) == 0
+        tables = load_recipe(out / "recipe.yaml").data.tables
+        told = {Path(one.path).name: (one.teacher, one.weight) for one in tables[2:]}
+        trained = {row["id"]: row["label"] for one in tables for row in rows_of(Path(one.path)) if row["id"] in own}
+        hint = "may refuse harmless requests that are written like the harmful ones" in capsys.readouterr().err
+        file = out / "queries" / "own_harmless.csv"
+        if "benign" in labels:
+            assert told == {"statements.csv": ("harmless", 41.1), file.name: ("harmless", 3.9)}  # by rows: 256, 24
+            assert {row["label"] for row in rows_of(file)} == {"benign"}
+        else:
+            assert told == {"statements.csv": ("harmless", 45)}
+            assert not file.exists()
+        assert sorted(trained.values()) == ["benign"] * 24 * len(labels[1:]) + ["harmful"] * 12
+        assert {row["label"] for row in rows_of(Path(tables[0].path))} == {"harmful"}
+        assert hint == ("benign" not in labels)
 
 
 def test_tables_of_an_earlier_version_are_not_gone_on_with(model_folder: Path, tmp_path: Path, capsys: Capture) -> None:

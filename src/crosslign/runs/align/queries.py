@@ -178,6 +178,8 @@ def make_tables(wanted: Wanted, sources: Sources, folder: Path, announce: Announ
     if own:
         write_rows(folder / OWN, queries, own, languages)
         told[str(folder / OWN)] = len(own)
+    else:  # of a call before this one
+        (folder / OWN).unlink(missing_ok=True)
     tasks = [f"table:harmful:{folder / HELD_OUT}"]
     tasks.append(BENIGN_HELDOUT if measured is sources.measured else f"table:benign:{measured.name}")
     said = _said(wanted, sources, kept, held_out, (len(benign.rows), len(statements.rows)))
