@@ -92,6 +92,12 @@ PLANNED: dict[str, dict[str, Any]] = {
     **{f"{name}, {SHORT}": {**changes, **steps(80)} for name, changes in ONE_THING.items()},
     "20 steps": steps(20),
     "40 steps": steps(40),
+    "harmful rows 10 % and requests 50 %": {
+        "harmful": {"weight": 10},
+        "benign": {"weight": 50},
+        "told": {"weight": 12},
+        "mild": {"weight": 28},
+    },
 }
 # How the recipes were found, from the first one; some with one seed. Until commit b5e4fdd, which made the kept
 # verdicts, the temperature was not that of English harmful queries, since they are left unchanged: MSD's cells with a
