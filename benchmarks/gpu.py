@@ -151,7 +151,6 @@ def _free() -> None:
 
 
 def report(sizes: Sizes) -> str:
-    quiet()
     with tempfile.TemporaryDirectory() as temporary:
         rows = [*objective(sizes)]
         _free()
@@ -175,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print(NO_GPU)
         return 0
+    quiet()
     text = report(GPU)
     write_atomically(settings.out, text)
     print(text)
