@@ -418,6 +418,9 @@ def test_the_teacher_of_harmless_rows_that_stand_beside_the_harmful_ones_is_told
         else:
             assert told == {"statements.csv": ("harmless", 45)}
             assert not file.exists()
+        assert not list(file.parent.glob("*.provenance.json"))
+        for path in (file, Path(tables[0].path)):
+            path.with_name(f"{path.name}.provenance.json").touch()
         assert sorted(trained.values()) == ["benign"] * 24 * len(labels[1:]) + ["harmful"] * 12
         assert {row["label"] for row in rows_of(Path(tables[0].path))} == {"harmful"}
         assert hint == ("benign" not in labels)

@@ -11,7 +11,7 @@ from typing import Any
 
 from crosslign.data.files import written_table
 from crosslign.data.load import TableSpec, require_table
-from crosslign.data.provenance import SHA256, write_provenance
+from crosslign.data.provenance import SHA256, side_file, write_provenance
 from crosslign.data.schema import QueryTable, Row
 from crosslign.evaluation.rates import MIN_JUDGED
 from crosslign.evaluation.tasks.tables import BENIGN_HELDOUT
@@ -179,7 +179,8 @@ def make_tables(wanted: Wanted, sources: Sources, folder: Path, announce: Announ
         write_rows(folder / OWN, queries, own, languages)
         told[str(folder / OWN)] = len(own)
     else:  # of a call before this one
-        (folder / OWN).unlink(missing_ok=True)
+        for path in (folder / OWN, side_file(folder / OWN)):
+            path.unlink(missing_ok=True)
     tasks = [f"table:harmful:{folder / HELD_OUT}"]
     tasks.append(BENIGN_HELDOUT if measured is sources.measured else f"table:benign:{measured.name}")
     said = _said(wanted, sources, kept, held_out, (len(benign.rows), len(statements.rows)))
@@ -228,6 +229,8 @@ def write_rows(path: Path, table: QueryTable, rows: Sequence[Row], languages: Se
     data = written_table(cells, ("id", "label", "category", *languages), path.suffix)
     if table.provenance is not None:
         write_provenance(path, {**table.provenance, SHA256: hashlib.sha256(data).hexdigest()})
+    else:  # of a table that stood here before
+        side_file(path).unlink(missing_ok=True)
     write_atomically(path, data)
 
 
