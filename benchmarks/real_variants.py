@@ -29,10 +29,15 @@ def tokens(number: int) -> dict[str, Any]:
     return {"sampling": {"max_completion_length": number}}
 
 
+def weights(harmful: float, benign: float, told: float, mild: float) -> dict[str, Any]:
+    shares = {"harmful": harmful, "benign": benign, "told": told, "mild": mild}
+    return {table: {"weight": share} for table, share in shares.items()}
+
+
 def harmless(percent: float) -> dict[str, Any]:
     """The share of the weight on harmless rows, of all tables in the recipe's proportion."""
-    part = 15 * percent / (100 - percent) / 85  # the harmful rows' weight is 15
-    return {name: {"weight": part * weight} for name, weight in (("benign", 40), ("told", 15), ("mild", 30))}
+    part = 15 * percent / (100 - percent) / 85
+    return weights(15, 40 * part, 15 * part, 30 * part)
 
 
 def first(weight: float = 130, **changes: Any) -> dict[str, Any]:
@@ -75,6 +80,7 @@ ONE_THING: dict[str, dict[str, Any]] = {
     "no statements": {"mild": {"weight": 45}, "told": {"weight": 0}},
     "no rows written like the harmful ones": {"mild": {"weight": 0}, "told": {"weight": 45}},
     "a teacher that is told nothing": {"told": {"teacher": None}, "mild": {"teacher": None}},
+    "all harmless rows told": {"benign": {"teacher": "harmless"}},
     "LoRA on q and v": {"model": {"lora": {"target_modules": ["q_proj", "v_proj"]}}},
     "DPSW": {"objective": {"weighting": "dpsw"}},
     "uniform weights": {"objective": {"weighting": "uniform"}},
@@ -92,12 +98,8 @@ PLANNED: dict[str, dict[str, Any]] = {
     **{f"{name}, {SHORT}": {**changes, **steps(80)} for name, changes in ONE_THING.items()},
     "20 steps": steps(20),
     "40 steps": steps(40),
-    "harmful rows 10 % and requests 50 %": {
-        "harmful": {"weight": 10},
-        "benign": {"weight": 50},
-        "told": {"weight": 12},
-        "mild": {"weight": 28},
-    },
+    "harmful rows 10 % and requests 50 %": weights(10, 50, 12, 28),
+    "harmful rows 10 % and statements 26 %": weights(10, 36, 26, 28),
 }
 # How the recipes were found, from the first one; some with one seed. Until commit b5e4fdd, which made the kept
 # verdicts, the temperature was not that of English harmful queries, since they are left unchanged: MSD's cells with a
