@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from crosslign.contexts import dated_template
 from crosslign.evaluation.judges.guard_formats import GuardFormat
 from crosslign.storage import digest
 from crosslign.types import CrosslignError
@@ -64,6 +65,7 @@ class GuardPrompts:
         self._control = _control_tokens(tokenizer)
         self._breakable = _breakable(list(self._control.values()), format.turns)
         self._as_parts = False
+        self._template = dated_template(tokenizer, {})  # else a verdict would change with the day
         rendered = self._first_rendering()
         self._own_control = self._control_ids(self._encode(rendered))
         self.digest = digest(f"{rendered}\0{format.lines}\0{format.max_new_tokens}")
@@ -134,7 +136,10 @@ class GuardPrompts:
             chat = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages]
         try:
             text: str = self.tokenizer.apply_chat_template(
-                chat, tokenize=False, add_generation_prompt=self.format.generation_prompt
+                chat,
+                tokenize=False,
+                add_generation_prompt=self.format.generation_prompt,
+                chat_template=self._template,
             )
         except Exception as error:  # jinja errors of many kinds, raised by the template itself
             raise CrosslignError(f"the tokenizer's chat template refused the messages: {error}") from error
