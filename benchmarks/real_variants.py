@@ -100,6 +100,10 @@ PLANNED: dict[str, dict[str, Any]] = {
     "40 steps": steps(40),
     "harmful rows 10 % and requests 50 %": weights(10, 50, 12, 28),
     "harmful rows 10 % and statements 26 %": weights(10, 36, 26, 28),
+    "harmful rows 20 % and all harmless rows told": {
+        **weights(20, 38, 14, 28),
+        "benign": {"weight": 38, "teacher": "harmless"},
+    },
 }
 # How the recipes were found, from the first one; some with one seed. Until commit b5e4fdd, which made the kept
 # verdicts, the temperature was not that of English harmful queries, since they are left unchanged: MSD's cells with a
