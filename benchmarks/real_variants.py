@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from crosslign.runs.recipe import merged
+
 BASE, BEST, FIRST = "base", "best", "first recipe"
 RECIPES = (BEST, FIRST)  # measured in all languages
 # Recipes between them, whose verdicts are kept; today's code makes none of them. TOLD (commit d868d4a): the teacher's
@@ -30,6 +32,7 @@ def tokens(number: int) -> dict[str, Any]:
 
 
 def weights(harmful: float, benign: float, told: float, mild: float) -> dict[str, Any]:
+    """Of the recipe's tables, in their order."""
     shares = {"harmful": harmful, "benign": benign, "told": told, "mild": mild}
     return {table: {"weight": share} for table, share in shares.items()}
 
@@ -100,10 +103,9 @@ PLANNED: dict[str, dict[str, Any]] = {
     "40 steps": steps(40),
     "harmful rows 10 % and requests 50 %": weights(10, 50, 12, 28),
     "harmful rows 10 % and statements 26 %": weights(10, 36, 26, 28),
-    "harmful rows 20 % and all harmless rows told": {
-        **weights(20, 38, 14, 28),
-        "benign": {"weight": 38, "teacher": "harmless"},
-    },
+    "harmful rows 20 % and all harmless rows told": merged(
+        weights(20, 38, 14, 28), ONE_THING["all harmless rows told"]
+    ),
 }
 # How the recipes were found, from the first one; some with one seed. Until commit b5e4fdd, which made the kept
 # verdicts, the temperature was not that of English harmful queries, since they are left unchanged: MSD's cells with a

@@ -446,6 +446,12 @@ def test_which_rows_are_trained_on_and_who_is_told_that_a_request_is_harmless(tm
     }
     untold = tables_of(made, "a teacher that is told nothing, 80 steps")
     assert [untold[name] for name in ("builtin:statements", real_rows.HARMLESS)] == [(15, None), (30, None)]
+    assert tables_of(made, "harmful rows 20 % and all harmless rows told") == {
+        real_rows.HARMFUL: (20, None),
+        "builtin:benign": (38, "harmless"),
+        "builtin:statements": (14, "harmless"),
+        real_rows.HARMLESS: (28, "harmless"),
+    }
 
 
 @pytest.mark.parametrize("percent", [0, 20, 43])
