@@ -268,7 +268,7 @@ def test_device_and_attention_decide_how_rows_are_batched(
         ("FalconH1", False),
         ("Lfm2", False),
         ("Mamba", False),
-        ("Rwkv", False),  # without names of layers
+        ("Jamba", False),
     ],
 )
 def test_rows_are_packed_only_where_every_layer_is_attention(family: str, packed: bool) -> None:
@@ -279,6 +279,15 @@ def test_rows_are_packed_only_where_every_layer_is_attention(family: str, packed
     with torch.device("meta"):
         model = getattr(transformers, f"{family}ForCausalLM")(config(**small))
     assert Batching.of(seeming(model, "cuda", "flash_attention_2"), 0).packed == packed
+
+
+@pytest.mark.parametrize("family", ["Rwkv", "xLSTM"])
+def test_recurrent_models_that_name_no_layers_have_no_flash_attention(family: str) -> None:
+    config = getattr(transformers, f"{family}Config")()
+    assert getattr(config, "layer_types", None) is None
+    config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="[Ff]lash"), torch.device("meta"):
+        getattr(transformers, f"{family}ForCausalLM")(config)
 
 
 def test_the_rollouts_of_a_window_are_sampled_in_one_call(recipe: dict[str, Any]) -> None:

@@ -57,4 +57,6 @@ def _is_attention_alone(lm: Any) -> bool:
     packed row, they would carry each sequence into the next."""
     layers = getattr(lm.config.get_text_config(), "layer_types", None) or ()
     attention = all(kind.endswith("attention") and kind != "linear_attention" for kind in layers)
-    return attention and not lm._is_stateful  # RWKV names no layers; LFM2 and MiniMax have no such mark
+    # Before transformers 5.25 not every such model named its layers, but all had this mark. RWKV and xLSTM name none
+    # to this day; they have no flash attention, so nothing is packed for them.
+    return attention and not getattr(lm, "_is_stateful", False)
