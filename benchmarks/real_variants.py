@@ -10,15 +10,17 @@ from crosslign.runs.recipe import merged
 
 BASE, BEST, FIRST = "base", "best", "first recipe"
 RECIPES = (BEST, FIRST)  # measured in all languages
-# Recipes between them, whose verdicts are kept; today's code makes none of them. TOLD (commit d868d4a): the teacher's
+# Recipes whose verdicts are kept; today's `benchmarks.real` makes none of them. TOLD (commit d868d4a): the teacher's
 # temperature was that of harmless requests too. ALONE (commit b5e4fdd): harmful rows of one kind with 10 % of the
 # weight, 48 % on builtin:benign, 42 on the statements, no harmless rows written like the harmful ones. IN_ENGLISH
 # (commit f445c4d): harmful rows of one kind; 10, 40, 20 and 30 %; the teacher of the last two was told in English
-# too.
+# too. REFUSED (docs/log.md): half of today's recipe's steps; the rows of builtin:benign that the model itself refuses
+# were a table of their own as well, whose teacher was told; 5.3 of the 40 %.
 TOLD = "told what is harmless, temperature 0.7, student's weights, 160 steps"
 ALONE = "statements alone"
 IN_ENGLISH = "statements and mild rows, told in English too"
-OLDER = (TOLD, ALONE, IN_ENGLISH)
+REFUSED = "refused harmless rows told, 80 steps"
+OLDER = (TOLD, ALONE, IN_ENGLISH, REFUSED)
 SHORT = "80 steps"
 EARLIER = "plain teacher, harmful rows 10 %, 80 steps"  # before the first: some changes are one change of it
 
