@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_rows import HARMFUL, HARMLESS, HELD_OUT, MILD, TRAIN, VALIDATION, Plan
+from benchmarks.real_rows import HARMFUL, HARMLESS, HELD_OUT, MILD, TRAIN, VALIDATION, Plan, read_table
 from benchmarks.real_variants import CONTEXTS, VARIANTS
 from crosslign.data.load import TableSpec, require_table
 from crosslign.evaluation.judges.lexicon import RULES_VERSION
@@ -29,16 +29,16 @@ WATCH: dict[str, Any] = {
 
 
 def recipe(plan: Plan, changes: Mapping[str, Any], seed: int, folder: Path) -> dict[str, Any]:
-    """The shipped recipe with the plan's model, tables and languages, and a variant's changes."""
+    """The shipped recipe with the plan's model, tables (as `real_rows.split` wrote them) and languages, and a variant's
+    changes."""
     raw = merged(read_recipe(RECIPE), {key: value for key, value in changes.items() if key not in OWN})
     harmful, benign, told, mild = raw["data"]["tables"]
     own = {"benign": benign, "told": told}
     more = changes.get("more", True)
-    if plan.mild or (more and plan.more):
-        own["mild"] = {**mild, "path": str(plan.out / (HARMLESS if more else MILD))}
+    if read_table(path := plan.out / (HARMLESS if more else MILD)):
+        own["mild"] = {**mild, "path": str(path)}
     harmless = ({**table, **changes.get(name, {})} for name, table in own.items())
-    path = str(plan.out / (HARMFUL if more else TRAIN))
-    harmful = {**harmful, **changes.get("harmful", {}), "path": path}
+    harmful = {**harmful, **changes.get("harmful", {}), "path": str(plan.out / (HARMFUL if more else TRAIN))}
     tables = [harmful, *(table for table in harmless if table["weight"])]
     if "checkpoint" in changes:
         tasks = [f"table:{plan.out / VALIDATION}"]

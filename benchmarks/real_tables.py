@@ -1,11 +1,11 @@
 """From verdicts on a real model to tables: rates a language, and paired differences over seeds.
 
-python -m benchmarks.real_tables benchmarks/real_verdicts.jsonl
+    python -m benchmarks.real_tables benchmarks/real_verdicts.jsonl
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -273,7 +273,9 @@ def report(verdicts: Verdicts) -> str:
 
 
 def main() -> None:
-    verdicts = Verdicts.read(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verdicts", type=Path, help="file of verdicts, as benchmarks.real keeps them")
+    verdicts = Verdicts.read(parser.parse_args().verdicts)
     print(report(verdicts) if verdicts.cells else f"{verdicts.path}: holds no verdicts yet.")
 
 

@@ -426,9 +426,6 @@ def test_which_rows_are_trained_on_and_who_is_told_that_a_request_is_harmless(tm
     real_rows.split(made)
     shipped = {real_rows.HARMFUL: (15, None), "builtin:benign": (40, None), "builtin:statements": (15, "harmless")}
     assert tables_of(made, BEST) == {**shipped, real_rows.HARMLESS: (30, "harmless")}
-    assert tables_of(replace(made, mild=()), BEST) == shipped
-    more = replace(made, mild=(), more=(tmp_path / "more.csv",))
-    assert tables_of(more, BEST) == tables_of(made, BEST)
     assert tables_of(made, "harmful rows of one kind, 80 steps") == {
         real_rows.TRAIN: (15, None),
         "builtin:benign": (40, None),
@@ -452,6 +449,16 @@ def test_which_rows_are_trained_on_and_who_is_told_that_a_request_is_harmless(tm
         "builtin:statements": (14, "harmless"),
         real_rows.HARMLESS: (28, "harmless"),
     }
+
+
+@pytest.mark.parametrize("label", ["harmful", "benign"])
+def test_a_table_without_rows_is_not_trained_on(tmp_path: Path, label: str) -> None:
+    further = [{"id": "d", "label": label, "category": "d", "en": "en d", "ar": "ar d", "hi": "hi d"}]
+    for more in ((), (write_csv(tmp_path / "more.csv", further),)):
+        made = plan(tmp_path, table(), mild=(), more=more)
+        real_rows.split(made)
+        assert (real_rows.HARMLESS in tables_of(made, BEST)) == (bool(more) and label == "benign")
+        assert real_rows.MILD not in tables_of(made, FIRST)
 
 
 @pytest.mark.parametrize("percent", [0, 20, 43])
