@@ -1,6 +1,6 @@
 """From verdicts on a real model to tables: rates a language, and paired differences over seeds.
 
-    python -m benchmarks.real_tables benchmarks/real_verdicts.jsonl
+python -m benchmarks.real_tables benchmarks/real_verdicts.jsonl
 """
 
 from __future__ import annotations
