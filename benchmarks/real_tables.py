@@ -57,6 +57,7 @@ TRAINED = (*VARIANTS, *OLDER)
 REFERENCES: Mapping[str, Mapping[str, object]] = {BEST: PLANNED, SHORT: PLANNED, FIRST: EXPLORED, EARLIER: EXPLORED}
 READ = tuple(title for title in RATES if "right language" not in title)  # what a reader's labels are shown of
 ALLOWED = 3  # points that refusals of harmless queries may rise by
+Losses = Mapping[str, Sequence[float]]  # language -> a text's mean negative log-likelihood a token, in nats
 BySeed = Mapping[str, Mapping[int | None, Rows]]  # name -> seed -> rows
 
 
@@ -177,13 +178,13 @@ def judge_errors(verdicts: Verdicts, cells: Mapping[str, Sequence[Cell]]) -> str
     return markdown(lines)
 
 
-def perplexities(before: Cell, after: Sequence[Cell]) -> str:
+def perplexities(before: Losses, after: Sequence[Losses]) -> str:
     """Of ordinary text: exp of the mean negative log-likelihood a token, and the ratio with an interval over seeds and
     texts."""
     lines = [["language", "before", "after", "ratio"]]
-    for code, losses in before.losses.items():
+    for code, losses in before.items():
         one = np.array(losses)
-        changes = [np.array(cell.losses[code]) - one for cell in after if code in cell.losses]
+        changes = [np.array(own[code]) - one for own in after if code in own]
         if changes:
             means = np.array(changes).mean(axis=1)
             draws = drawn_rates(np.array(changes).T[:, :, None], seed=0).mean(axis=(1, 2))
@@ -222,6 +223,7 @@ def report(verdicts: Verdicts) -> str:
     for cell in sorted(verdicts.cells, key=lambda cell: cell.seed or 0):
         cells.setdefault(cell.name, []).append(cell)
     found = {name: [verdicts.rows_of(cell) for cell in own] for name, own in cells.items()}
+    losses = {name: [cell.losses for cell in own] for name, own in cells.items()}
     made = [name for name in RECIPES if name in found]
     languages = list(dict.fromkeys(code for cell in verdicts.cells for code in cell.verdicts["harmful"]))
     lines = [["", "language", *RATES]]
@@ -250,11 +252,12 @@ def report(verdicts: Verdicts) -> str:
         for name in made:
             parts.append(f"`{name}`, telling harmful from harmless:\n\n{discriminations(base, found[name], languages)}")
             if base_cell.losses:
-                parts.append(f"`{name}`: perplexity of the harmless texts:\n\n{perplexities(base_cell, cells[name])}")
+                table = perplexities(losses[BASE][0], losses[name])
+                parts.append(f"`{name}`: perplexity of the harmless texts:\n\n{table}")
     changed = [name for name in (*CONTEXTS, *TRAINED) if name in found and name not in (BASE, BEST)]
     trained = [name for name in changed if name not in (*CONTEXTS, *RECIPES)]
     for name in trained if BASE in found else ():
-        parts.append(f"`{name}`: perplexity of the harmless texts:\n\n{perplexities(cells[BASE][0], cells[name])}")
+        parts.append(f"`{name}`: perplexity of the harmless texts:\n\n{perplexities(losses[BASE][0], losses[name])}")
     by_judge: dict[str, BySeed] = {"": {n: {c.seed: verdicts.rows_of(c) for c in own} for n, own in cells.items()}}
     read = {n: {c.seed: verdicts.as_read(c) for c in own if c.read} for n, own in cells.items()}
     if any(read[name] for name in changed):
